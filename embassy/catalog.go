@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"embassy/chunk"
-	"embassy/format"
+	"embassy/embassy/format"
 )
 
 // PackNum is the catalog's own dense number of a pack, from 1. It means
@@ -36,13 +36,6 @@ type SeenHead struct {
 	Seq  uint64
 	Hash format.Hash
 	At   time.Time
-}
-
-// CachedDir is the file cache's record of one source directory as it was when
-// it was last stored.
-type CachedDir struct {
-	Files []byte    // encoding private to backup: names, stat data, contents
-	Packs []PackNum // every pack that the directory's own files and node list use; ascending
 }
 
 // Run is one finished run, for status and history.
@@ -106,11 +99,12 @@ type Catalog interface {
 	// SeenHead returns the recorded head; ok is false if there is none.
 	SeenHead(target string, chain format.ID) (h SeenHead, ok bool, err error)
 
-	// CachedDir returns the record of one directory. series names a dataset
-	// and its sources; path is absolute, any bytes.
-	CachedDir(series string, path string) (d CachedDir, ok bool, err error)
+	// CachedDir returns the file cache's record of one source folder, in an
+	// encoding private to backup. series names a dataset; path is absolute,
+	// any bytes.
+	CachedDir(series string, path string) (record []byte, ok bool, err error)
 	// PutCachedDirs replaces records; the map is by path.
-	PutCachedDirs(series string, dirs map[string]CachedDir) error
+	PutCachedDirs(series string, dirs map[string][]byte) error
 
 	// AddRun appends to the history; synced.
 	AddRun(r Run) error

@@ -25,6 +25,8 @@ var (
 	// ErrCorrupt: the store refused bytes whose hash it found wrong, or
 	// answered with a length other than the one asked for.
 	ErrCorrupt = errors.New("bytes damaged on the way")
+	// ErrName: the caller broke the rules for names or ranges; nothing was asked of the store.
+	ErrName = errors.New("invalid object name or range")
 )
 
 // Info describes one stored object.
@@ -37,7 +39,7 @@ type Info struct {
 // Object is a whole object to be written. Every object fits in memory: the
 // format bounds it to 64 MiB.
 type Object struct {
-	Name   string   // slash-separated, [a-z0-9/-] only, no empty or dot segments
+	Name   string   // as CheckName demands; never also a folder of another name
 	Data   []byte   // borrowed until Put returns; never modified
 	SHA256 [32]byte // of Data; computed once by the caller, never again here
 }
@@ -54,9 +56,10 @@ type Target interface {
 
 	// Get streams length bytes of the object from offset. length is at least
 	// 1. The reader yields exactly length bytes and then io.EOF, or an error:
-	// io.ErrUnexpectedEOF when the object is shorter. It never yields more,
-	// whatever the store sends. ErrNotFound may come from Get or from the
-	// first Read. The caller closes the reader.
+	// io.ErrUnexpectedEOF when the object is shorter, and only then: a cut
+	// connection is another error. It never yields more, whatever the store
+	// sends. Both ErrNotFound and io.ErrUnexpectedEOF may come from Get or
+	// from Read. Cancelling ctx ends the reader. The caller closes it.
 	Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error)
 
 	// Stat returns the size of an object, or ErrNotFound.
@@ -66,9 +69,10 @@ type Target interface {
 	// byte order of names, including all nested names. It is not a snapshot:
 	// objects put or deleted meanwhile may or may not appear. On an error it
 	// yields that error once and stops; a listing that ended without an error
-	// was complete as far as the store says. Names outside the prefix, out of
-	// order, or of more than 1024 bytes end it with an error: no store can
-	// make it endless.
+	// was complete as far as the store says. Names that Put would refuse are
+	// no objects and are skipped. Names outside the prefix, out of order, or
+	// of more than 1024 bytes end it with an error: no store can make it
+	// endless. prefix is a name, the beginning of one, or empty.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
 	// Delete removes an object; a missing one is not an error.

@@ -1,0 +1,334 @@
+// Package catalog keeps the record of what lies where in a Badger database in
+// the state directory. It implements [embassy.Catalog] and is the only
+// importer of Badger; no Badger type leaves it.
+//
+// One process has a catalog open at a time. A method that returned nil has
+// stored its data where the death of the process does not reach it; SetSeenHead
+// and AddRun, and AddPack for its pack record, have also synced it. A number of
+// a pack is therefore never given out twice, whatever dies.
+//
+// A catalog is a cache: a damaged one is reported with [ErrCorrupt], never
+// repaired and never deleted, and can be rebuilt from any target. Damage inside
+// a table that Badger meets after Open reads as a missing record.
+package catalog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"embassy/embassy"
+)
+
+var (
+	// ErrLocked: another process has the catalog open. The error names it.
+	ErrLocked = errors.New("catalog is in use")
+	// ErrSchema: the catalog was written by another version of the program.
+	ErrSchema = errors.New("catalog has an unknown schema version")
+	// ErrCorrupt: the catalog cannot be read.
+	ErrCorrupt = errors.New("catalog is damaged")
+	// ErrNoSpace: the file system is so full that writing could kill the process.
+	ErrNoSpace = errors.New("too little space for the catalog")
+	// ErrClosed: the catalog was used after Close.
+	ErrClosed = errors.New("catalog is closed")
+	// ErrOldHead: a head is older than the one recorded.
+	ErrOldHead = errors.New("head is older than one already seen")
+)
+
+const (
+	schemaVersion = 1
+
+	// Badger writes through memory maps, so that a full disk is a signal and
+	// not an error. What it writes in the background, memtables and one
+	// compaction, has to fit into the reserve.
+	reserve = 128 << 20
+
+	// maxValue is the size limit of one record in bytes, and of a value log file.
+	maxValue = 128 << 20
+
+	// maxPending is how many bytes of values a transaction may hold in memory.
+	maxPending = 8 << 20
+)
+
+// Options configures a Catalog. The zero value is useful.
+type Options struct {
+	LockWait time.Duration    // how long Open waits for another process to close the catalog
+	Logger   *slog.Logger     // gets what Badger says, at debug level; nil: nobody
+	Now      func() time.Time // nil: time.Now
+
+	// Free returns the bytes that this user may still write to the file system
+	// that holds dir; nil: ask the system.
+	Free func(dir string) (uint64, error)
+}
+
+// Catalog is an open catalog. Its methods are safe for concurrent use.
+type Catalog struct {
+	dir  string
+	free func(dir string) (uint64, error)
+	lock *lock
+	db   *badger.DB
+
+	life   sync.RWMutex // held for reading by every method, for writing by Close and SetListed
+	closed bool         // guarded by life
+
+	writer sync.Mutex // held by whoever writes; orders all transactions
+	large  int        // bytes put into the value log since it was last collected; guarded by writer
+}
+
+var _ embassy.Catalog = (*Catalog)(nil)
+
+// Open opens the catalog in the directory, and creates both where missing. The
+// directory belongs to the catalog alone. The caller closes the catalog. The
+// error wraps ErrLocked, ErrSchema, ErrCorrupt or ErrNoSpace where that is the
+// cause.
+func Open(dir string, opts Options) (*Catalog, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Free == nil {
+		opts.Free = freeSpace
+	}
+	c, err := open(dir, opts)
+	if errors.Is(err, ErrCorrupt) {
+		err = fmt.Errorf("%w; nothing is lost with it: delete this directory and rebuild the catalog from any target", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open catalog %s: %w", dir, err)
+	}
+	return c, nil
+}
+
+func open(dir string, opts Options) (_ *Catalog, err error) {
+	store := filepath.Join(dir, "badger")
+	if err := os.MkdirAll(store, 0o700); err != nil {
+		return nil, err
+	}
+	c := &Catalog{dir: dir, free: opts.Free}
+	if err := c.room(0); err != nil {
+		return nil, err
+	}
+	if c.lock, err = acquire(dir, opts.LockWait, opts.Now); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.lock.release())
+		}
+	}()
+	if c.db, err = openStore(store, opts.Logger); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.db.Close())
+		}
+	}()
+	if err := c.checkSchema(); err != nil {
+		return nil, err
+	}
+	if err := c.finishListing(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close waits for running calls and for Badger's own work, and gives the
+// catalog back to other processes. Calling it again does nothing.
+func (c *Catalog) Close() error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	var errs []error
+	if c.large > 0 {
+		errs = append(errs, c.collect())
+	}
+	errs = append(errs, c.db.Close(), c.lock.release())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close catalog %s: %w", c.dir, err)
+	}
+	return nil
+}
+
+// checkSchema writes the schema version into an empty catalog, and compares it
+// otherwise.
+func (c *Catalog) checkSchema() error {
+	var found []byte
+	var empty bool
+	err := c.db.View(func(txn *badger.Txn) (err error) {
+		if found, err = get(txn, schemaKey()); err != nil || found != nil {
+			return err
+		}
+		it := txn.NewIterator(badger.IteratorOptions{})
+		defer it.Close()
+		it.Rewind()
+		empty = !it.Valid()
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case found == nil && empty:
+		return c.commitSynced(func(txn *badger.Txn) error {
+			return txn.Set(schemaKey(), binary.BigEndian.AppendUint32(nil, schemaVersion))
+		})
+	case len(found) != 4:
+		return fmt.Errorf("%w: it has no schema version", ErrCorrupt)
+	}
+	if v := binary.BigEndian.Uint32(found); v != schemaVersion {
+		return fmt.Errorf("%w %d, this program knows %d: use the program that wrote it, "+
+			"or delete this directory and rebuild the catalog from any target", ErrSchema, v, schemaVersion)
+	}
+	return nil
+}
+
+// view runs fn in one read transaction.
+func (c *Catalog) view(fn func(*badger.Txn) error) error {
+	c.life.RLock()
+	defer c.life.RUnlock()
+	if c.closed {
+		return ErrClosed
+	}
+	return c.db.View(fn)
+}
+
+// write runs fn as the only writer.
+func (c *Catalog) write(fn func() error) error {
+	c.life.RLock()
+	defer c.life.RUnlock()
+	if c.closed {
+		return ErrClosed
+	}
+	c.writer.Lock()
+	defer c.writer.Unlock()
+	return fn()
+}
+
+// commit runs fn in one transaction. The caller is the only writer.
+func (c *Catalog) commit(fn func(*badger.Txn) error) error {
+	if err := c.room(0); err != nil {
+		return err
+	}
+	return c.db.Update(fn)
+}
+
+// commitSynced is commit, on disk when it returns. Sync reaches the memtable
+// that is being written only, which is the right one because no other writer
+// can have replaced it meanwhile.
+func (c *Catalog) commitSynced(fn func(*badger.Txn) error) error {
+	if err := c.commit(fn); err != nil {
+		return err
+	}
+	return c.db.Sync()
+}
+
+// put is a whole write of one small record.
+func (c *Catalog) put(key, value []byte) error {
+	return c.write(func() error {
+		return c.commit(func(txn *badger.Txn) error { return txn.Set(key, value) })
+	})
+}
+
+// room returns ErrNoSpace unless the file system takes that many bytes and
+// keeps the reserve.
+func (c *Catalog) room(bytes int) error {
+	free, err := c.free(c.dir)
+	if err != nil {
+		return fmt.Errorf("ask for free space: %w", err)
+	}
+	if need := uint64(bytes) + reserve; free < need {
+		return fmt.Errorf("%w: %d MiB free, %d MiB needed; free some on the file system of %s",
+			ErrNoSpace, free>>20, need>>20, c.dir)
+	}
+	return nil
+}
+
+// collect rewrites value log files that are mostly garbage.
+func (c *Catalog) collect() error {
+	c.large = 0
+	for {
+		err := c.db.RunValueLogGC(0.5)
+		if errors.Is(err, badger.ErrNoRewrite) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("collect value log: %w", err)
+		}
+	}
+}
+
+// batch writes in order, in as few transactions as Badger allows. The caller
+// is the only writer; it ends with flush and, always, discard.
+type batch struct {
+	c      *Catalog
+	txn    *badger.Txn
+	bytes  int  // of values in txn
+	synced bool // sync every transaction before the next one starts
+}
+
+func (c *Catalog) newBatch(synced bool) *batch {
+	return &batch{c: c, txn: c.db.NewTransaction(true), synced: synced}
+}
+
+func (b *batch) discard() { b.txn.Discard() }
+
+// set takes ownership of both slices.
+func (b *batch) set(key, value []byte) error {
+	if len(value) > maxValue {
+		return fmt.Errorf("record of %d bytes exceeds %d", len(value), maxValue)
+	}
+	if len(value) >= valueThreshold {
+		b.c.large += len(value)
+	}
+	if err := b.do(func() error { return b.txn.Set(key, value) }); err != nil {
+		return err
+	}
+	b.bytes += len(value)
+	if b.bytes > maxPending {
+		return b.flush()
+	}
+	return nil
+}
+
+// delete takes ownership of the key.
+func (b *batch) delete(key []byte) error {
+	return b.do(func() error { return b.txn.Delete(key) })
+}
+
+func (b *batch) do(op func() error) error {
+	err := op()
+	if !errors.Is(err, badger.ErrTxnTooBig) {
+		return err
+	}
+	if err := b.flush(); err != nil {
+		return err
+	}
+	return op()
+}
+
+// flush commits what was written so far.
+func (b *batch) flush() error {
+	if err := b.c.room(b.bytes); err != nil {
+		return err
+	}
+	if err := b.txn.Commit(); err != nil {
+		return err
+	}
+	b.txn, b.bytes = b.c.db.NewTransaction(true), 0
+	if b.synced {
+		return b.c.db.Sync()
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package catalog
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/fxamacker/cbor/v2"
+
+	"embassy/chunk"
+	"embassy/embassy"
+	"embassy/embassy/format"
+)
+
+// Keys are a tag and fields; numbers are big endian. A name is its length in
+// two bytes and its bytes; text is bytes up to the end of the key.
+const (
+	tagSchema   = 's' // -> version (4)
+	tagListing  = 'j' // -> chain (16), seq (8), then number (4) and position (4) of each pack: a SetListed that is under way
+	tagLastPack = 'n' // -> the highest number ever given out (4)
+	tagPack     = 'p' // number (4) -> packRecord
+	tagHash     = 'h' // hash (32) -> number (4)
+	tagUnlisted = 'u' // chain (16), number (4) -> Head, of packs that no entry lists
+	tagHead     = 'l' // chain (16) -> seq (8) last listed
+	tagChunk    = 'c' // id (32) -> number (4)
+	tagPlaced   = 'o' // target (name), hash (32) -> time
+	tagSeen     = 'v' // target (name), chain (16) -> seq (8), hash (32), time
+	tagDir      = 'd' // series (name), path (text) -> record
+	tagRun      = 'r' // run (8) -> CBOR runRecord
+	tagRunOf    = 'x' // dataset (name), run (8) -> nothing
+	tagNote     = 'k' // key (text) -> value
+)
+
+func schemaKey() []byte   { return []byte{tagSchema} }
+func listingKey() []byte  { return []byte{tagListing} }
+func lastPackKey() []byte { return []byte{tagLastPack} }
+
+func packKey(n embassy.PackNum) []byte {
+	return binary.BigEndian.AppendUint32([]byte{tagPack}, uint32(n))
+}
+
+func hashKey(h format.Hash) []byte { return append([]byte{tagHash}, h[:]...) }
+
+func unlistedPrefix(chain format.ID) []byte { return append([]byte{tagUnlisted}, chain[:]...) }
+
+func unlistedKey(chain format.ID, n embassy.PackNum) []byte {
+	return binary.BigEndian.AppendUint32(unlistedPrefix(chain), uint32(n))
+}
+
+func headKey(chain format.ID) []byte { return append([]byte{tagHead}, chain[:]...) }
+
+const chunkKeySize = 1 + len(chunk.ID{})
+
+func appendChunkKey(buf []byte, id chunk.ID) []byte { return append(append(buf, tagChunk), id[:]...) }
+
+func placedKey(target string, h format.Hash) []byte {
+	return append(appendName([]byte{tagPlaced}, target), h[:]...)
+}
+
+func seenKey(target string, chain format.ID) []byte {
+	return append(appendName([]byte{tagSeen}, target), chain[:]...)
+}
+
+func dirKey(series, path string) []byte {
+	return append(appendName([]byte{tagDir}, series), bounded(path)...)
+}
+
+func runKey(run uint64) []byte { return binary.BigEndian.AppendUint64([]byte{tagRun}, run) }
+
+func runOfPrefix(dataset string) []byte { return appendName([]byte{tagRunOf}, dataset) }
+
+func noteKey(key string) []byte { return append([]byte{tagNote}, bounded(key)...) }
+
+func appendName(buf []byte, name string) []byte {
+	name = bounded(name)
+	buf = binary.BigEndian.AppendUint16(buf, uint16(len(name)))
+	return append(buf, name...)
+}
+
+// bounded keeps a key within Badger's limit whatever the text: the end of a
+// very long one is replaced by its hash. No short text equals such a result.
+func bounded(text string) string {
+	const limit = 8 << 10
+	if len(text) <= limit {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return text[:limit] + string(sum[:])
+}
+
+// errBad says that a value has not the form of its kind.
+func errBad(what string) error { return fmt.Errorf("%w: bad record of %s", ErrCorrupt, what) }
+
+// packRecord is a PackState without its number, its Head and, here, anything
+// of variable length.
+const packRecordSize = len(format.Hash{}) + 8 + len(format.ID{}) + 8 + 4
+
+func encodePack(p embassy.PackState) []byte {
+	b := append(make([]byte, 0, packRecordSize), p.Hash[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(p.Size))
+	b = append(b, p.Chain[:]...)
+	b = binary.BigEndian.AppendUint64(b, p.Entry)
+	return binary.BigEndian.AppendUint32(b, p.Pos)
+}
+
+func decodePack(n embassy.PackNum, b []byte) (embassy.PackState, error) {
+	p := embassy.PackState{Num: n}
+	if len(b) != packRecordSize {
+		return p, errBad("a pack")
+	}
+	b = b[copy(p.Hash[:], b):]
+	p.Size = int64(binary.BigEndian.Uint64(b))
+	b = b[8:]
+	b = b[copy(p.Chain[:], b):]
+	p.Entry = binary.BigEndian.Uint64(b)
+	p.Pos = binary.BigEndian.Uint32(b[8:])
+	return p, nil
+}
+
+func encodeNum(n embassy.PackNum) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+
+func decodeNum(b []byte) (embassy.PackNum, error) {
+	if len(b) != 4 {
+		return 0, errBad("a pack number")
+	}
+	return embassy.PackNum(binary.BigEndian.Uint32(b)), nil
+}
+
+func encodeListing(chain format.ID, seq uint64, packs []embassy.ListedPack) []byte {
+	b := append(make([]byte, 0, len(chain)+8+8*len(packs)), chain[:]...)
+	b = binary.BigEndian.AppendUint64(b, seq)
+	for _, p := range packs {
+		b = binary.BigEndian.AppendUint32(b, uint32(p.Num))
+		b = binary.BigEndian.AppendUint32(b, p.Pos)
+	}
+	return b
+}
+
+func decodeListing(b []byte) (chain format.ID, seq uint64, packs []embassy.ListedPack, err error) {
+	if len(b) < len(chain)+8 || len(b)%8 != 0 {
+		return chain, 0, nil, errBad("a listing")
+	}
+	b = b[copy(chain[:], b):]
+	seq = binary.BigEndian.Uint64(b)
+	for b = b[8:]; len(b) > 0; b = b[8:] {
+		packs = append(packs, embassy.ListedPack{
+			Num: embassy.PackNum(binary.BigEndian.Uint32(b)),
+			Pos: binary.BigEndian.Uint32(b[4:]),
+		})
+	}
+	return chain, seq, packs, nil
+}
+
+// A time is seconds (8) and nanoseconds (4) since 1970 UTC, so that the zero
+// time and any year survive.
+const timeSize = 8 + 4
+
+func appendTime(b []byte, t time.Time) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(t.Unix()))
+	return binary.BigEndian.AppendUint32(b, uint32(t.Nanosecond()))
+}
+
+func decodeTime(b []byte) (time.Time, error) {
+	if len(b) != timeSize {
+		return time.Time{}, errBad("a time")
+	}
+	return time.Unix(int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint32(b[8:]))).UTC(), nil
+}
+
+func encodeSeen(h embassy.SeenHead) []byte {
+	b := binary.BigEndian.AppendUint64(nil, h.Seq)
+	return appendTime(append(b, h.Hash[:]...), h.At)
+}
+
+func decodeSeen(b []byte) (h embassy.SeenHead, err error) {
+	if len(b) != 8+len(h.Hash)+timeSize {
+		return h, errBad("a head")
+	}
+	h.Seq = binary.BigEndian.Uint64(b)
+	b = b[8:]
+	b = b[copy(h.Hash[:], b):]
+	h.At, err = decodeTime(b)
+	return h, err
+}
+
+type runRecord struct {
+	Kind     string `cbor:"1,keyasint"`
+	Dataset  string `cbor:"2,keyasint"`
+	Started  []byte `cbor:"3,keyasint"` // time
+	Ended    []byte `cbor:"4,keyasint"` // time
+	Exit     int    `cbor:"5,keyasint"`
+	Snapshot []byte `cbor:"6,keyasint,omitempty"`
+	Note     string `cbor:"7,keyasint,omitempty"`
+}
+
+func encodeRun(r embassy.Run) ([]byte, error) {
+	rec := runRecord{
+		Kind: r.Kind, Dataset: r.Dataset, Exit: r.Exit, Note: r.Note,
+		Started: appendTime(nil, r.Started), Ended: appendTime(nil, r.Ended),
+	}
+	if !r.Snapshot.IsZero() {
+		rec.Snapshot = r.Snapshot[:]
+	}
+	return encMode.Marshal(rec)
+}
+
+func decodeRun(b []byte) (r embassy.Run, err error) {
+	var rec runRecord
+	if err := cbor.Unmarshal(b, &rec); err != nil {
+		return r, fmt.Errorf("%w: %w", errBad("a run"), err)
+	}
+	r = embassy.Run{Kind: rec.Kind, Dataset: rec.Dataset, Exit: rec.Exit, Note: rec.Note}
+	copy(r.Snapshot[:], rec.Snapshot)
+	if r.Started, err = decodeTime(rec.Started); err != nil {
+		return r, err
+	}
+	r.Ended, err = decodeTime(rec.Ended)
+	return r, err
+}
+
+var encMode = must(cbor.CoreDetEncOptions().EncMode())
+
+// must is for constant options.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// get returns the value of a key, or nil if there is none. The value of an
+// existing key is never nil.
+func get(txn *badger.Txn, key []byte) ([]byte, error) {
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	value, err := item.ValueCopy(nil)
+	if value == nil {
+		value = []byte{}
+	}
+	return value, err
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+
+	"embassy/cmd/internal/term"
+
+	"github.com/urfave/cli/v2"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// console is what every command gets besides its own options: the streams and
+// the global flags.
+type console struct {
+	stdin  io.Reader
+	stdout io.Writer // data
+	stderr io.Writer // everything else
+	config string    // path of the configuration
+	json   bool      // data as JSON
+	quiet  bool      // no progress, no advice
+	level  slog.Level
+}
+
+// newApp returns the program. An app is used once.
+func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
+	con := &console{stdin: stdin, stdout: stdout, stderr: stderr}
+	var level string
+	app := &cli.App{
+		Name:  "embassy",
+		Usage: "keep a nation's critical data alive outside the nation",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Value: "embassy.yaml", EnvVars: []string{"EMBASSY_CONFIG"}, Destination: &con.config},
+			&cli.BoolFlag{Name: "json", Usage: "print data as JSON", Destination: &con.json},
+			&cli.BoolFlag{Name: "quiet", Usage: "no progress and no advice; warnings and errors only", Destination: &con.quiet},
+			&cli.StringFlag{Name: "log-level", Usage: "log what is at least this `LEVEL`: debug, info, warn or error", Value: "error", Destination: &level},
+		},
+		Before: func(*cli.Context) error {
+			if err := con.level.UnmarshalText([]byte(level)); err != nil {
+				return &usageError{"embassy", "--log-level " + level + " is none of debug, info, warn and error"}
+			}
+			return nil
+		},
+		Commands: []*cli.Command{
+			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
+			backupCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
+			statusCommand(con), demoCommand(con), versionCommand(con),
+		},
+		Version:                   version,
+		Reader:                    stdin,
+		Writer:                    stdout,
+		ErrWriter:                 stderr,
+		ExitErrHandler:            func(*cli.Context, error) {},
+		DisableSliceFlagSeparator: true, // a target's settings are separated by commas
+		UseShortOptionHandling:    true,
+	}
+	app.Action = group("embassy", app.Commands)
+	app.OnUsageError = usageErrorOf("embassy")
+	complete("embassy", app.Commands)
+	return app
+}
+
+// complete gives the commands what all of them have in common.
+func complete(parent string, commands []*cli.Command) {
+	for _, c := range commands {
+		name := parent + " " + c.Name
+		c.HideHelpCommand = true // a dataset may be called help
+		c.OnUsageError = usageErrorOf(name)
+		if len(c.Subcommands) > 0 {
+			c.Action = group(name, c.Subcommands)
+			complete(name, c.Subcommands)
+		}
+	}
+}
+
+// group refuses a command that only has commands below it.
+func group(name string, commands []*cli.Command) cli.ActionFunc {
+	var known []string
+	for _, c := range commands {
+		known = append(known, c.Name)
+	}
+	return func(c *cli.Context) error {
+		text := name + " needs a command: " + strings.Join(known, ", ")
+		if c.Args().Present() {
+			text = "unknown command " + name + " " + c.Args().First()
+			if near := cli.SuggestCommand(commands, c.Args().First()); near != "" && near != "help" {
+				text += "; did you mean " + name + " " + near + "?"
+			}
+		}
+		return &usageError{name, text}
+	}
+}
+
+func usageErrorOf(command string) cli.OnUsageErrorFunc {
+	return func(_ *cli.Context, err error, _ bool) error {
+		text := err.Error()
+		if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+			text = "unknown flag --" + strings.TrimLeft(name, "-")
+		}
+		return &usageError{command, text}
+	}
+}
+
+// action joins the two halves of a command: decode reads flags and arguments,
+// run does the work and knows no flags.
+func action[T any](con *console, decode func(*cli.Context) (T, error), run func(context.Context, T, *console) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		o, err := decode(c)
+		if err != nil {
+			if u := (*usageError)(nil); as[*usageError](err) {
+				u = err.(*usageError)
+				u.command = c.Command.HelpName
+			}
+			return err
+		}
+		return run(c.Context, o, con)
+	}
+}
+
+// noArguments is for decode of commands that take none.
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return usage("%s takes no arguments, and %q is one", c.Command.HelpName, c.Args().First())
+	}
+	return nil
+}
+
+// reader is how a reader's command gets at its keys.
+type reader struct {
+	kit     string // file; empty: as configured
+	phrases string // file; empty: ask
+}
+
+func readerFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE` (default: kit of the configuration)"},
+		phraseFlag(),
+	}
+}
+
+func phraseFlag() cli.Flag {
+	return &cli.StringFlag{Name: "passphrase-file", Usage: "`FILE` whose first line is the passphrase (default: ask)", EnvVars: []string{"EMBASSY_PASSPHRASE_FILE"}}
+}
+
+func decodeReader(c *cli.Context) reader {
+	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file")}
+}
+
+func (con *console) passphrases(file string) term.Passphrases {
+	return term.Passphrases{File: file, In: con.stdin, Out: con.stderr}
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"embassy/embassy"
+	"embassy/embassy/format"
+
+	"github.com/urfave/cli/v2"
+)
+
+// gapsShown of a report, before "and N more".
+const gapsShown = 10
+
+func backupCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "backup",
+		Usage:     "back up datasets, all of them when none is named",
+		ArgsUsage: "[DATASET...]",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Usage: "read the sources and say what is new, but store nothing"},
+		},
+		Action: action(con, func(c *cli.Context) (embassy.BackupOptions, error) {
+			return embassy.BackupOptions{Datasets: c.Args().Slice(), DryRun: c.Bool("dry-run")}, nil
+		}, runBackup),
+	}
+}
+
+func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if len(s.config.Datasets) == 0 {
+		return usage("%s names no dataset: add one, then run embassy charter apply", con.config)
+	}
+	if err := s.openCatalog(); err != nil {
+		return err
+	}
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	reports, failure := service.Backup(ctx, o)
+	if err := s.close(); err != nil {
+		return err
+	}
+	var codes []int
+	for _, r := range reports {
+		codes = append(codes, r.Exit)
+	}
+	if con.json {
+		err = printBackupJSON(con.stdout, o.DryRun, reports)
+	} else {
+		for i, r := range reports {
+			if i > 0 {
+				fmt.Fprintln(con.stdout)
+			}
+			if err = printBackup(con.stdout, o.DryRun, r); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil || failure != nil {
+		return errors.Join(failure, err)
+	}
+	return reported(codes...)
+}
+
+// backupMeaning says what the exit code of one dataset's backup means.
+var backupMeaning = map[int]string{
+	0: "done",
+	1: "FAILED",
+	3: "done, but parts of the source could not be read",
+	4: "DEGRADED: the commit rule does not hold yet",
+	5: "INTEGRITY FAILURE",
+	6: "NOT AUTHORISED",
+}
+
+func printBackup(out io.Writer, dry bool, r embassy.BackupReport) error {
+	w := table(out)
+	name := "no snapshot"
+	switch {
+	case dry:
+		name = "dry run, nothing stored"
+	case !r.Snapshot.IsZero():
+		name = "snapshot " + short(r.Snapshot) + " of " + moment(r.Started)
+	}
+	fmt.Fprintf(out, "%s: %s\n", r.Dataset, name)
+	fmt.Fprintf(w, "  files\t%s new, %s changed, %s unchanged; %s, %s\n", count(r.New), count(r.Changed), count(r.Unchanged),
+		plural(r.Dirs, "folder", "folders"), plural(r.Others, "other", "others"))
+	fmt.Fprintf(w, "  bytes\t%s in all, %s read, %s added to each target\n", size(r.Bytes), size(r.Read), size(r.Added))
+	for _, t := range r.Targets {
+		fmt.Fprintf(w, "  %s\t%s, %s: %s\n", t.Tier, t.Target, place(t.Jurisdiction), targetState(t))
+	}
+	for _, lack := range r.Missing {
+		fmt.Fprintf(w, "  lacks\t%s\n", lack)
+	}
+	printGaps(w, "not read", r.Gaps)
+	verdict := backupMeaning[r.Exit]
+	if r.Note != "" {
+		verdict += ": " + r.Note
+	}
+	fmt.Fprintf(w, "  in %s\t%s (exit code %d)\n", length(r.Elapsed), verdict, r.Exit)
+	return w.Flush()
+}
+
+func targetState(t embassy.TargetProgress) string {
+	text := "has everything"
+	switch {
+	case t.Err != nil:
+		text = "behind: " + oneLine(t.Err)
+	case t.Behind > 0:
+		text = plural(t.Behind, "entry", "entries") + " behind, catches up later"
+	}
+	return text + ", " + size(t.Sent) + " sent"
+}
+
+// printGaps lists the first gaps under a heading.
+func printGaps(w io.Writer, heading string, gaps []format.Gap) {
+	for i, g := range gaps {
+		if i == gapsShown {
+			fmt.Fprintf(w, "  %s\tand %d more\n", heading, len(gaps)-i)
+			break
+		}
+		fmt.Fprintf(w, "  %s\t%s: %s\n", heading, printable(string(g.Path)), printable(g.Reason))
+	}
+}
+
+// short is how a snapshot is named for people: a prefix long enough to be
+// unique among any number of snapshots that one nation makes.
+func short(h format.Hash) string { return h.String()[:12] }
+
+// gap is format.Gap in JSON.
+type gap struct {
+	path
+	Reason string `json:"reason"`
+}
+
+func gaps(list []format.Gap) []gap {
+	out := []gap{}
+	for _, g := range list {
+		out = append(out, gap{newPath(string(g.Path)), g.Reason})
+	}
+	return out
+}
+
+// targetProgress is embassy.TargetProgress in JSON.
+type targetProgress struct {
+	Target       string `json:"target"`
+	Tier         string `json:"tier"`
+	Jurisdiction string `json:"jurisdiction,omitempty"`
+	Behind       uint64 `json:"entries_behind"`
+	Sent         uint64 `json:"bytes_sent"`
+	Error        string `json:"error,omitempty"`
+}
+
+// backupReport is embassy.BackupReport in JSON.
+type backupReport struct {
+	Dataset   string           `json:"dataset"`
+	Snapshot  string           `json:"snapshot,omitempty"`
+	Started   time.Time        `json:"started"`
+	Seconds   float64          `json:"seconds"`
+	Files     uint64           `json:"files"`
+	Dirs      uint64           `json:"folders"`
+	Others    uint64           `json:"others"`
+	New       uint64           `json:"files_new"`
+	Changed   uint64           `json:"files_changed"`
+	Unchanged uint64           `json:"files_unchanged"`
+	Bytes     uint64           `json:"bytes"`
+	Read      uint64           `json:"bytes_read"`
+	Added     uint64           `json:"bytes_added"`
+	Targets   []targetProgress `json:"targets"`
+	Lacks     []string         `json:"lacks"`
+	Gaps      []gap            `json:"gaps"`
+	Exit      int              `json:"exit_code"`
+	Note      string           `json:"note,omitempty"`
+}
+
+func printBackupJSON(out io.Writer, dry bool, reports []embassy.BackupReport) error {
+	doc := struct {
+		schema
+		DryRun   bool           `json:"dry_run"`
+		Datasets []backupReport `json:"datasets"`
+	}{schemaV1, dry, []backupReport{}}
+	for _, r := range reports {
+		b := backupReport{
+			Dataset: r.Dataset, Started: r.Started.UTC(), Seconds: r.Elapsed.Seconds(),
+			Files: r.Files, Dirs: r.Dirs, Others: r.Others, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged,
+			Bytes: r.Bytes, Read: r.Read, Added: r.Added, Targets: []targetProgress{},
+			Lacks: append([]string{}, r.Missing...), Gaps: gaps(r.Gaps), Exit: r.Exit, Note: r.Note,
+		}
+		if !r.Snapshot.IsZero() {
+			b.Snapshot = r.Snapshot.String()
+		}
+		for _, t := range r.Targets {
+			b.Targets = append(b.Targets, targetProgress{t.Target, t.Tier.String(), t.Jurisdiction, t.Behind, t.Sent, message(t.Err)})
+		}
+		doc.Datasets = append(doc.Datasets, b)
+	}
+	return printJSON(out, doc)
+}

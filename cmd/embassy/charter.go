@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"embassy/embassy"
+
+	"github.com/urfave/cli/v2"
+)
+
+func charterCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:  "charter",
+		Usage: "look after the nation's charter",
+		Subcommands: []*cli.Command{{
+			Name:  "apply",
+			Usage: "sign what the configuration adds: compartments, datasets, this agent",
+			Flags: readerFlags(),
+			Action: action(con, func(c *cli.Context) (reader, error) {
+				return decodeReader(c), noArguments(c)
+			}, runCharterApply),
+		}},
+	}
+}
+
+func runCharterApply(ctx context.Context, r reader, con *console) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if _, err := embassy.OpenState(s.config.StateDir); err != nil {
+		return err
+	}
+	root, _, err := s.openKit(ctx, con, r)
+	if err != nil {
+		return err
+	}
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	report, err := service.ApplyCharter(ctx, root)
+	if err != nil {
+		return err
+	}
+	s.screen.close()
+	if con.json {
+		if err := printJSON(con.stdout, struct {
+			schema
+			Seq     uint64         `json:"charter"`
+			Added   []string       `json:"added"`
+			Targets []targetResult `json:"targets"`
+		}{schemaV1, report.Seq, append([]string{}, report.Added...), results(report.Targets)}); err != nil {
+			return err
+		}
+		return published(report.Targets)
+	}
+	w := table(con.stdout)
+	if len(report.Added) == 0 {
+		fmt.Fprintf(con.stdout, "Charter %d says it all already.\n\n", report.Seq)
+	} else {
+		fmt.Fprintf(con.stdout, "Charter %d is signed.\n\n", report.Seq)
+	}
+	for _, line := range report.Added {
+		fmt.Fprintf(w, "new\t%s\n", line)
+	}
+	printResults(w, report.Targets)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return published(report.Targets)
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"embassy/embassy/config"
+	"embassy/embassy/policy"
+
+	"github.com/urfave/cli/v2"
+)
+
+func configCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:  "config",
+		Usage: "look after the configuration",
+		Subcommands: []*cli.Command{{
+			Name:  "check",
+			Usage: "say what is wrong with the configuration, or what it means",
+			Action: action(con, func(c *cli.Context) (struct{}, error) {
+				return struct{}{}, noArguments(c)
+			}, runConfigCheck),
+		}},
+	}
+}
+
+// problem is config.Problem in JSON.
+type problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column"`
+	Message string `json:"message"`
+	Hint    string `json:"hint"`
+}
+
+func problems(list []config.Problem) []problem {
+	out := []problem{}
+	for _, p := range list {
+		out = append(out, problem{p.File, p.Line, p.Column, p.Message, p.Hint})
+	}
+	return out
+}
+
+func runConfigCheck(_ context.Context, _ struct{}, con *console) error {
+	cfg, err := config.Load(con.config)
+	var mistakes *config.Errors
+	if err != nil && !errors.As(err, &mistakes) {
+		return badConfig(err)
+	}
+	if con.json {
+		doc := struct {
+			schema
+			OK       bool      `json:"ok"`
+			Problems []problem `json:"problems"`
+			Warnings []problem `json:"warnings"`
+		}{schema: schemaV1, OK: err == nil, Problems: []problem{}, Warnings: []problem{}}
+		if mistakes != nil {
+			doc.Problems = problems(mistakes.Problems)
+		} else {
+			doc.Warnings = problems(cfg.Warnings())
+		}
+		if err := printJSON(con.stdout, doc); err != nil {
+			return err
+		}
+	}
+	if err != nil || con.json {
+		return err
+	}
+	for _, w := range cfg.Warnings() {
+		fmt.Fprintf(con.stderr, "warning: %s\n", w)
+	}
+	return printMeaning(con, cfg)
+}
+
+// printMeaning says in one screen what a configuration asks for.
+func printMeaning(con *console, cfg *config.Config) error {
+	w := table(con.stdout)
+	fmt.Fprintf(w, "nation\t%s\nstate\t%s\n", cfg.Nation, cfg.StateDir)
+	if cfg.Kit != "" {
+		fmt.Fprintf(w, "recovery kit\t%s\n", cfg.Kit)
+	}
+	for _, c := range cfg.Compartments {
+		fmt.Fprintf(w, "\t\ncompartment %s\t%s\n", c.Name, c.Classification)
+		for tier, names := range c.PACE.Tiers() {
+			var stores []string
+			for _, name := range names {
+				t, _ := cfg.Target(name)
+				stores = append(stores, fmt.Sprintf("%s (%s) %s", name, place(t.Jurisdiction), t.URL))
+			}
+			if len(stores) > 0 {
+				fmt.Fprintf(w, "  %s\t%s\n", policy.Tier(tier), strings.Join(stores, ", "))
+			}
+		}
+		fmt.Fprintf(w, "  commit\ta backup counts with %s\n", ruleText(c.Commit))
+		for _, d := range cfg.Datasets {
+			if d.Compartment == c.Name {
+				fmt.Fprintf(w, "  dataset %s\t%s\n", d.Name, datasetText(d))
+			}
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(cfg.Datasets) == 0 {
+		fmt.Fprintln(con.stderr, "warning: there is no dataset, so nothing is backed up from this machine")
+	}
+	return nil
+}
+
+func place(jurisdiction string) string {
+	if jurisdiction == "" {
+		return "unknown jurisdiction"
+	}
+	return jurisdiction
+}
+
+func ruleText(r policy.Rule) string {
+	text := plural(uint64(r.Targets), "copy", "copies") + " in " + plural(uint64(r.Jurisdictions), "jurisdiction", "jurisdictions")
+	if r.Guarded > 0 {
+		text += fmt.Sprintf(", %d of them guarded", r.Guarded)
+	}
+	return text
+}
+
+func datasetText(d config.Dataset) string {
+	text := fmt.Sprintf("priority %d: %s", d.Priority, strings.Join(d.Sources, ", "))
+	if d.Schedule != "" {
+		text += "; " + d.Schedule
+	}
+	if d.RPO > 0 {
+		text += "; RPO " + length(d.RPO)
+	}
+	if d.RTO > 0 {
+		text += "; RTO " + length(d.RTO)
+	}
+	return text
+}

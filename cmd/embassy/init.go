@@ -1,0 +1,293 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"embassy/embassy"
+	"embassy/embassy/config"
+	"embassy/targets"
+
+	"github.com/google/renameio/v2"
+	"github.com/urfave/cli/v2"
+)
+
+type initOptions struct {
+	nation  string
+	targets []config.Target // for a new configuration
+	sources []string        // likewise
+	steward bool
+	agent   string // name for people
+	reader
+}
+
+func initCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:  "init",
+		Usage: "make the nation's root, its recovery kit and this machine's agent",
+		Description: "With a configuration file, init sets up what it says. Without one it writes one from\n" +
+			"--nation, --target and --source. Run again, it goes on where it stopped; it never makes\n" +
+			"a second root.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "nation", Usage: "`NAME` of the nation, such as ee"},
+			&cli.StringSliceFlag{Name: "target", Usage: "`NAME=URL[,jurisdiction=LU,...]` of a target; repeat it, the best tier first"},
+			&cli.StringSliceFlag{Name: "source", Usage: "`PATH` to back up, one dataset each; repeat it, the most important first"},
+			&cli.StringFlag{Name: "kit", Usage: "write the recovery kit to `FILE` (default: kit of the configuration, else recovery-kit.txt)"},
+			&cli.BoolFlag{Name: "no-steward", Usage: "this machine may never delete anything from the targets"},
+			&cli.StringFlag{Name: "agent-name", Usage: "`NAME` of this machine for people (default: its host name)"},
+			phraseFlag(),
+		},
+		Action: action(con, decodeInit, runInit),
+	}
+}
+
+func decodeInit(c *cli.Context) (initOptions, error) {
+	o := initOptions{
+		nation: c.String("nation"), sources: c.StringSlice("source"), steward: !c.Bool("no-steward"),
+		agent: c.String("agent-name"), reader: decodeReader(c),
+	}
+	if err := noArguments(c); err != nil {
+		return o, err
+	}
+	if o.agent == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return o, usage("this machine has no host name (%s): name it with --agent-name", err)
+		}
+		o.agent = host
+	}
+	var err error
+	if given := c.StringSlice("target"); len(given) > 0 {
+		o.targets, err = config.ParseTargetFlags(given)
+	}
+	return o, err
+}
+
+func runInit(ctx context.Context, o initOptions, con *console) (err error) {
+	cfg, text, err := plan(o, con)
+	if err != nil {
+		return err
+	}
+	kit := o.kit
+	switch {
+	case kit == "" && cfg.Kit != "":
+		kit = cfg.Kit
+	case kit == "":
+		kit = filepath.Join(filepath.Dir(cfg.File), defaultKit)
+	}
+	if kit, err = filepath.Abs(kit); err != nil {
+		return err
+	}
+	phrase, err := initPassphrase(ctx, con, o, cfg, kit)
+	if err != nil {
+		return err
+	}
+	defer clear(phrase)
+	if text != nil {
+		if err := renameio.WriteFile(cfg.File, text, 0o644); err != nil {
+			return fmt.Errorf("write configuration: %w", err)
+		}
+	}
+	s, err := con.openSiteWith(targets.CreateDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	report, err := service.Init(ctx, embassy.InitOptions{
+		Passphrase: phrase, KitPath: kit, AgentName: o.agent, Steward: o.steward,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.close(); err != nil {
+		return err
+	}
+	return printInit(con, report, cfg)
+}
+
+const defaultKit = "recovery-kit.txt"
+
+// plan returns the configuration that init works with, and its text when it
+// is yet to be written.
+func plan(o initOptions, con *console) (*config.Config, []byte, error) {
+	existing, err := os.ReadFile(con.config)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("read configuration: %w", err)
+	}
+	if err == nil && len(o.targets) == 0 && len(o.sources) == 0 {
+		cfg, err := config.Parse(con.config, existing)
+		if err == nil && o.nation != "" && o.nation != cfg.Nation {
+			err = usage("%s is the configuration of nation %s, not of %s: leave --nation out, or name another file with --config", con.config, cfg.Nation, o.nation)
+		}
+		return cfg, nil, err
+	}
+	there := err == nil
+	if !there && (o.nation == "" || len(o.targets) == 0) {
+		return nil, nil, usage("there is no configuration at %s to start from: write one, or give --nation NAME and --target NAME=URL for each target", con.config)
+	}
+	text, err := draft(o, con.config)
+	if err != nil {
+		return nil, nil, err
+	}
+	// The same command again is no change, so that an interrupted init resumes.
+	if there && !bytes.Equal(existing, text) {
+		return nil, nil, usage("%s exists, and it says which targets and sources there are: change them there, and run init without --target and --source", con.config)
+	}
+	cfg, err := config.Parse(con.config, text)
+	if there {
+		text = nil
+	}
+	return cfg, text, err
+}
+
+// draft writes the configuration that the flags describe.
+func draft(o initOptions, file string) ([]byte, error) {
+	kit := "./" + defaultKit
+	if o.kit != "" {
+		path, err := filepath.Abs(o.kit)
+		if err != nil {
+			return nil, err
+		}
+		base, err := filepath.Abs(filepath.Dir(file))
+		if err != nil {
+			return nil, err
+		}
+		kit = path
+		if rel, err := filepath.Rel(base, path); err == nil && filepath.IsLocal(rel) {
+			kit = "./" + filepath.ToSlash(rel)
+		}
+	}
+	var text bytes.Buffer
+	err := config.Write(&text, config.Draft{Nation: o.nation, Kit: kit, Targets: o.targets, Sources: o.sources})
+	return text.Bytes(), err
+}
+
+// initPassphrase returns the passphrase of the kit: a new one for a new kit,
+// and none on a machine that is set up and whose kit is elsewhere.
+func initPassphrase(ctx context.Context, con *console, o initOptions, cfg *config.Config, kit string) ([]byte, error) {
+	_, err := os.Stat(kit)
+	if err == nil {
+		return con.passphrases(o.phrases).Existing(ctx, kit)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("recovery kit: %w", err)
+	}
+	switch _, err := embassy.OpenState(cfg.StateDir); {
+	case err == nil:
+		return nil, nil
+	case !errors.Is(err, embassy.ErrNoState):
+		return nil, err
+	}
+	return con.passphrases(o.phrases).New(ctx, "the recovery kit")
+}
+
+func printInit(con *console, r embassy.InitReport, cfg *config.Config) error {
+	if con.json {
+		if err := printJSON(con.stdout, struct {
+			schema
+			Nation      string         `json:"nation"`
+			Fingerprint string         `json:"root_fingerprint"`
+			Agent       string         `json:"agent"`
+			AgentName   string         `json:"agent_name"`
+			Kit         string         `json:"kit,omitempty"`
+			Config      string         `json:"config"`
+			Resumed     bool           `json:"resumed"`
+			Targets     []targetResult `json:"targets"`
+		}{schemaV1, r.Nation.String(), r.Fingerprint, r.Agent.String(), r.AgentName, kitAt(r), cfg.File, r.Resumed, results(r.Targets)}); err != nil {
+			return err
+		}
+		return published(r.Targets)
+	}
+	w := table(con.stdout)
+	if r.Resumed {
+		fmt.Fprintf(con.stdout, "Nation %s was set up before; what was missing is done.\n\n", cfg.Nation)
+	} else {
+		fmt.Fprintf(con.stdout, "Nation %s is set up.\n\n", cfg.Nation)
+	}
+	fmt.Fprintf(w, "nation\t%s\n", r.Nation)
+	fmt.Fprintf(w, "root fingerprint\t%s\n", r.Fingerprint)
+	fmt.Fprintf(w, "agent\t%s (%s)\n", r.Agent, r.AgentName)
+	fmt.Fprintf(w, "configuration\t%s\n", cfg.File)
+	if r.KitFound {
+		fmt.Fprintf(w, "recovery kit\t%s\n", r.KitPath)
+	} else {
+		fmt.Fprintf(w, "recovery kit\tnot on this machine, as it should be\n")
+	}
+	printResults(w, r.Targets)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if !con.quiet {
+		advise(con, r, cfg)
+	}
+	return published(r.Targets)
+}
+
+func kitAt(r embassy.InitReport) string {
+	if r.KitFound {
+		return r.KitPath
+	}
+	return ""
+}
+
+// advise says what to do next.
+func advise(con *console, r embassy.InitReport, cfg *config.Config) {
+	if r.KitFound {
+		fmt.Fprintf(con.stderr, "\nMove the recovery kit off this machine now: print it, or copy it to two safe places, apart\n"+
+			"from its passphrase, and then delete %s.\n"+
+			"Whoever has the kit and the passphrase has everything. Without both, nothing can be restored.\n", r.KitPath)
+	}
+	next := "embassy backup"
+	if len(cfg.Datasets) == 0 {
+		next = "add datasets to " + cfg.File + ", then embassy charter apply and embassy backup"
+	}
+	fmt.Fprintf(con.stderr, "\nNext: %s\n", next)
+}
+
+// targetResult is embassy.TargetResult in JSON.
+type targetResult struct {
+	Target string `json:"target"`
+	Error  string `json:"error,omitempty"`
+}
+
+func results(list []embassy.TargetResult) []targetResult {
+	out := []targetResult{}
+	for _, r := range list {
+		out = append(out, targetResult{r.Target, message(r.Err)})
+	}
+	return out
+}
+
+// printResults says which targets have the charter.
+func printResults(w interface{ Write([]byte) (int, error) }, list []embassy.TargetResult) {
+	for _, r := range list {
+		text := "has the charter"
+		if r.Err != nil {
+			text = "has no charter yet: " + oneLine(r.Err)
+		}
+		fmt.Fprintf(w, "target %s\t%s\n", r.Target, text)
+	}
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// published is a failure when no target at all has the charter; one that is
+// missing gets it later.
+func published(list []embassy.TargetResult) error {
+	for _, r := range list {
+		if r.Err == nil {
+			return nil
+		}
+	}
+	return errors.New("no target has the charter: embassy target list says what is wrong with them; then run this again")
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"embassy/embassy/format"
+
+	"github.com/urfave/cli/v2"
+)
+
+// when names snapshots.
+type when struct {
+	id string    // unique prefix, or latest; empty: latest
+	at time.Time // the newest not after it; zero: not asked for
+}
+
+func whenFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "snapshot", Usage: "the snapshot with this `ID`, a unique prefix of it, or latest (default: latest)"},
+		&cli.StringFlag{Name: "at", Usage: "the newest snapshot not after `TIME`, such as 2026-11-21, \"2026-11-21 14:00\" (in UTC) or RFC 3339"},
+	}
+}
+
+func decodeWhen(c *cli.Context) (w when, err error) {
+	w.id = c.String("snapshot")
+	if c.IsSet("at") {
+		if c.IsSet("snapshot") {
+			return w, usage("--snapshot and --at both name a snapshot: give one of them")
+		}
+		w.at, err = parseTime(c.String("at"))
+	}
+	return w, err
+}
+
+// place in a nation: DATASET or DATASET:PATH.
+type location struct {
+	dataset string
+	path    string // as it was on the source; empty: all
+}
+
+func parseLocation(arg string) (location, error) {
+	dataset, path, _ := strings.Cut(arg, ":")
+	if dataset == "" {
+		return location{}, usage("%q names no dataset: write DATASET or DATASET:PATH", arg)
+	}
+	return location{dataset, path}, nil
+}
+
+type lsOptions struct {
+	reader
+	when
+	location
+	long, recursive bool
+}
+
+func lsCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "ls",
+		Usage:     "list what is in a snapshot",
+		ArgsUsage: "DATASET[:PATH]",
+		Flags: append(append(readerFlags(), whenFlags()...),
+			&cli.BoolFlag{Name: "l", Usage: "with mode, owner, size and time"},
+			&cli.BoolFlag{Name: "R", Usage: "with all that lies below"}),
+		Action: action(con, decodeLs, runLs),
+	}
+}
+
+func decodeLs(c *cli.Context) (o lsOptions, err error) {
+	o = lsOptions{reader: decodeReader(c), long: c.Bool("l"), recursive: c.Bool("R")}
+	if c.Args().Len() != 1 {
+		return o, usage("ls takes one DATASET or DATASET:PATH, not %d", c.Args().Len())
+	}
+	if o.when, err = decodeWhen(c); err != nil {
+		return o, err
+	}
+	o.location, err = parseLocation(c.Args().First())
+	return o, err
+}
+
+func runLs(ctx context.Context, o lsOptions, con *console) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	view, keys, err := s.openView(ctx, con, o.reader)
+	if err != nil {
+		return err
+	}
+	if _, err := findDataset(keys, o.dataset); err != nil {
+		return err
+	}
+	info, err := view.Pick(o.dataset, o.id, o.at)
+	if err != nil {
+		return err
+	}
+	if con.json {
+		nodes := []node{}
+		if err := view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
+			nodes = append(nodes, newNode(p, n))
+			return nil
+		}); err != nil {
+			return err
+		}
+		return printJSON(con.stdout, struct {
+			schema
+			Dataset  string    `json:"dataset"`
+			Snapshot string    `json:"snapshot"`
+			Time     time.Time `json:"time"`
+			Nodes    []node    `json:"nodes"`
+		}{schemaV1, o.dataset, info.Hash.String(), info.Summary.When(), nodes})
+	}
+	return view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
+		_, err := fmt.Fprintln(con.stdout, listed(p, n, o.long))
+		return err
+	})
+}
+
+// listed is the line of a node.
+func listed(p string, n *format.Node, long bool) string {
+	line := printable(p)
+	if n.Type == format.Dir && !strings.HasSuffix(p, "/") {
+		line += "/"
+	}
+	if !long {
+		return line
+	}
+	var bytes uint64
+	if n.Type == format.File {
+		bytes = n.Content.Size
+	}
+	line = fmt.Sprintf("%s  %-17s  %12d  %s  %s", modeOf(n), owner(n), bytes, moment(time.Unix(n.Sec, int64(n.Nsec))), line)
+	if n.Type == format.Symlink {
+		line += " -> " + printable(string(n.Link))
+	}
+	if n.Changed {
+		line += "  (changed while it was read)"
+	}
+	return line
+}
+
+func owner(n *format.Node) string {
+	user, group := n.User, n.Group
+	if user == "" {
+		user = fmt.Sprint(n.UID)
+	}
+	if group == "" {
+		group = fmt.Sprint(n.GID)
+	}
+	return printable(user) + ":" + printable(group)
+}
+
+// nodeTypes are the types of node, for modes and in JSON.
+var nodeTypes = map[format.NodeType]struct {
+	name string
+	mode fs.FileMode
+}{
+	format.File:       {"file", 0},
+	format.Dir:        {"folder", fs.ModeDir},
+	format.Symlink:    {"symlink", fs.ModeSymlink},
+	format.FIFO:       {"fifo", fs.ModeNamedPipe},
+	format.Socket:     {"socket", fs.ModeSocket},
+	format.CharDevice: {"char device", fs.ModeDevice | fs.ModeCharDevice},
+	format.Device:     {"device", fs.ModeDevice},
+}
+
+// modeOf writes type and permissions as ls does.
+func modeOf(n *format.Node) string {
+	mode := nodeTypes[n.Type].mode | fs.FileMode(n.Mode&0o777)
+	for bit, flag := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if n.Mode&bit != 0 {
+			mode |= flag
+		}
+	}
+	return fmt.Sprintf("%-10s", strings.Replace(mode.String(), "L", "l", 1))
+}
+
+// path is a file name in JSON. Bytes that are no UTF-8 are kept in base64.
+type path struct {
+	Path string `json:"path"`
+	Raw  []byte `json:"path_base64,omitempty"`
+}
+
+func newPath(name string) path {
+	if utf8.ValidString(name) {
+		return path{Path: name}
+	}
+	return path{Path: strings.ToValidUTF8(name, "\uFFFD"), Raw: []byte(name)}
+}
+
+// node is format.Node in JSON.
+type node struct {
+	path
+	Type    string      `json:"type"`
+	Mode    octal       `json:"mode"`
+	UID     uint32      `json:"uid"`
+	GID     uint32      `json:"gid"`
+	User    string      `json:"user,omitempty"`
+	Group   string      `json:"group,omitempty"`
+	Size    *uint64     `json:"bytes,omitempty"`
+	Time    time.Time   `json:"time"`
+	Link    *linkTarget `json:"link,omitempty"`
+	Changed bool        `json:"changed,omitempty"`
+}
+
+// linkTarget is what a symlink points to.
+type linkTarget struct{ path }
+
+// octal is a mode as people write it.
+type octal uint32
+
+func (o octal) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprintf("%04o", uint32(o))) }
+
+func newNode(p string, n *format.Node) node {
+	out := node{
+		path: newPath(p), Type: nodeTypes[n.Type].name, Mode: octal(n.Mode), UID: n.UID, GID: n.GID,
+		User: n.User, Group: n.Group, Time: time.Unix(n.Sec, int64(n.Nsec)).UTC(), Changed: n.Changed,
+	}
+	if n.Type == format.File {
+		out.Size = &n.Content.Size
+	}
+	if n.Type == format.Symlink {
+		out.Link = &linkTarget{newPath(string(n.Link))}
+	}
+	return out
+}

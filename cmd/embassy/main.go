@@ -1,0 +1,130 @@
+// Command embassy backs up a nation's data to targets outside of it and brings
+// it back. It holds no logic of its own: it decodes flags, opens targets and
+// catalog, calls the service, and tells a person what happened.
+//
+// Data goes to stdout, everything else to stderr. The exit codes are those of
+// exitCode.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"embassy/cmd/internal/strict"
+	"embassy/cmd/internal/term"
+	"embassy/crypto"
+	"embassy/embassy"
+	"embassy/embassy/config"
+	"embassy/embassy/policy"
+
+	"github.com/urfave/cli/v2"
+)
+
+func main() {
+	// The first signal ends the run in good order, the second at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the whole program. It returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	app := newApp(stdin, stdout, stderr)
+	err := strict.Check(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, args)
+	}
+	code := exitCode(err)
+	if err != nil && ctx.Err() != nil {
+		code = policy.ExitCode(code, 130)
+	}
+	explain(stderr, err, code)
+	return code
+}
+
+// exits maps errors to exit codes; the first match counts.
+var exits = []struct {
+	is   func(error) bool
+	code int
+}{
+	{is(context.Canceled), 130},
+	{as[*usageError], 2},
+	{as[*strict.OrderError], 2},
+	{as[*config.Errors], 2},
+	{as[cli.ExitCoder], 2}, // the parser's own, such as help for an unknown command
+	{is(term.ErrNone), 2},
+	{is(term.ErrUnfit), 2},
+	{is(embassy.ErrUnknownName), 2},
+	{is(embassy.ErrNotInCharter), 2},
+	{is(crypto.ErrAuthentication), 6},
+	{is(embassy.ErrNotEnrolled), 6},
+}
+
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	var told outcome
+	if errors.As(err, &told) {
+		return int(told)
+	}
+	for _, e := range exits {
+		if e.is(err) {
+			return e.code
+		}
+	}
+	return 1
+}
+
+func is(target error) func(error) bool { return func(err error) bool { return errors.Is(err, target) } }
+
+func as[T any](err error) bool {
+	var target T
+	return errors.As(err, &target)
+}
+
+// explain tells a person what an error means.
+func explain(stderr io.Writer, err error, code int) {
+	var usage *usageError
+	var mistakes *config.Errors
+	switch {
+	case err == nil:
+	case code == 130:
+		fmt.Fprintln(stderr, "embassy: interrupted; run the same command again to go on")
+	case as[outcome](err): // its report has told all
+	case errors.As(err, &mistakes):
+		fmt.Fprintln(stderr, mistakes)
+	case errors.As(err, &usage) && usage.command != "":
+		fmt.Fprintf(stderr, "embassy: %s\nRun: %s --help\n", err, usage.command)
+	default:
+		fmt.Fprintf(stderr, "embassy: %s\n", err)
+	}
+}
+
+// outcome is the exit code of a run whose report has been printed.
+type outcome int
+
+func (o outcome) Error() string { return fmt.Sprintf("exit code %d", int(o)) }
+
+// reported returns the outcome of the codes, nil for success.
+func reported(codes ...int) error {
+	if code := policy.ExitCode(codes...); code != 0 {
+		return outcome(code)
+	}
+	return nil
+}
+
+// usageError is a mistake on the command line.
+type usageError struct {
+	command string // whose help tells more; empty: the text tells all
+	text    string
+}
+
+func (e *usageError) Error() string { return e.text }
+
+func usage(format string, args ...any) error { return &usageError{text: fmt.Sprintf(format, args...)} }

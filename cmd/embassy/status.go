@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"embassy/embassy"
+
+	"github.com/urfave/cli/v2"
+)
+
+func statusCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:  "status",
+		Usage: "how safe is every dataset; exit code 4 beyond an RPO or below a commit rule",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "live", Usage: "ask the targets instead of telling what is remembered"},
+		},
+		Action: action(con, func(c *cli.Context) (bool, error) {
+			return c.Bool("live"), noArguments(c)
+		}, runStatus),
+	}
+}
+
+func runStatus(ctx context.Context, live bool, con *console) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.openCatalog(); err != nil {
+		return err
+	}
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	status, err := service.Status(ctx, live)
+	if err != nil {
+		return err
+	}
+	if err := s.close(); err != nil {
+		return err
+	}
+	if con.json {
+		err = printStatusJSON(con, status)
+	} else {
+		err = printStatus(con, status)
+	}
+	if err != nil {
+		return err
+	}
+	for _, d := range status.Datasets {
+		if degraded(d) {
+			return outcome(4)
+		}
+	}
+	return nil
+}
+
+func degraded(d embassy.DatasetStatus) bool { return d.Late || len(d.Missing) > 0 }
+
+func printStatus(con *console, status embassy.Status) error {
+	w := table(con.stdout)
+	fmt.Fprintln(w, "DATASET\tPRIORITY\tNEWEST (UTC)\tAGE\tRPO\tCOPIES\tGUARDED\tIN\tTIERS\tSTATE")
+	for _, d := range status.Datasets {
+		age, rpo := "-", "-"
+		if !d.Newest.IsZero() {
+			age = length(d.Age.Truncate(time.Second))
+		}
+		if d.RPO > 0 {
+			rpo = length(d.RPO)
+		}
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", d.Name, d.Priority, moment(d.Time), age, rpo,
+			d.Copies, d.Guarded, dash(strings.Join(d.Jurisdictions, ",")), tiersText(d.Tiers), stateText(d))
+	}
+	fmt.Fprintln(w)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "TARGET\tJURISDICTION\tNEWEST ENTRY (UTC)\tAS OF (UTC)\tURL\tSTATE")
+	for _, t := range status.Targets {
+		state := "not asked"
+		switch {
+		case t.Err != nil:
+			state = oneLine(t.Err)
+		case t.Live:
+			state = "answers"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), moment(t.Head), moment(t.AsOf), t.URL, state)
+	}
+	return w.Flush()
+}
+
+// tiersText shows for each tier's target whether it has the newest snapshot:
+// P+ for yes, P-3 for three entries behind.
+func tiersText(tiers []embassy.TierStatus) string {
+	var words []string
+	for _, t := range tiers {
+		word := strings.ToUpper(t.Tier.String()[:1])
+		switch {
+		case t.Has:
+			word += "+"
+		case t.Behind > 0:
+			word += fmt.Sprintf("-%d", t.Behind)
+		default:
+			word += "?"
+		}
+		words = append(words, word)
+	}
+	return dash(strings.Join(words, " "))
+}
+
+func stateText(d embassy.DatasetStatus) string {
+	var faults []string
+	if d.Newest.IsZero() {
+		faults = append(faults, "no snapshot")
+	}
+	if d.Late {
+		faults = append(faults, "beyond its RPO")
+	}
+	for _, lack := range d.Missing {
+		faults = append(faults, "lacks "+lack)
+	}
+	if len(faults) == 0 {
+		return "ok"
+	}
+	return strings.Join(faults, ", ")
+}
+
+type tierStatus struct {
+	Tier   string `json:"tier"`
+	Target string `json:"target"`
+	Has    bool   `json:"has_newest"`
+	Behind uint64 `json:"entries_behind"`
+}
+
+type lastRun struct {
+	Kind     string    `json:"kind"`
+	Started  time.Time `json:"started"`
+	Ended    time.Time `json:"ended"`
+	ExitCode int       `json:"exit_code"`
+	Note     string    `json:"note,omitempty"`
+}
+
+type datasetStatus struct {
+	Name          string       `json:"dataset"`
+	Compartment   string       `json:"compartment"`
+	Priority      int          `json:"priority"`
+	Newest        string       `json:"newest,omitempty"`
+	Time          *time.Time   `json:"time"`
+	Age           float64      `json:"age_seconds"`
+	RPO           float64      `json:"rpo_seconds,omitempty"`
+	Late          bool         `json:"late"`
+	Copies        int          `json:"copies"`
+	Guarded       int          `json:"guarded"`
+	Jurisdictions []string     `json:"jurisdictions"`
+	Lacks         []string     `json:"lacks"`
+	Tiers         []tierStatus `json:"tiers"`
+	LastRun       *lastRun     `json:"last_run"`
+}
+
+type targetStatus struct {
+	Name         string     `json:"target"`
+	URL          string     `json:"url"`
+	Jurisdiction string     `json:"jurisdiction,omitempty"`
+	Head         *time.Time `json:"newest_entry"`
+	AsOf         *time.Time `json:"as_of"`
+	Live         bool       `json:"live"`
+	Error        string     `json:"error,omitempty"`
+}
+
+func printStatusJSON(con *console, status embassy.Status) error {
+	doc := struct {
+		schema
+		Datasets []datasetStatus `json:"datasets"`
+		Targets  []targetStatus  `json:"targets"`
+	}{schemaV1, []datasetStatus{}, []targetStatus{}}
+	for _, d := range status.Datasets {
+		j := datasetStatus{
+			Name: d.Name, Compartment: d.Compartment, Priority: d.Priority, Time: stamp(d.Time),
+			Age: d.Age.Seconds(), RPO: d.RPO.Seconds(), Late: d.Late, Copies: d.Copies, Guarded: d.Guarded,
+			Jurisdictions: append([]string{}, d.Jurisdictions...), Lacks: append([]string{}, d.Missing...), Tiers: []tierStatus{},
+		}
+		if !d.Newest.IsZero() {
+			j.Newest = d.Newest.String()
+		}
+		for _, t := range d.Tiers {
+			j.Tiers = append(j.Tiers, tierStatus{t.Tier.String(), t.Target, t.Has, t.Behind})
+		}
+		if r := d.LastRun; r != nil {
+			j.LastRun = &lastRun{r.Kind, r.Started.UTC(), r.Ended.UTC(), r.Exit, r.Note}
+		}
+		doc.Datasets = append(doc.Datasets, j)
+	}
+	for _, t := range status.Targets {
+		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.Head), stamp(t.AsOf), t.Live, message(t.Err)})
+	}
+	return printJSON(con.stdout, doc)
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+
+	"embassy/catalog"
+	"embassy/cmd/internal/open"
+	"embassy/crypto"
+	"embassy/embassy"
+	"embassy/embassy/config"
+	"embassy/embassy/format"
+	"embassy/targets"
+)
+
+// lockWait is how long a command waits for another one to release the catalog.
+const lockWait = 10 * time.Second
+
+// site is what the configuration file opens: this machine's view of the
+// nation's targets.
+type site struct {
+	config  *config.Config
+	members []*embassy.Member
+	screen  *screen
+	log     *slog.Logger
+	catalog *catalog.Catalog // nil unless openCatalog was called
+}
+
+// openSite reads the configuration and opens its targets. A target that cannot
+// be opened becomes a member that is down, with the cause. The caller closes
+// the site.
+func (con *console) openSite() (*site, error) { return con.openSiteWith(targets.OpenDir) }
+
+// openSiteWith is openSite; dir opens directories.
+func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*site, error) {
+	cfg, err := config.Load(con.config)
+	if err != nil {
+		return nil, badConfig(err)
+	}
+	s := &site{config: cfg}
+	var names []string
+	for _, t := range cfg.Targets {
+		target, err := openTarget(t, dir)
+		s.members = append(s.members, embassy.NewMember(t.Name, t.URL, t.Jurisdiction, target, err, time.Now))
+		names = append(names, t.Name)
+	}
+	s.screen = newScreen(con, names)
+	s.log = s.screen.logger(con.level)
+	return s, nil
+}
+
+// badConfig makes a configuration that cannot be read a mistake of usage.
+func badConfig(err error) error {
+	if as[*config.Errors](err) {
+		return err
+	}
+	return usage("%s", err)
+}
+
+func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (targets.Target, error) {
+	loc, err := targets.Parse(t.URL)
+	if err != nil {
+		return nil, err
+	}
+	if loc.Scheme == targets.SchemeDir {
+		d, err := dir(loc.Path)
+		if err != nil {
+			return nil, err // not d: a nil *Dir is no nil Target
+		}
+		return d, nil
+	}
+	return open.Target(loc, open.Credentials{
+		AccessKeyEnv: t.Credentials.AccessKeyEnv, SecretKeyEnv: t.Credentials.SecretKeyEnv,
+		File: t.Credentials.File, Profile: t.Credentials.Profile,
+	}, t.CAFile, t.Region, t.Insecure)
+}
+
+// openCatalog opens the catalog of the state directory.
+func (s *site) openCatalog() error {
+	state, err := embassy.OpenState(s.config.StateDir)
+	if err != nil {
+		return err
+	}
+	s.catalog, err = catalog.Open(state.CatalogDir(), catalog.Options{LockWait: lockWait, Logger: s.log})
+	return err
+}
+
+// service returns the service over the site.
+func (s *site) service() (*embassy.Service, error) {
+	o := embassy.Options{
+		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
+	}
+	if s.catalog != nil { // a nil *Catalog is no nil Catalog
+		o.Catalog = s.catalog
+	}
+	return embassy.New(o)
+}
+
+// close ends the progress and closes the catalog.
+func (s *site) close() error {
+	s.screen.close()
+	if s.catalog == nil {
+		return nil
+	}
+	c := s.catalog
+	s.catalog = nil
+	return c.Close()
+}
+
+// kitPath returns the recovery kit that is to be used.
+func (s *site) kitPath(r reader) (string, error) {
+	path := r.kit
+	if path == "" {
+		path = s.config.Kit
+	}
+	if path == "" {
+		return "", usage("this needs the recovery kit: name it with --kit FILE")
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", usage("there is no recovery kit at %s: bring it to this machine, or name it with --kit FILE", path)
+	}
+	return path, nil
+}
+
+// openKit opens the recovery kit.
+func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *format.Kit, error) {
+	path, err := s.kitPath(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	phrase, err := con.passphrases(r.phrases).Existing(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer clear(phrase)
+	kit, root, err := embassy.OpenKit(path, phrase)
+	return root, kit, err
+}
+
+// openView opens the nation with the recovery kit and reads what the answering
+// targets hold.
+func (s *site) openView(ctx context.Context, con *console, r reader) (*embassy.View, *embassy.Keys, error) {
+	root, kit, err := s.openKit(ctx, con, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	charter, _, err := embassy.FindCharter(ctx, s.members, kit.Nation, root.Signer().Verifier(), s.screen.warn)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := embassy.RootKeys(charter, root)
+	if err != nil {
+		return nil, nil, err
+	}
+	view, err := s.view(ctx, keys)
+	return view, keys, err
+}
+
+// view reads what the answering targets hold.
+func (s *site) view(ctx context.Context, keys *embassy.Keys) (*embassy.View, error) {
+	service, err := s.service()
+	if err != nil {
+		return nil, err
+	}
+	return embassy.OpenView(ctx, embassy.ViewOptions{
+		Keys: keys, Members: s.members, Order: service.Ranked,
+		Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
+	})
+}
+
+// openAgentView opens the nation with this machine's agent key, which shows
+// summaries and no content.
+func (s *site) openAgentView(ctx context.Context) (*embassy.View, *embassy.Keys, error) {
+	state, err := embassy.OpenState(s.config.StateDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	charter, _, err := embassy.FindCharter(ctx, s.members, state.Nation(), state.Verifier(), s.screen.warn)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := state.Keys(charter)
+	if err != nil {
+		return nil, nil, err
+	}
+	view, err := s.view(ctx, keys)
+	return view, keys, err
+}

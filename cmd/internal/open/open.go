@@ -1,0 +1,144 @@
+// Package open opens targets by their URL and finds the credentials for them.
+package open
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"embassy/targets"
+)
+
+// Credentials say where the keys of an S3 target are. The first of these that
+// is set counts: the keys themselves, two environment variables, a file. When
+// nothing is set they are looked for where the AWS tools look:
+// $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY, then the section
+// $AWS_PROFILE of $AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials.
+type Credentials struct {
+	AccessKey, SecretKey       string
+	AccessKeyEnv, SecretKeyEnv string // names of environment variables
+	File                       string // an AWS shared credentials file
+	Profile                    string // its section; empty: default
+}
+
+// Target opens a target. Nothing is asked of an S3 server, so the error is
+// about credentials, files or settings; a directory must exist. caFile holds
+// PEM certificates that replace those of the system, or is empty; insecure
+// allows plain http beyond loopback.
+func Target(loc targets.Location, creds Credentials, caFile, region string, insecure bool) (targets.Target, error) {
+	if loc.Scheme == targets.SchemeDir {
+		return directory(loc.Path)
+	}
+	k, err := creds.find()
+	if err != nil {
+		return nil, err
+	}
+	s3, err := targets.OpenS3(targets.S3Config{
+		Endpoint: loc.Endpoint, Secure: loc.Scheme == targets.SchemeS3HTTPS,
+		Bucket: loc.Bucket, Prefix: loc.Prefix, Region: region,
+		AccessKey: k.access, SecretKey: k.secret, SessionToken: k.session,
+		CAFile: caFile, Insecure: insecure,
+	})
+	if err != nil {
+		return nil, err // not s3: a nil *S3 is no nil Target
+	}
+	return s3, nil
+}
+
+func directory(path string) (targets.Target, error) {
+	dir, err := targets.OpenDir(path)
+	if err != nil {
+		return nil, err
+	}
+	return dir, nil
+}
+
+type keys struct{ access, secret, session string }
+
+func (c Credentials) find() (keys, error) {
+	switch {
+	case c.AccessKey != "" || c.SecretKey != "":
+		return keys{access: c.AccessKey, secret: c.SecretKey}, nil
+	case c.AccessKeyEnv != "" || c.SecretKeyEnv != "":
+		access, err := variable(c.AccessKeyEnv)
+		if err != nil {
+			return keys{}, err
+		}
+		secret, err := variable(c.SecretKeyEnv)
+		return keys{access: access, secret: secret}, err
+	case c.File != "":
+		return fromFile(c.File, c.Profile)
+	}
+	access, secret := os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY")
+	if access != "" && secret != "" {
+		return keys{access, secret, os.Getenv("AWS_SESSION_TOKEN")}, nil
+	}
+	file := os.Getenv("AWS_SHARED_CREDENTIALS_FILE")
+	if file == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return keys{}, errNoCredentials
+		}
+		file = filepath.Join(home, ".aws", "credentials")
+	}
+	k, err := fromFile(file, os.Getenv("AWS_PROFILE"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return keys{}, errNoCredentials
+	}
+	return k, err
+}
+
+var errNoCredentials = errors.New("no credentials: name two environment variables or a file in the configuration, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+
+func variable(name string) (string, error) {
+	value := os.Getenv(name)
+	if value == "" {
+		return "", fmt.Errorf("environment variable %s, which is to hold a key, is not set", name)
+	}
+	return value, nil
+}
+
+// fromFile reads one section of an AWS shared credentials file.
+func fromFile(name, profile string) (keys, error) {
+	if profile == "" {
+		profile = "default"
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return keys{}, fmt.Errorf("read credentials file: %w", err)
+	}
+	var k keys
+	found, inside := false, false
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if section, ok := strings.CutPrefix(line, "["); ok {
+			section, _, _ = strings.Cut(section, "]")
+			inside = strings.TrimSpace(section) == profile
+			found = found || inside
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if !ok || !inside || strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
+			continue
+		}
+		value = strings.TrimSpace(value)
+		switch strings.ToLower(strings.TrimSpace(key)) {
+		case "aws_access_key_id":
+			k.access = value
+		case "aws_secret_access_key":
+			k.secret = value
+		case "aws_session_token":
+			k.session = value
+		}
+	}
+	if !found {
+		return keys{}, fmt.Errorf("credentials file %s has no section [%s]", name, profile)
+	}
+	if k.access == "" || k.secret == "" {
+		return keys{}, fmt.Errorf("credentials file %s: section [%s] lacks aws_access_key_id or aws_secret_access_key", name, profile)
+	}
+	return k, nil
+}

@@ -1,0 +1,94 @@
+package open_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"embassy/cmd/internal/open"
+	"embassy/targets"
+)
+
+// accessKey returns the access key with which a target signs its requests.
+func accessKey(t *testing.T, creds open.Credentials) (string, error) {
+	t.Helper()
+	used := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, after, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+		used, _, _ = strings.Cut(after, "/")
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer server.Close()
+	loc, err := targets.Parse("s3+" + server.URL + "/bucket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := open.Target(loc, creds, "", "", false)
+	if err != nil {
+		return "", err
+	}
+	if _, err := target.Stat(t.Context(), "x"); err == nil {
+		t.Error("Stat succeeded on a server that refuses all")
+	}
+	return used, nil
+}
+
+func TestCredentials(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "credentials")
+	text := "# comment = x\n[default]\naws_access_key_id = DEFAULT\naws_secret_access_key=s\n" +
+		"[ other ]\r\nAWS_ACCESS_KEY_ID=OTHER\r\naws_secret_access_key = s\r\n[half]\naws_access_key_id=H\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		creds open.Credentials
+		env   map[string]string
+		want  string
+		fails string // part of the error
+	}{
+		"given":            {creds: open.Credentials{AccessKey: "GIVEN", SecretKey: "s"}, want: "GIVEN"},
+		"variables":        {creds: open.Credentials{AccessKeyEnv: "A", SecretKeyEnv: "S"}, env: map[string]string{"A": "FROMENV", "S": "s"}, want: "FROMENV"},
+		"variable not set": {creds: open.Credentials{AccessKeyEnv: "A", SecretKeyEnv: "S"}, env: map[string]string{"A": "FROMENV"}, fails: "variable S"},
+		"file":             {creds: open.Credentials{File: file}, want: "DEFAULT"},
+		"section":          {creds: open.Credentials{File: file, Profile: "other"}, want: "OTHER"},
+		"no such section":  {creds: open.Credentials{File: file, Profile: "none"}, fails: "[none]"},
+		"half a section":   {creds: open.Credentials{File: file, Profile: "half"}, fails: "lacks"},
+		"no such file":     {creds: open.Credentials{File: file + "x"}, fails: "read credentials file"},
+		"AWS variables":    {env: map[string]string{"AWS_ACCESS_KEY_ID": "AWS", "AWS_SECRET_ACCESS_KEY": "s"}, want: "AWS"},
+		"AWS file":         {env: map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file, "AWS_PROFILE": "other"}, want: "OTHER"},
+		"AWS home":         {fails: "no credentials"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			for _, name := range []string{"A", "S", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE"} {
+				t.Setenv(name, tt.env[name])
+			}
+			t.Setenv("HOME", t.TempDir())
+			got, err := accessKey(t, tt.creds)
+			if tt.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.fails) {
+					t.Errorf("Target returned %v, want an error with %q", err, tt.fails)
+				}
+				return
+			}
+			if err != nil || got != tt.want {
+				t.Errorf("requests are signed by %q, %v; want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestTargetInDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := open.Target(targets.Location{Scheme: targets.SchemeDir, Path: dir}, open.Credentials{}, "", "", false); err != nil {
+		t.Error(err)
+	}
+	target, err := open.Target(targets.Location{Scheme: targets.SchemeDir, Path: dir + "/none"}, open.Credentials{}, "", "", false)
+	if !errors.Is(err, targets.ErrNoStore) || target != nil {
+		t.Errorf("Target returned %v, %v; want nil and ErrNoStore", target, err)
+	}
+}

@@ -1,0 +1,94 @@
+package term_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"embassy/cmd/internal/term"
+)
+
+func write(t *testing.T, text string, mode fs.FileMode) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "phrase")
+	if err := os.WriteFile(name, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(name, mode); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestPassphraseFile(t *testing.T) {
+	tests := map[string]struct {
+		text string
+		want string // empty: ErrUnfit
+	}{
+		"no newline":         {"correct horse", "correct horse"},
+		"newline":            {"correct horse\n", "correct horse"},
+		"windows":            {"correct horse\r\n", "correct horse"},
+		"spaces are kept":    {" correct horse \n", " correct horse "},
+		"first line only":    {"correct horse\nanother\n", "correct horse"},
+		"empty":              {"", ""},
+		"empty first line":   {"\ncorrect horse\n", ""},
+		"longer than any":    {strings.Repeat("x", 4097), ""},
+		"as long as allowed": {strings.Repeat("x", 4096) + "\n", strings.Repeat("x", 4096)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			got, err := term.Passphrases{File: write(t, tt.text, 0o600), Out: &out}.Existing(t.Context(), "it")
+			if string(got) != tt.want || errors.Is(err, term.ErrUnfit) != (tt.want == "") {
+				t.Errorf("Existing returned %q, %v; want %q", got, err, tt.want)
+			}
+			if out.Len() != 0 {
+				t.Errorf("unexpected warning %q", out.String())
+			}
+		})
+	}
+}
+
+func TestPassphraseFileReadableByOthers(t *testing.T) {
+	var out bytes.Buffer
+	name := write(t, "correct horse\n", 0o644)
+	if _, err := (term.Passphrases{File: name, Out: &out}).Existing(t.Context(), "it"); err != nil {
+		t.Fatal(err)
+	}
+	if want := "chmod 600 " + name; !strings.Contains(out.String(), want) {
+		t.Errorf("warning %q does not contain %q", out.String(), want)
+	}
+}
+
+func TestNewPassphraseLength(t *testing.T) {
+	for phrase, fit := range map[string]bool{"": false, "eleven char": false, "twelve chars": true, "кириллица": false} {
+		got, err := term.Passphrases{File: write(t, phrase+"\n", 0o600)}.New(t.Context(), "it")
+		if (err == nil) != fit || errors.Is(err, term.ErrUnfit) == fit || fit && string(got) != phrase {
+			t.Errorf("New with %q returned %q, %v", phrase, got, err)
+		}
+	}
+}
+
+func TestPassphraseWithoutTerminal(t *testing.T) {
+	pipe, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	defer w.Close()
+	for _, p := range []term.Passphrases{{In: strings.NewReader("correct horse\n")}, {In: pipe}} {
+		if _, err := p.Existing(t.Context(), "it"); !errors.Is(err, term.ErrNone) {
+			t.Errorf("Existing returned %v, want ErrNone", err)
+		}
+	}
+}
+
+func TestPassphraseFileMissing(t *testing.T) {
+	if _, err := (term.Passphrases{File: filepath.Join(t.TempDir(), "none")}).Existing(t.Context(), "it"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Existing returned %v, want ErrNotExist", err)
+	}
+}

@@ -1,0 +1,418 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/embassy/config"
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+	"embassy/targets"
+)
+
+const (
+	// packBuffers bounds the packs in memory: open, being sealed, and on their
+	// way to targets.
+	packBuffers = 6
+	// interimPacks is after how many packs a long run writes an entry, so that
+	// what arrived is known to everybody, not only to this machine's catalog.
+	interimPacks = 64
+	// patienceMin is how long a run that holds its commit rule waits for the
+	// targets that are behind; longer runs wait half as long as they took.
+	patienceMin = 15 * time.Second
+)
+
+// Exit codes of section 9 that a dataset's outcome maps to.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitGaps     = 3
+	exitDegraded = 4
+	exitLie      = 5
+)
+
+var (
+	// ErrNotInCharter: the configuration names what the charter does not know.
+	ErrNotInCharter = errors.New("the charter does not know it: run embassy charter apply with the recovery kit")
+	// ErrNoSource: no source of a dataset exists.
+	ErrNoSource = errors.New("no source exists")
+	// ErrForeignTarget: a target holds another nation's data and none of ours.
+	ErrForeignTarget = errors.New("holds the data of another nation and none of this one: check the URL, or add a prefix to it")
+)
+
+// BackupOptions say what to back up.
+type BackupOptions struct {
+	Datasets []string // none: all, in order of priority
+	DryRun   bool     // look at the sources only: store and send nothing
+}
+
+// TargetProgress is where one target stands after a run.
+type TargetProgress struct {
+	Target       string
+	Tier         policy.Tier
+	Jurisdiction string
+	Head         uint64 // entries of this agent's chain that it confirmed
+	Behind       uint64 // entries that it lacks
+	Sent         uint64 // bytes of packs put there during the run
+	Err          error  // nil: it has everything
+}
+
+// BackupReport is the outcome of one dataset.
+type BackupReport struct {
+	Dataset             string
+	Snapshot            format.Hash // zero: none was made
+	Started             time.Time
+	Elapsed             time.Duration
+	Files, Dirs, Others uint64
+	New, Changed, Same  uint64 // of files
+	Bytes               uint64 // of content
+	Read                uint64 // bytes read from the sources
+	Added               uint64 // bytes of new packs, once, not per target
+	Packs               int    // new packs
+	Gaps                []format.Gap
+	Targets             []TargetProgress
+	Missing             []string // what the commit rule lacks; empty: it holds
+	Exit                int
+	Err                 error // why there is no snapshot
+	DryRun              bool
+}
+
+// Backup backs up datasets with the agent key alone. Every dataset reports by
+// itself; the error is for what stops the whole run.
+func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, error) {
+	state, err := OpenState(s.site.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	datasets, err := s.chosen(o.Datasets)
+	if err != nil {
+		return nil, err
+	}
+	ch, object, err := s.newestCharter(ctx, state)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := AgentKeys(ch, state.key)
+	if err != nil {
+		return nil, err
+	}
+	s.present(ctx, ch, object)
+
+	ledgers := map[string]*ledger{}
+	var reports []BackupReport
+	for _, d := range datasets {
+		l, err := s.ledgerFor(ctx, state, keys, d, ledgers)
+		if err != nil {
+			return reports, fmt.Errorf("dataset %s: %w", d.Name, err)
+		}
+		rep, err := l.backup(ctx, d, o.DryRun)
+		if ctx.Err() != nil {
+			return reports, ctx.Err()
+		}
+		if err != nil {
+			rep.Err = err
+			rep.Exit = exitFailed
+		}
+		if !o.DryRun {
+			if err := s.catalog.AddRun(Run{
+				Kind: "backup", Dataset: d.Name, Started: rep.Started, Ended: s.now(), Exit: rep.Exit,
+				Snapshot: rep.Snapshot, Note: rep.note(),
+			}); err != nil {
+				return reports, err
+			}
+		}
+		reports = append(reports, rep)
+	}
+	return reports, nil
+}
+
+// note is the report in one line.
+func (r *BackupReport) note() string {
+	switch {
+	case r.Err != nil:
+		return r.Err.Error()
+	case len(r.Missing) > 0:
+		return "commit rule not met: " + strings.Join(r.Missing, ", ") + " missing"
+	case len(r.Gaps) > 0:
+		return fmt.Sprintf("%d files could not be read whole", len(r.Gaps))
+	}
+	return "done"
+}
+
+// chosen returns the named datasets, or all, by priority.
+func (s *Service) chosen(names []string) ([]config.Dataset, error) {
+	var out []config.Dataset
+	for _, d := range s.site.Datasets {
+		if len(names) == 0 || slices.Contains(names, d.Name) {
+			out = append(out, d)
+		}
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(out, func(d config.Dataset) bool { return d.Name == n }) {
+			return nil, fmt.Errorf("dataset %q: %w", n, ErrUnknownName)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%s names no dataset: %w", s.site.File, ErrUnknownName)
+	}
+	slices.SortStableFunc(out, func(a, b config.Dataset) int { return a.Priority - b.Priority })
+	return out, nil
+}
+
+// present makes sure that every answering target shows the charter, and that
+// it is not some other nation's.
+func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte) {
+	h := format.HashOf(object)
+	name := format.CharterName(ch.Nation, ch.Seq, h)
+	each(s.order, func(_ int, m *Member) {
+		if m.Down() != nil {
+			return
+		}
+		err := m.do(ctx, func(ctx context.Context) error {
+			_, err := m.Target.Stat(ctx, name)
+			return err
+		})
+		if !errors.Is(err, targets.ErrNotFound) {
+			return // there, or down: the breaker knows
+		}
+		if foreign(ctx, m, ch.Nation) {
+			m.trip(ErrForeignTarget)
+			return
+		}
+		// An agent that may not write charters leaves it to others.
+		if err := m.Target.Put(ctx, targets.Object{Name: name, Data: object, SHA256: h}); err != nil && !errors.Is(err, targets.ErrDenied) {
+			m.trip(err)
+		}
+	})
+}
+
+// foreign reports whether a target holds other nations and not this one.
+func foreign(ctx context.Context, m *Member, nation format.ID) bool {
+	for range m.Target.List(ctx, nation.String()+"/") {
+		return false // ours, or no answer
+	}
+	for info, err := range m.Target.List(ctx, "") {
+		first, _, ok := strings.Cut(info.Name, "/")
+		_, bad := format.ParseID(first)
+		return err == nil && ok && bad == nil
+	}
+	return false
+}
+
+// ledgerFor opens a dataset's compartment once per run.
+func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d config.Dataset, open map[string]*ledger) (*ledger, error) {
+	comp, err := keys.Named(d.Compartment)
+	if err != nil {
+		return nil, fmt.Errorf("compartment %s: %w", d.Compartment, ErrNotInCharter)
+	}
+	if !slices.ContainsFunc(comp.Part.Datasets, func(k format.Dataset) bool {
+		return k.Name == d.Name && slices.Contains(k.Agents, state.Agent())
+	}) {
+		return nil, ErrNotInCharter
+	}
+	if l := open[d.Compartment]; l != nil {
+		return l, nil
+	}
+	site, _ := s.site.Compartment(d.Compartment)
+	l, err := s.openLedger(state, comp, site)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.replay(ctx); err != nil {
+		return nil, err
+	}
+	open[d.Compartment] = l
+	return l, nil
+}
+
+// backup makes one snapshot of one dataset.
+func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (BackupReport, error) {
+	rep := BackupReport{Dataset: d.Name, Started: l.s.now(), DryRun: dry}
+	defer func() { rep.Elapsed = l.s.now().Sub(rep.Started) }()
+	r, err := l.newRun(ctx, d, dry)
+	if err != nil {
+		return rep, err
+	}
+	defer r.session.Wipe()
+	root, err := r.execute(ctx, d)
+	c := &r.walk.counts
+	rep.Files, rep.Dirs, rep.Others, rep.New, rep.Changed, rep.Same = c.files, c.dirs, c.others, c.fresh, c.changed, c.same
+	rep.Bytes, rep.Read, rep.Gaps = c.bytes, c.read, c.gaps
+	rep.Added, rep.Packs = r.packer.stored, r.packer.packs
+	if err != nil {
+		return rep, err
+	}
+	if c.sourcesFound == 0 {
+		return rep, fmt.Errorf("%s: %w", strings.Join(d.Sources, ", "), ErrNoSource)
+	}
+	if len(c.gaps) > 0 {
+		rep.Exit = exitGaps
+	}
+	if dry {
+		return rep, nil
+	}
+	if rep.Snapshot, err = l.commit(r.used.sorted(), r.snapshot(d, root, rep)); err != nil {
+		return rep, fmt.Errorf("commit: %w", err)
+	}
+	if err := l.settle(ctx, max(patienceMin, l.s.now().Sub(rep.Started)/2)); err != nil {
+		return rep, err
+	}
+	if rep.Missing, err = l.missing(l.chain.head()); err != nil {
+		return rep, err
+	}
+	codes := []int{rep.Exit}
+	if len(rep.Missing) > 0 {
+		codes = append(codes, exitDegraded)
+	}
+	for _, lane := range r.out.lanes {
+		p := TargetProgress{Target: lane.m.Name, Tier: lane.m.Tier, Jurisdiction: lane.m.Jurisdiction, Sent: lane.sent, Err: l.outcome[lane.m.Name]}
+		if seen, ok, err := l.s.catalog.SeenHead(lane.m.Name, l.chain.id()); err == nil && ok {
+			p.Head = seen.Seq
+		}
+		p.Behind = l.chain.head() - p.Head
+		if errors.Is(p.Err, ErrRolledBack) || errors.Is(p.Err, ErrForked) {
+			codes = append(codes, exitLie)
+		}
+		rep.Targets = append(rep.Targets, p)
+	}
+	rep.Exit = policy.ExitCode(codes...)
+	return rep, nil
+}
+
+// backupRun is the machinery of one dataset's run.
+type backupRun struct {
+	l       *ledger
+	session *format.Session
+	used    *packSet
+	out     *fanout
+	packer  *packer
+	store   *store
+	cache   *fileCache
+	walk    *walk
+	sealing *errgroup.Group
+	durable atomic.Uint64 // packs of this run that a crash does not lose
+}
+
+func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backupRun, error) {
+	w := l.comp.Current()
+	scope := format.Scope{
+		Nation: l.chain.scope.Nation, Compartment: l.comp.ID, Agent: l.chain.scope.Agent,
+		Chain: l.chain.id(), Epoch: w.Epoch,
+	}
+	session, err := format.NewSession(scope, l.comp.Recipients)
+	if err != nil {
+		return nil, err
+	}
+	r := &backupRun{l: l, session: session, used: newPackSet(), sealing: new(errgroup.Group)}
+	cat := l.s.catalog
+	r.out = newFanout(l.members, packBuffers, fanout{
+		rule: l.rule, now: l.s.now, spool: l.spool,
+		name: func(h format.Hash) string { return l.chain.objectName(format.KindPack, h) },
+		durable: func(p *parcel) error {
+			n, err := cat.AddPack(PackState{Hash: p.pack.Hash, Size: int64(len(p.pack.Data)), Chain: l.chain.id(), Head: p.pack.Head}, p.ids)
+			if err != nil {
+				return err
+			}
+			r.used.add(n)
+			r.packer.settle(p.ids)
+			if r.durable.Add(1)%interimPacks != 0 {
+				return nil
+			}
+			if _, err := l.commit(nil, nil); err != nil {
+				return fmt.Errorf("interim entry: %w", err)
+			}
+			l.nudge(ctx)
+			return nil
+		},
+		placed: func(m *Member, h format.Hash) error { return cat.Place(m.Name, h, l.s.now()) },
+	})
+	r.packer = newPacker(session, w, r.out, r.sealing)
+	if r.store, err = newStore(cat, r.packer, w, r.used); err != nil {
+		return nil, err
+	}
+	r.cache = newFileCache(cat, d.Name, r.used)
+	r.walk = &walk{
+		store: r.store, cache: r.cache, exclude: parsePatterns(d.Exclude), keeper: r.store.newKeeper(),
+		names: newNames(), dry: dry,
+	}
+	return r, nil
+}
+
+// execute walks the sources and returns when everything they hold is durable
+// on at least one target or in the spool.
+func (r *backupRun) execute(ctx context.Context, d config.Dataset) (format.Content, error) {
+	started, last := r.l.s.now(), time.Time{}
+	r.walk.progress = func(c *counts) {
+		if now := r.l.s.now(); now.Sub(last) >= 100*time.Millisecond {
+			last = now
+			r.l.s.progress(Progress{
+				Phase: "backup", Dataset: d.Name, Files: c.files, Bytes: c.bytes,
+				PerTarget: r.out.sentBytes(), Elapsed: now.Sub(started),
+			})
+		}
+	}
+	var root format.Content
+	g, gctx := errgroup.WithContext(ctx)
+	r.walk.ctx = gctx
+	sctx, stop := context.WithCancel(ctx)
+	defer stop()
+	sending := new(errgroup.Group)
+	sending.Go(func() error { return r.out.run(sctx) })
+	g.Go(func() error { return r.store.run(gctx) })
+	g.Go(func() error {
+		defer r.store.close()
+		var err error
+		root, err = r.walk.tree("/", sourceTree(d.Sources))
+		return err
+	})
+	err := g.Wait()
+	if err == nil {
+		r.packer.flush()
+	}
+	if e := r.sealing.Wait(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = r.out.drain(ctx)
+	}
+	if err != nil {
+		stop()
+	}
+	r.out.close()
+	if e := sending.Wait(); err == nil {
+		err = e
+	}
+	if err == nil && !r.walk.dry {
+		err = r.cache.settle()
+	}
+	return root, err
+}
+
+// snapshot returns the maker of the snapshot object.
+func (r *backupRun) snapshot(d config.Dataset, root format.Content, rep BackupReport) snapshotMaker {
+	return func(refs []format.Refs) ([]byte, error) {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, err
+		}
+		summary := format.Summary{
+			Dataset: d.Name, Time: rep.Started.UnixNano(), Priority: d.Priority, Files: rep.Files,
+			Dirs: rep.Dirs, Others: rep.Others, Bytes: rep.Bytes, Added: rep.Added,
+			Errors: uint64(len(rep.Gaps)) + r.walk.counts.hiddenGaps, Label: d.Label, Tags: d.Tags,
+			Targets: r.l.s.hints(d.Compartment), Refs: refs,
+		}
+		inner := format.Root{Tree: root, Errors: rep.Gaps, Host: host, Program: "embassy"}
+		for _, s := range d.Sources {
+			inner.Sources = append(inner.Sources, []byte(s))
+		}
+		return format.SealSnapshot(r.session, r.l.comp.Current(), summary, inner)
+	}
+}

@@ -1,0 +1,213 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"embassy/crypto"
+	"embassy/embassy/format"
+)
+
+// ErrNoCharter: no target that answered holds a charter signed by the root.
+var ErrNoCharter = errors.New("no charter")
+
+const (
+	maxCharterNames = 10_000 // that one target may list
+	maxCharters     = 64     // newest, that are tried per target
+	maxNations      = 8      // that an error message names
+)
+
+// numberedCopy is a charter as one target lists it.
+type numberedCopy struct {
+	member *Member
+	name   string
+	seq    uint64
+	hash   format.Hash
+	size   int64
+}
+
+// FindCharter returns the newest charter of the nation that any answering
+// member holds and that the pinned root signed, with its object. A dead member
+// costs one probe. Bad copies and dead members go to warn, which may be nil.
+// When there is none, the error wraps ErrNoCharter and names the nations that
+// the targets hold instead; when no member answered, it wraps their causes.
+func FindCharter(ctx context.Context, members []*Member, nation format.ID, root *crypto.Verifier, warn func(Finding)) (*format.Charter, []byte, error) {
+	if warn == nil {
+		warn = func(Finding) {}
+	}
+	probe(ctx, nation, members)
+	live := tellDown(members, warn)
+	copies := listCharters(ctx, live, nation, warn)
+	live = tellDown(live, warn)
+	if err := ctx.Err(); err != nil {
+		return nil, nil, fmt.Errorf("find charter: %w", err)
+	}
+	if len(live) == 0 {
+		return nil, nil, noAnswer(members)
+	}
+	// Newest first; of one charter, in the order of the members.
+	slices.SortStableFunc(copies, func(a, b numberedCopy) int {
+		return cmp.Or(cmp.Compare(b.seq, a.seq), slices.Compare(a.hash[:], b.hash[:]))
+	})
+	var best *format.Charter
+	var object []byte
+	tried := 0
+	for i, c := range copies {
+		if best != nil && (c.seq < best.Seq || format.HashOf(object) == c.hash) {
+			continue
+		}
+		if best == nil && i > 0 && copies[i-1].hash != c.hash {
+			tried++
+		}
+		got, data, err := c.open(ctx, nation, root)
+		switch {
+		case err != nil:
+			warn(Finding{Target: c.member.Name, Object: c.name, Err: err})
+		case best == nil:
+			best, object = got, data
+		default:
+			warn(Finding{Target: c.member.Name, Object: c.name,
+				Err: fmt.Errorf("the root signed two charters with number %d; the later one counts", c.seq)})
+			if got.Time > best.Time {
+				best, object = got, data
+			}
+		}
+	}
+	if best == nil {
+		return nil, nil, noCharter(ctx, live, nation, len(copies))
+	}
+	return best, object, nil
+}
+
+func (c numberedCopy) open(ctx context.Context, nation format.ID, root *crypto.Verifier) (*format.Charter, []byte, error) {
+	if c.size < 1 || c.size > format.MaxCharterSize {
+		return nil, nil, fmt.Errorf("%w: charter of %d bytes", format.ErrMalformed, c.size)
+	}
+	data := make([]byte, c.size)
+	if err := c.member.read(ctx, c.name, 0, data); err != nil {
+		return nil, nil, err
+	}
+	if format.HashOf(data) != c.hash {
+		return nil, nil, errBadCopy
+	}
+	ch, err := format.OpenCharter(data, nation, root)
+	if err == nil && ch.Seq != c.seq {
+		err = fmt.Errorf("%w: charter %d under the number %d", format.ErrMalformed, ch.Seq, c.seq)
+	}
+	return ch, data, err
+}
+
+// listCharters returns the newest names of every member.
+func listCharters(ctx context.Context, members []*Member, nation format.ID, warn func(Finding)) []numberedCopy {
+	prefix := format.CharterPrefix(nation)
+	found := make([][]numberedCopy, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() {
+			names := 0
+			err := m.do(ctx, func(ctx context.Context) error {
+				names, found[i] = 0, nil
+				for info, err := range m.Target.List(ctx, prefix) {
+					if err != nil {
+						return err
+					}
+					if names++; names > maxCharterNames {
+						return nil
+					}
+					seq, hash, err := format.ParseNumbered(strings.TrimPrefix(info.Name, prefix))
+					if err != nil {
+						continue // not the name of a charter
+					}
+					found[i] = append(found[i], numberedCopy{m, info.Name, seq, hash, info.Size})
+				}
+				return nil
+			})
+			if err != nil {
+				found[i] = nil // the breaker tells
+			}
+			if names > maxCharterNames {
+				warn(Finding{Target: m.Name, Object: prefix, Err: fmt.Errorf("lists more than %d charters; the rest is ignored", maxCharterNames)})
+			}
+			found[i] = found[i][max(0, len(found[i])-maxCharters):]
+		})
+	}
+	wg.Wait()
+	return slices.Concat(found...)
+}
+
+// tellDown returns the members that answer, and tells of each other one once
+// in the life of a Member.
+func tellDown(members []*Member, warn func(Finding)) []*Member {
+	var live []*Member
+	for _, m := range members {
+		cause := m.Down()
+		if cause == nil {
+			live = append(live, m)
+		} else if m.health.told.CompareAndSwap(false, true) {
+			warn(Finding{Target: m.Name, Err: fmt.Errorf("not used: %w", cause)})
+		}
+	}
+	return live
+}
+
+// noAnswer is the error when every member is down.
+func noAnswer(members []*Member) error {
+	if len(members) == 0 {
+		return fmt.Errorf("%w: no target to read from", ErrNoCharter)
+	}
+	var causes []error
+	for _, m := range members {
+		causes = append(causes, fmt.Errorf("target %s: %w: %w", m.Name, ErrDown, m.Down()))
+	}
+	return fmt.Errorf("no target answered: %w", errors.Join(causes...))
+}
+
+// noCharter is the error when members answered and none holds a good charter.
+func noCharter(ctx context.Context, live []*Member, nation format.ID, bad int) error {
+	if bad > 0 {
+		return fmt.Errorf("%w of nation %s: %d copies found, none is whole and signed by its root", ErrNoCharter, nation, bad)
+	}
+	say := make([]string, len(live))
+	var wg sync.WaitGroup
+	for i, m := range live {
+		wg.Go(func() {
+			others, empty := nationsOn(ctx, m)
+			switch {
+			case len(others) > 0:
+				say[i] = fmt.Sprintf("target %s holds another nation: %s", m.Name, strings.Join(others, ", "))
+			case empty:
+				say[i] = fmt.Sprintf("target %s is empty", m.Name)
+			default:
+				say[i] = fmt.Sprintf("target %s holds no nation", m.Name)
+			}
+		})
+	}
+	wg.Wait()
+	return fmt.Errorf("%w of nation %s: %s", ErrNoCharter, nation, strings.Join(say, "; "))
+}
+
+// nationsOn returns the first pseudonyms that a target shows, within the time
+// of a probe.
+func nationsOn(ctx context.Context, m *Member) (nations []string, empty bool) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	empty = true
+	for info, err := range m.Target.List(ctx, "") {
+		if err != nil {
+			return nations, false
+		}
+		empty = false
+		first, _, _ := strings.Cut(info.Name, "/")
+		if _, err := format.ParseID(first); err == nil && !slices.Contains(nations, first) {
+			if nations = append(nations, first); len(nations) == maxNations {
+				break
+			}
+		}
+	}
+	return nations, empty
+}

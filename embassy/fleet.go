@@ -1,0 +1,197 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+	"embassy/targets"
+)
+
+const (
+	probeTimeout = 5 * time.Second  // a target that does not answer within it is down
+	downFor      = 30 * time.Second // before a target that failed is asked again
+	attempts     = 3                // for one operation, on a fault that may pass
+)
+
+// ErrDown is wrapped by the error of an operation that was not tried, because
+// the target failed a short while ago.
+var ErrDown = errors.New("target is down")
+
+// Member is one target of the nation, with what people and this run know of
+// it. Its breaker is shared by all that use it.
+type Member struct {
+	Name         string
+	URL          string // without credentials
+	Jurisdiction string
+	Tier         policy.Tier // in the compartment at hand; Primary unless ranked
+	Guarded      bool        // proven, not claimed
+	Target       targets.Target
+
+	health *health
+}
+
+// health is the circuit breaker of one target.
+type health struct {
+	mu    sync.Mutex
+	cause error     // nil: closed
+	until time.Time // when one more attempt is allowed
+	now   func() time.Time
+	told  atomic.Bool // a reader has been told that the target is down
+}
+
+// NewMember wraps an opened target. A target that could not be opened has a
+// nil Target and its cause; it counts as down for ever.
+func NewMember(name, url, jurisdiction string, t targets.Target, cause error, now func() time.Time) *Member {
+	h := &health{now: now}
+	if t == nil {
+		h.cause, h.until = cause, time.Unix(1<<40, 0)
+	}
+	return &Member{Name: name, URL: url, Jurisdiction: jurisdiction, Target: t, health: h}
+}
+
+// At returns the same target ranked in a tier; the breaker is shared.
+func (m *Member) At(t policy.Tier) *Member {
+	c := *m
+	c.Tier = t
+	return &c
+}
+
+// Down returns why the target is not asked now, or nil.
+func (m *Member) Down() error {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	if m.health.cause == nil || !m.health.now().Before(m.health.until) {
+		return nil
+	}
+	return m.health.cause
+}
+
+// trip opens the breaker.
+func (m *Member) trip(cause error) {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	m.health.cause, m.health.until = cause, m.health.now().Add(downFor)
+}
+
+func (m *Member) recovered() {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	m.health.cause = nil
+}
+
+// answered reports whether err is the target's answer about one object rather
+// than a fault of the target.
+func answered(err error) bool {
+	return err == nil || errors.Is(err, targets.ErrNotFound) || errors.Is(err, targets.ErrCorrupt) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errBadCopy)
+}
+
+// do runs one operation with retries. A fault of the target opens its
+// breaker; an answer about one object, even a bad one, does not.
+func (m *Member) do(ctx context.Context, f func(ctx context.Context) error) error {
+	for try := 1; ; try++ {
+		if cause := m.Down(); cause != nil {
+			return fmt.Errorf("target %s: %w: %w", m.Name, ErrDown, cause)
+		}
+		err := f(ctx)
+		if answered(err) {
+			m.recovered()
+			if err != nil {
+				return fmt.Errorf("target %s: %w", m.Name, err)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("target %s: %w", m.Name, err)
+		}
+		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore)
+		if final || try == attempts {
+			m.trip(err)
+			return fmt.Errorf("target %s: %w", m.Name, err)
+		}
+		pause := time.Duration(try*try) * 200 * time.Millisecond
+		if err := sleep(ctx, pause/2+rand.N(pause)); err != nil {
+			return fmt.Errorf("target %s: %w", m.Name, err)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// probe asks every member one cheap question at once and opens the breaker of
+// those that fail or stay silent for probeTimeout.
+func probe(ctx context.Context, nation format.ID, members []*Member) {
+	var wg sync.WaitGroup
+	for _, m := range members {
+		if m.Down() != nil {
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+			defer cancel()
+			for _, err := range m.Target.List(ctx, format.CharterPrefix(nation)) {
+				if err != nil {
+					if ctx.Err() != nil {
+						err = fmt.Errorf("no answer within %s: %w", probeTimeout, err)
+					}
+					m.trip(err)
+				}
+				return
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// errBadCopy marks a copy whose bytes are not the object's.
+var errBadCopy = errors.New("bytes do not match the hash")
+
+// fetch reads a whole object of known size and hash from one member.
+func (m *Member) fetch(ctx context.Context, name string, size uint64, want format.Hash) ([]byte, error) {
+	var data []byte
+	err := m.do(ctx, func(ctx context.Context) error {
+		r, err := m.Target.Get(ctx, name, 0, int64(size))
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if cap(data) < int(size) {
+			data = make([]byte, size)
+		}
+		if _, err := io.ReadFull(r, data); err != nil {
+			return err
+		}
+		if format.HashOf(data) != want {
+			return errBadCopy
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// put writes an object to one member.
+func (m *Member) put(ctx context.Context, name string, data []byte, sum format.Hash) error {
+	return m.do(ctx, func(ctx context.Context) error {
+		return m.Target.Put(ctx, targets.Object{Name: name, Data: data, SHA256: sum})
+	})
+}

@@ -1,0 +1,184 @@
+package format
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"embassy/crypto"
+)
+
+// Kit is the recovery kit: with its passphrase it is the root.
+type Kit struct {
+	Version       uint8          `cbor:"1,keyasint"`
+	Nation        ID             `cbor:"2,keyasint"`
+	Created       int64          `cbor:"3,keyasint"` // unix nanoseconds
+	RootSigner    []byte         `cbor:"4,keyasint"` // crypto.Verifier
+	RootRecipient []byte         `cbor:"5,keyasint"` // crypto.Recipient
+	Wrapped       crypto.Wrapped `cbor:"6,keyasint"`
+	Hints         []byte         `cbor:"7,keyasint,omitempty"` // Hints, sealed to the root
+}
+
+// Hints is what a kit knows of the world. Anybody who holds the kit can
+// replace it, so it is advice and not evidence.
+type Hints struct {
+	Time    int64        `cbor:"1,keyasint"`
+	Heads   []Head       `cbor:"2,keyasint,omitempty"` // newest known to the writer
+	Charter uint64       `cbor:"3,keyasint"`           // sequence number
+	Targets []TargetHint `cbor:"4,keyasint"`
+	// Credentials, if the nation chose to put read-only ones in.
+	Credentials []Credential `cbor:"5,keyasint,omitempty"`
+}
+
+// Credential opens one target for reading.
+type Credential struct {
+	Target    string `cbor:"1,keyasint"`
+	AccessKey string `cbor:"2,keyasint"`
+	SecretKey string `cbor:"3,keyasint"`
+}
+
+// When returns the time of the hints.
+func (h Hints) When() time.Time { return time.Unix(0, h.Time).UTC() }
+
+// NewKit wraps the root.
+func NewKit(root *crypto.Root, nation ID, passphrase []byte, now time.Time) (*Kit, error) {
+	w, err := crypto.WrapRoot(root, passphrase, Scope{Nation: nation}.context(typeKit))
+	if err != nil {
+		return nil, err
+	}
+	return &Kit{
+		Version: Version, Nation: nation, Created: now.UnixNano(), Wrapped: w,
+		RootSigner: root.Signer().Verifier().Bytes(), RootRecipient: root.Identity().Recipient().Bytes(),
+	}, nil
+}
+
+// Unwrap returns the root; crypto.ErrAuthentication for a wrong passphrase.
+func (k *Kit) Unwrap(passphrase []byte) (*crypto.Root, error) {
+	root, err := crypto.UnwrapRoot(k.Wrapped, passphrase, Scope{Nation: k.Nation}.context(typeKit))
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(root.Signer().Verifier().Bytes(), k.RootSigner) {
+		return nil, crypto.ErrAuthentication
+	}
+	return root, nil
+}
+
+// Fingerprint is that of the root, for people to compare.
+func (k *Kit) Fingerprint() (string, error) {
+	v, err := crypto.ParseVerifier(k.RootSigner)
+	if err != nil {
+		return "", err
+	}
+	return v.Fingerprint(), nil
+}
+
+// SetHints replaces the hints; it needs no secret.
+func (k *Kit) SetHints(h Hints) error {
+	to, err := crypto.ParseRecipient(k.RootRecipient)
+	if err != nil {
+		return fmt.Errorf("recovery kit: %w", err)
+	}
+	k.Hints, err = to.Seal(Scope{Nation: k.Nation}.context(typeHints), pad(encode(h), crypto.RecipientOverhead))
+	return err
+}
+
+// OpenHints opens the hints.
+func (k *Kit) OpenHints(root *crypto.Root) (Hints, error) {
+	var h Hints
+	if len(k.Hints) == 0 {
+		return h, nil
+	}
+	p, err := root.Identity().Open(Scope{Nation: k.Nation}.context(typeHints), k.Hints)
+	if err == nil {
+		p, err = unpad(p)
+	}
+	if err == nil {
+		err = decode(p, &h)
+	}
+	if err != nil {
+		return Hints{}, fmt.Errorf("recovery hints: %w", err)
+	}
+	return h, nil
+}
+
+const (
+	kitBegin = "-----BEGIN EMBASSY RECOVERY KIT-----"
+	kitEnd   = "-----END EMBASSY RECOVERY KIT-----"
+	kitLine  = 60
+)
+
+// Text prints the kit: lines for people, then base64 lines, each behind the
+// first two bytes of its SHA-256 in hexadecimal, so that a line typed wrong
+// is found.
+func (k *Kit) Text(nationName string) (string, error) {
+	fp, err := k.Fingerprint()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "EMBASSY RECOVERY KIT of %s\n\n", nationName)
+	fmt.Fprintf(&b, "Made:             %s\n", time.Unix(0, k.Created).UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, "Nation:           %s\n", k.Nation)
+	fmt.Fprintf(&b, "Root fingerprint: %s\n\n", fp)
+	b.WriteString("With its passphrase this kit opens everything. Print it, keep copies in safe\n" +
+		"places apart from the passphrase, and delete it from the machine.\n\n" +
+		"To restore on any machine, with one surviving target:\n\n" +
+		"  embassy-rescue --kit THIS-FILE --from URL --to FOLDER\n\n")
+	b.WriteString(kitBegin + "\n")
+	text := base64.StdEncoding.EncodeToString(encode(k))
+	for len(text) > 0 {
+		n := min(kitLine, len(text))
+		b.WriteString(lineSum(text[:n]) + " " + text[:n] + "\n")
+		text = text[n:]
+	}
+	b.WriteString(kitEnd + "\n")
+	return b.String(), nil
+}
+
+func lineSum(line string) string {
+	sum := sha256.Sum256([]byte(line))
+	return hex.EncodeToString(sum[:2])
+}
+
+// ParseKit reads what Text printed; white space and what stands around the
+// kit do not matter.
+func ParseKit(text []byte) (*Kit, error) {
+	if len(text) > MaxKitSize {
+		return nil, fmt.Errorf("%w: recovery kit of %d bytes", ErrMalformed, len(text))
+	}
+	_, rest, ok := strings.Cut(string(text), kitBegin)
+	body, _, ok2 := strings.Cut(rest, kitEnd)
+	if !ok || !ok2 {
+		return nil, fmt.Errorf("%w: no recovery kit between %q and %q", ErrMalformed, kitBegin, kitEnd)
+	}
+	var joined strings.Builder
+	n := 0
+	for line := range strings.Lines(body) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		n++
+		sum, data, _ := strings.Cut(line, " ")
+		if data = strings.ReplaceAll(data, " ", ""); sum != lineSum(data) {
+			return nil, fmt.Errorf("%w: recovery kit: line %d of its block is damaged; compare it with another copy", ErrMalformed, n)
+		}
+		joined.WriteString(data)
+	}
+	raw, err := base64.StdEncoding.DecodeString(joined.String())
+	if err != nil {
+		return nil, fmt.Errorf("%w: recovery kit: %v", ErrMalformed, err)
+	}
+	k := new(Kit)
+	if err := decode(raw, k); err != nil {
+		return nil, fmt.Errorf("recovery kit: %w", err)
+	}
+	if k.Version != Version {
+		return nil, fmt.Errorf("%w: recovery kit of version %d", ErrMalformed, k.Version)
+	}
+	return k, nil
+}

@@ -1,0 +1,189 @@
+package format
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"embassy/crypto"
+)
+
+// Refs names the packs of one ledger entry that a snapshot uses. Runs
+// alternates, by position in the entry's Adds: so many unused, so many used,
+// and so on. A superset is allowed.
+type Refs struct {
+	Chain ID       `cbor:"1,keyasint"`
+	Seq   uint64   `cbor:"2,keyasint"`
+	Runs  []uint32 `cbor:"3,keyasint"`
+}
+
+// RefRuns encodes ascending positions.
+func RefRuns(positions []uint32) []uint32 {
+	var runs []uint32
+	var at uint32
+	for i, p := range positions {
+		if i > 0 && p == at {
+			runs[len(runs)-1]++
+		} else {
+			runs = append(runs, p-at, 1)
+		}
+		at = p + 1
+	}
+	return runs
+}
+
+// Positions yields the positions that runs name, below n.
+func Positions(runs []uint32, n uint32) ([]uint32, error) {
+	var out []uint32
+	var at uint64
+	for i, r := range runs {
+		end := at + uint64(r)
+		if end > uint64(n) {
+			return nil, fmt.Errorf("%w: refs beyond %d objects", ErrMalformed, n)
+		}
+		if i%2 == 1 {
+			for ; at < end; at++ {
+				out = append(out, uint32(at))
+			}
+		}
+		at = end
+	}
+	return out, nil
+}
+
+// TargetHint tells a rescue where else to look.
+type TargetHint struct {
+	Name         string `cbor:"1,keyasint"`
+	URL          string `cbor:"2,keyasint"` // without credentials
+	Tier         uint8  `cbor:"3,keyasint"` // 0 Primary to 3 Emergency
+	Jurisdiction string `cbor:"4,keyasint,omitempty"`
+}
+
+// Summary is what an agent may read of a snapshot.
+type Summary struct {
+	Dataset  string       `cbor:"1,keyasint"`
+	Time     int64        `cbor:"2,keyasint"` // unix nanoseconds
+	Priority int          `cbor:"3,keyasint"`
+	Files    uint64       `cbor:"4,keyasint"`
+	Dirs     uint64       `cbor:"5,keyasint"`
+	Others   uint64       `cbor:"6,keyasint"` // neither file nor folder
+	Bytes    uint64       `cbor:"7,keyasint"` // of content
+	Added    uint64       `cbor:"8,keyasint"` // bytes that this run added to a target
+	Errors   uint64       `cbor:"9,keyasint"` // entries of Root.Errors
+	Label    string       `cbor:"10,keyasint,omitempty"`
+	Tags     []string     `cbor:"11,keyasint,omitempty"`
+	Targets  []TargetHint `cbor:"12,keyasint"`
+	Refs     []Refs       `cbor:"13,keyasint"`
+}
+
+// When returns the snapshot's time.
+func (s Summary) When() time.Time { return time.Unix(0, s.Time).UTC() }
+
+// Root is what only readers may read of a snapshot.
+type Root struct {
+	Tree    Content  `cbor:"1,keyasint"`
+	Errors  []Gap    `cbor:"2,keyasint,omitempty"`
+	Host    string   `cbor:"3,keyasint"`
+	Program string   `cbor:"4,keyasint"`
+	Sources [][]byte `cbor:"5,keyasint"` // absolute paths as configured
+}
+
+// Gap is something that the source did not give.
+type Gap struct {
+	Path   []byte `cbor:"1,keyasint"`
+	Reason string `cbor:"2,keyasint"`
+}
+
+// SealSnapshot encodes and seals a snapshot.
+func SealSnapshot(s *Session, w *Writer, summary Summary, root Root) ([]byte, error) {
+	key, salt, commitment, err := crypto.NewSealKey(s.key, s.Scope.context(typeRoot))
+	if err != nil {
+		return nil, err
+	}
+	body := pad(encode(summary), crypto.BoxOverhead)
+	inner := pad(encode(root), crypto.TagSize)
+	size := headerSize(len(s.Keys)) + 4 + len(body) + crypto.BoxOverhead + len(inner) + crypto.TagSize
+	if size > MaxSnapshotSize {
+		return nil, fmt.Errorf("snapshot record of %d bytes, at most %d", size, MaxSnapshotSize)
+	}
+	h := Header{Scope: s.Scope, Keys: s.Keys, salt: salt, commitment: commitment}
+	object := h.append(make([]byte, 0, size), snapshotMagic, uint64(size))
+	aad := HashOf(object[preambleSize:])
+	box, err := crypto.SealBox(w.summary, s.Scope.context(typeSummary), body, aad[:])
+	if err != nil {
+		return nil, err
+	}
+	object = binary.BigEndian.AppendUint32(object, uint32(len(box)))
+	object = append(object, box...)
+	aad = HashOf(object[preambleSize:])
+	return key.Seal(object, 0, inner, aad[:]), nil
+}
+
+// Snapshot is a parsed, still sealed snapshot.
+type Snapshot struct {
+	Header  Header
+	aad     [32]byte // of the summary
+	rootAAD [32]byte // of the root: header and summary
+	summary []byte
+	root    []byte
+}
+
+// ParseSnapshot reads the plain parts.
+func ParseSnapshot(object []byte) (*Snapshot, error) {
+	if len(object) > MaxSnapshotSize {
+		return nil, fmt.Errorf("%w: snapshot of %d bytes", ErrMalformed, len(object))
+	}
+	h, aad, size, length, err := parseHeader(snapshotMagic, object)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: %w", err)
+	}
+	c := newCursor(object[size:])
+	summary := c.take(int(c.u32()))
+	if !c.ok || length != uint64(len(object)) || h.DirClass != 0 {
+		return nil, fmt.Errorf("%w: snapshot", ErrMalformed)
+	}
+	return &Snapshot{
+		Header: h, aad: aad, rootAAD: HashOf(object[preambleSize : len(object)-len(c.b)]),
+		summary: summary, root: c.b,
+	}, nil
+}
+
+// Summary opens the part that an agent may read.
+func (s *Snapshot) Summary(w *Writer) (Summary, error) {
+	var out Summary
+	p, err := crypto.OpenBox(w.summary, s.Header.Scope.context(typeSummary), s.summary, s.aad[:])
+	if err == nil {
+		p, err = unpad(p)
+	}
+	if err == nil {
+		err = decode(p, &out)
+	}
+	if err != nil {
+		return Summary{}, fmt.Errorf("snapshot summary: %w", err)
+	}
+	return out, nil
+}
+
+// Root opens the part that only readers may read.
+func (s *Snapshot) Root(r *Reader) (Root, error) {
+	var out Root
+	secret, err := r.session(&s.Header)
+	if err != nil {
+		return out, fmt.Errorf("snapshot root: %w", err)
+	}
+	key, err := crypto.OpenSealKey(secret, s.Header.Scope.context(typeRoot), s.Header.salt, s.Header.commitment)
+	if err != nil {
+		return out, fmt.Errorf("snapshot root: %w", err)
+	}
+	p, err := key.Open(nil, 0, s.root, s.rootAAD[:])
+	if err == nil {
+		p, err = unpad(p)
+	}
+	if err == nil {
+		err = decode(p, &out)
+	}
+	if err != nil {
+		return Root{}, fmt.Errorf("snapshot root: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,125 @@
+package embassy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"embassy/crypto"
+	"embassy/embassy/format"
+)
+
+var (
+	// ErrNotEnrolled: the charter does not know this agent, or not for that
+	// compartment, or has suspended or revoked it.
+	ErrNotEnrolled = errors.New("this agent is not enrolled")
+	// ErrUnknownName: the charter knows no compartment or dataset of that name.
+	ErrUnknownName = errors.New("not in the charter")
+)
+
+// Compartment is what a key holder can do in one compartment of the charter.
+type Compartment struct {
+	ID         format.ID
+	Part       format.CompartmentPart // names, datasets
+	Writers    []*format.Writer       // every epoch, ascending; the last one writes
+	Recipients []format.Recipient     // that new packs are sealed to
+	Reader     *format.Reader         // nil for an agent
+}
+
+// Writer returns the writer secret's keys of an epoch.
+func (c *Compartment) Writer(epoch uint32) (*format.Writer, error) {
+	for _, w := range c.Writers {
+		if w.Epoch == epoch {
+			return w, nil
+		}
+	}
+	return nil, fmt.Errorf("writer epoch %d of compartment %s: %w", epoch, c.Part.Name, crypto.ErrAuthentication)
+}
+
+// Current returns the keys that new packs are written with.
+func (c *Compartment) Current() *format.Writer { return c.Writers[len(c.Writers)-1] }
+
+// Keys holds the compartments that the holder can open, in the charter's
+// order.
+type Keys struct {
+	Charter      *format.Charter
+	Compartments []*Compartment
+}
+
+// Named returns the compartment of that name.
+func (k *Keys) Named(name string) (*Compartment, error) {
+	for _, c := range k.Compartments {
+		if c.Part.Name == name {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("compartment %q: %w", name, ErrUnknownName)
+}
+
+// AgentKeys opens what the charter gives to an agent: writer secrets, no
+// reader key.
+func AgentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
+	id := format.ID(key.ID())
+	a := ch.Agent(id)
+	if a == nil || a.Status != format.AgentActive {
+		return nil, fmt.Errorf("agent %s: %w", id, ErrNotEnrolled)
+	}
+	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
+		if !slices.Contains(a.Compartments, c.ID) {
+			return format.CompartmentPart{}, nil, false, nil
+		}
+		p, err := ch.OpenPart(c.ID, format.AgentPart, key.Identity)
+		return p, nil, true, err
+	})
+}
+
+// RootKeys opens everything.
+func RootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
+	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
+		var ids []*crypto.Identity
+		var part format.CompartmentPart
+		err := crypto.ErrAuthentication
+		for epoch := c.ReaderEpoch(); epoch > 0; epoch-- {
+			id := root.Reader(c.ID, epoch)
+			ids = append(ids, id)
+			if err != nil {
+				part, err = ch.OpenPart(c.ID, format.ReaderPart, id)
+			}
+		}
+		return part, format.NewReader(ids...), true, err
+	})
+}
+
+func openKeys(ch *format.Charter, open func(*format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error)) (*Keys, error) {
+	k := &Keys{Charter: ch}
+	for i := range ch.Compartments {
+		cc := &ch.Compartments[i]
+		part, reader, mine, err := open(cc)
+		if err != nil {
+			return nil, fmt.Errorf("compartment %s: %w", cc.ID, err)
+		}
+		if !mine {
+			continue
+		}
+		c := &Compartment{ID: cc.ID, Part: part, Reader: reader}
+		for _, e := range part.Writers {
+			secret, err := crypto.SecretFromBytes(e.Secret)
+			if err != nil {
+				return nil, fmt.Errorf("compartment %s: writer epoch %d: %w", part.Name, e.Epoch, err)
+			}
+			c.Writers = append(c.Writers, format.NewWriter(ch.Nation, cc.ID, e.Epoch, secret))
+		}
+		if len(c.Writers) == 0 || c.Current().Epoch != cc.Epoch {
+			return nil, fmt.Errorf("compartment %s: writer epoch %d: %w", part.Name, cc.Epoch, crypto.ErrAuthentication)
+		}
+		for _, r := range cc.Recipients {
+			key, err := crypto.ParseRecipient(r.Key)
+			if err != nil {
+				return nil, fmt.Errorf("compartment %s: recipient: %w", part.Name, err)
+			}
+			c.Recipients = append(c.Recipients, format.Recipient{Epoch: r.Epoch, Key: key})
+		}
+		k.Compartments = append(k.Compartments, c)
+	}
+	return k, nil
+}

@@ -1,0 +1,134 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"embassy/embassy/format"
+)
+
+// ErrNoSnapshot: no snapshot is there under that name or of that time.
+var ErrNoSnapshot = errors.New("no such snapshot")
+
+// maxCandidates bounds what the error about an ambiguous prefix lists.
+const maxCandidates = 10
+
+// Snapshots returns the snapshots of a dataset, or of all for "", newest
+// first. The caller may keep the slice and not change it.
+func (v *View) Snapshots(dataset string) []SnapshotInfo {
+	if dataset == "" {
+		return v.snapshots
+	}
+	var out []SnapshotInfo
+	for _, s := range v.snapshots {
+		if s.Summary.Dataset == dataset {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Pick returns the one snapshot of a dataset ("": of any) whose hash begins
+// with id, or the newest for "latest" or "". Unless at is zero, newer ones do
+// not count. The error wraps ErrNoSnapshot, or lists the candidates.
+func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
+	what := "dataset " + dataset
+	if dataset == "" {
+		what = "any dataset"
+	}
+	if id == "latest" {
+		id = ""
+	}
+	all := v.Snapshots(dataset)
+	var found []SnapshotInfo
+	for _, s := range all {
+		if (at.IsZero() || !s.Summary.When().After(at)) && strings.HasPrefix(s.Hash.String(), strings.ToLower(id)) {
+			found = append(found, s)
+		}
+	}
+	switch {
+	case len(found) == 1 || len(found) > 1 && id == "":
+		return found[0], nil
+	case len(found) > 1:
+		var b strings.Builder
+		for i, s := range found {
+			if i == maxCandidates {
+				fmt.Fprintf(&b, "\n  and %d more", len(found)-i)
+				break
+			}
+			fmt.Fprintf(&b, "\n  %s  %s  %s", s.Hash, s.Summary.When().Format(time.RFC3339), s.Summary.Dataset)
+		}
+		return SnapshotInfo{}, fmt.Errorf("%q is the beginning of %d snapshots; name one of them further:%s", id, len(found), b.String())
+	case len(all) == 0:
+		return SnapshotInfo{}, fmt.Errorf("%w: no snapshot of %s on the targets that answer", ErrNoSnapshot, what)
+	case id != "":
+		return SnapshotInfo{}, fmt.Errorf("%w: none of %s begins with %q", ErrNoSnapshot, what, id)
+	default:
+		return SnapshotInfo{}, fmt.Errorf("%w: the oldest of %s is of %s", ErrNoSnapshot, what,
+			all[len(all)-1].Summary.When().Format(time.RFC3339))
+	}
+}
+
+// Walk calls fn for what lies at an absolute source path in the snapshot: for
+// a folder, with each name in it, and recursively with all below, parents
+// first; for anything else with itself. The paths begin with a slash. The node
+// is fn's to keep. A folder whose list is damaged is passed over and makes the
+// error; a path that is not there is fs.ErrNotExist.
+func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bool, fn func(path string, n *format.Node) error) error {
+	r, err := v.open(ctx, s, nil, false)
+	if err != nil {
+		return err
+	}
+	at = path.Clean("/" + at)
+	dir, above := r.root.Tree, "/"
+	for rest := strings.Trim(at, "/"); rest != ""; {
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		n, err := r.lookup(ctx, dir, name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+		if n.Type != format.Dir {
+			if rest != "" {
+				return fmt.Errorf("%s is no folder: %w", path.Join(above, name), fs.ErrNotExist)
+			}
+			return fn(at, n)
+		}
+		dir, above = *n.Content, path.Join(above, name)
+	}
+	var damaged error
+	var walk func(dir format.Content, at string, depth int) error
+	walk = func(dir format.Content, at string, depth int) error {
+		var wrong error // of fn
+		err := r.nodes(ctx, dir, func(n *format.Node) error {
+			name := path.Join(at, string(n.Name))
+			if wrong = fn(name, n); wrong != nil {
+				return wrong
+			}
+			if n.Type == format.Dir && recursive {
+				if depth == format.MaxTreeDepth {
+					damaged = errors.Join(damaged, fmt.Errorf("%s: %w", name, errTooDeep))
+					return nil
+				}
+				wrong = walk(*n.Content, name, depth+1)
+			}
+			return wrong
+		})
+		if wrong != nil || ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			damaged = errors.Join(damaged, fmt.Errorf("%s: %w", at, err))
+		}
+		return nil
+	}
+	if err := walk(dir, above, 0); err != nil {
+		return err
+	}
+	return damaged
+}

@@ -1,0 +1,125 @@
+package embassy
+
+import (
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+)
+
+// Finding is something that a person should know: a bad copy, a dead target,
+// a gap. It stops nothing by itself.
+type Finding struct {
+	Target string // name of the target; empty: no one target's fault
+	Object string // name of the object, or what else it is about; may be empty
+	Err    error
+}
+
+// String is one line.
+func (f Finding) String() string {
+	s := ""
+	if f.Target != "" {
+		s = "target " + f.Target + ": "
+	}
+	if f.Object != "" {
+		s += f.Object + ": "
+	}
+	return fmt.Sprintf("%s%v", s, f.Err)
+}
+
+// Progress says how far a phase has come. Totals are 0 while unknown.
+type Progress struct {
+	Phase      string
+	Dataset    string
+	Files      uint64
+	FilesTotal uint64
+	Bytes      uint64
+	BytesTotal uint64
+	PerTarget  map[string]uint64 // bytes sent or fetched; the callee may keep it
+	Elapsed    time.Duration
+}
+
+const progressEvery = 100 * time.Millisecond
+
+// meter counts one phase and tells of it at most ten times a second. A nil
+// meter, or one without a function, tells nobody. Safe for concurrent use.
+type meter struct {
+	tell func(Progress)
+	now  func() time.Time
+
+	mu          sync.Mutex
+	p           Progress
+	start, last time.Time
+}
+
+func newMeter(tell func(Progress), now func() time.Time, phase, dataset string) *meter {
+	return &meter{
+		tell: tell, now: now, start: now(),
+		p: Progress{Phase: phase, Dataset: dataset, PerTarget: map[string]uint64{}},
+	}
+}
+
+// add changes the counts through f, and tells if it is time.
+func (m *meter) add(f func(p *Progress)) {
+	if m == nil || m.tell == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(&m.p)
+	if t := m.now(); t.Sub(m.last) >= progressEvery {
+		m.emit(t)
+	}
+}
+
+// end tells the final counts.
+func (m *meter) end() {
+	if m == nil || m.tell == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.emit(m.now())
+}
+
+func (m *meter) emit(t time.Time) {
+	m.last = t
+	p := m.p
+	p.PerTarget = maps.Clone(p.PerTarget)
+	p.Elapsed = t.Sub(m.start)
+	m.tell(p)
+}
+
+// Served says what one target gave to a restore.
+type Served struct {
+	Target  string
+	Tier    policy.Tier
+	Objects uint64 // whole objects and ranges
+	Bytes   uint64
+}
+
+// RestoreReport is the outcome of a restore, one part per dataset in the
+// order asked for.
+type RestoreReport struct {
+	Datasets []DatasetRestore
+	Elapsed  time.Duration
+}
+
+// DatasetRestore is the outcome of one dataset.
+type DatasetRestore struct {
+	Dataset    string
+	Snapshot   format.Hash
+	Time       time.Time // of the snapshot
+	Files      uint64    // regular files that are right, skipped ones included
+	Dirs       uint64
+	Bytes      uint64       // of content, skipped files included
+	Skipped    uint64       // files that were already there, and verified
+	Served     []Served     // best tier first
+	Bad        []Finding    // copies met that were bad or missing; others served
+	Missing    []format.Gap // what was asked for and is not restored
+	SourceGaps []format.Gap // what the backup could not read
+	Dir        string       // where it went
+}

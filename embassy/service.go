@@ -1,0 +1,110 @@
+package embassy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"embassy/embassy/config"
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+)
+
+// Options wires a Service. Site and Members are needed always.
+type Options struct {
+	Site     *config.Config
+	Members  []*Member // one for every target of Site, in its order
+	Catalog  Catalog   // needed by Backup; Status tells more with it
+	Now      func() time.Time
+	Log      *slog.Logger
+	Warn     func(Finding)  // called from several goroutines
+	Progress func(Progress) // called from one goroutine at a time
+}
+
+// Service is the write side of Embassy on one machine: it makes the nation,
+// signs charters with a root that it is lent, and backs up with the agent key
+// alone.
+type Service struct {
+	site     *config.Config
+	members  map[string]*Member
+	order    []*Member
+	catalog  Catalog
+	now      func() time.Time
+	log      *slog.Logger
+	warn     func(Finding)
+	progress func(Progress)
+}
+
+// New checks the options.
+func New(o Options) (*Service, error) {
+	s := &Service{
+		site: o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
+		now: o.Now, log: o.Log, warn: o.Warn, progress: o.Progress,
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.warn == nil {
+		s.warn = func(Finding) {}
+	}
+	if s.progress == nil {
+		s.progress = func(Progress) {}
+	}
+	for _, m := range o.Members {
+		s.members[m.Name] = m
+	}
+	for _, t := range s.site.Targets {
+		if s.members[t.Name] == nil {
+			return nil, fmt.Errorf("target %s was not opened", t.Name)
+		}
+	}
+	return s, nil
+}
+
+// Ranked returns the members of a compartment in PACE order.
+func (s *Service) Ranked(compartment string) []*Member {
+	c, ok := s.site.Compartment(compartment)
+	if !ok {
+		return s.order
+	}
+	var out []*Member
+	for _, r := range policy.Order(c.PACE) {
+		out = append(out, s.members[r.Target].At(r.Tier))
+	}
+	return out
+}
+
+// copyOn says what a copy on a member is worth to a commit rule.
+func copyOn(m *Member) policy.Copy {
+	return policy.Copy{Target: m.Name, Jurisdiction: m.Jurisdiction, Guarded: m.Guarded}
+}
+
+// hints lists a compartment's targets for a rescue.
+func (s *Service) hints(compartment string) []format.TargetHint {
+	var out []format.TargetHint
+	for _, m := range s.Ranked(compartment) {
+		out = append(out, format.TargetHint{Name: m.Name, URL: m.URL, Tier: uint8(m.Tier), Jurisdiction: m.Jurisdiction})
+	}
+	return out
+}
+
+// TargetResult is the outcome of one operation on one target.
+type TargetResult struct {
+	Target string
+	Err    error // nil: done
+}
+
+// publish puts a charter on every member at once.
+func (s *Service) publish(ctx context.Context, ch *format.Charter, object []byte) []TargetResult {
+	h := format.HashOf(object)
+	name := format.CharterName(ch.Nation, ch.Seq, h)
+	results := make([]TargetResult, len(s.order))
+	each(s.order, func(i int, m *Member) {
+		results[i] = TargetResult{Target: m.Name, Err: m.put(ctx, name, object, h)}
+	})
+	return results
+}

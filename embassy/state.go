@@ -1,0 +1,184 @@
+package embassy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+
+	"embassy/crypto"
+	"embassy/embassy/format"
+)
+
+// ErrNoState says that this machine was never made an agent of a nation.
+var ErrNoState = errors.New("this machine is not set up: no nation in the state directory; run embassy init")
+
+// State is the state directory of one agent:
+//
+//	nation.json    the pinned root keys of the nation, in public form
+//	agent.key      the agent's private keys, 0600
+//	charter        the newest charter this machine accepted
+//	chains/<c>/    own chains, one file an entry: the authority for own numbers
+//	spool/         sealed objects that too few targets hold yet
+//	catalog/       a cache
+//
+// Nothing in it opens a pack or a snapshot root.
+type State struct {
+	dir       string
+	nation    format.ID
+	verifier  *crypto.Verifier
+	recipient *crypto.Recipient
+	key       *crypto.AgentKey
+}
+
+type pin struct {
+	Version   int    `json:"version"`
+	Name      string `json:"name"`
+	Nation    string `json:"nation"`
+	Signer    []byte `json:"root_signer"`
+	Recipient []byte `json:"root_recipient"`
+}
+
+// OpenState reads the directory; ErrNoState when there is none.
+func OpenState(dir string) (*State, error) {
+	var p pin
+	raw, err := os.ReadFile(filepath.Join(dir, "nation.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("state directory %s: %w", dir, ErrNoState)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &p); err != nil || p.Version != format.Version {
+		return nil, fmt.Errorf("state directory %s: nation.json is damaged (%v): restore it from a copy, or run embassy init again with the kit", dir, err)
+	}
+	s := &State{dir: dir}
+	if s.nation, err = format.ParseID(p.Nation); err != nil {
+		return nil, fmt.Errorf("state directory %s: nation.json: %w", dir, err)
+	}
+	if s.verifier, err = crypto.ParseVerifier(p.Signer); err != nil {
+		return nil, fmt.Errorf("state directory %s: nation.json: %w", dir, err)
+	}
+	if s.recipient, err = crypto.ParseRecipient(p.Recipient); err != nil {
+		return nil, fmt.Errorf("state directory %s: nation.json: %w", dir, err)
+	}
+	if s.key, err = readAgentKey(filepath.Join(dir, "agent.key")); err != nil {
+		return nil, fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// createState pins the nation and makes the agent's key, unless both are
+// there already. The pin comes last: with it the directory is complete.
+func createState(dir, name string, root *crypto.Root) (*State, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	signer, recipient := root.Signer().Verifier(), root.Identity().Recipient()
+	nation := format.NationID(signer, recipient)
+	s, err := OpenState(dir)
+	if err == nil {
+		if s.nation != nation {
+			return nil, fmt.Errorf("state directory %s belongs to nation %s, and the kit to nation %s: name another state_dir or the right kit", dir, s.nation, nation)
+		}
+		return s, nil
+	}
+	if !errors.Is(err, ErrNoState) {
+		return nil, err
+	}
+	keyFile := filepath.Join(dir, "agent.key")
+	if _, err := os.Stat(keyFile); errors.Is(err, fs.ErrNotExist) {
+		key, err := crypto.NewAgentKey()
+		if err != nil {
+			return nil, err
+		}
+		if err := renameio.WriteFile(keyFile, key.Marshal(), 0o600, renameio.IgnoreUmask()); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := json.MarshalIndent(pin{
+		Version: format.Version, Name: name, Nation: nation.String(),
+		Signer: signer.Bytes(), Recipient: recipient.Bytes(),
+	}, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if err := renameio.WriteFile(filepath.Join(dir, "nation.json"), append(raw, '\n'), 0o600); err != nil {
+		return nil, err
+	}
+	if err := syncDir(dir); err != nil {
+		return nil, err
+	}
+	return OpenState(dir)
+}
+
+func readAgentKey(path string) (*crypto.AgentKey, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s can be read by others (mode %04o): run chmod 600 on it, and consider the key captured", path, info.Mode().Perm())
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	k, err := crypto.ParseAgentKey(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return k, nil
+}
+
+// Nation returns the nation's pseudonym.
+func (s *State) Nation() format.ID { return s.nation }
+
+// Verifier returns the pinned root key that signs charters.
+func (s *State) Verifier() *crypto.Verifier { return s.verifier }
+
+// Agent returns this agent's pseudonym.
+func (s *State) Agent() format.ID { return s.key.ID() }
+
+// CatalogDir is where the catalog of this state directory lies.
+func (s *State) CatalogDir() string { return filepath.Join(s.dir, "catalog") }
+
+// charter returns the newest charter that this machine accepted, and its
+// object.
+func (s *State) charter() (*format.Charter, []byte, error) {
+	object, err := os.ReadFile(filepath.Join(s.dir, "charter"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read charter: %w; run embassy init again to finish it", err)
+	}
+	ch, err := format.OpenCharter(object, s.nation, s.verifier)
+	return ch, object, err
+}
+
+// acceptCharter stores a verified charter, unless an equal or newer one is
+// stored already.
+func (s *State) acceptCharter(object []byte) (*format.Charter, error) {
+	ch, err := format.OpenCharter(object, s.nation, s.verifier)
+	if err != nil {
+		return nil, err
+	}
+	if have, _, err := s.charter(); err == nil && have.Seq >= ch.Seq {
+		return have, nil
+	}
+	if err := renameio.WriteFile(filepath.Join(s.dir, "charter"), object, 0o600); err != nil {
+		return nil, err
+	}
+	return ch, syncDir(s.dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

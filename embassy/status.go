@@ -1,0 +1,217 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"embassy/embassy/config"
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+)
+
+// TierStatus is one target of a dataset's compartment.
+type TierStatus struct {
+	Tier   policy.Tier
+	Target string
+	Has    bool   // the newest snapshot, complete
+	Behind uint64 // entries of this agent's chain that it lacks
+}
+
+// DatasetStatus is what this machine knows of one dataset.
+type DatasetStatus struct {
+	Name          string
+	Compartment   string
+	Priority      int
+	Newest        format.Hash // zero: never backed up
+	Time          time.Time
+	Age           time.Duration
+	Copies        int // targets that confirmed it
+	Guarded       int // of them, guarded ones
+	Jurisdictions []string
+	Missing       []string // what the commit rule lacks for it
+	RPO           time.Duration
+	Late          bool // older than the RPO, or never made
+	Tiers         []TierStatus
+	LastRun       *Run // nil: none
+}
+
+// TargetStatus is what this machine knows of one target.
+type TargetStatus struct {
+	Name, URL, Jurisdiction string
+	AsOf                    time.Time // newest confirmation; zero: none
+	Live                    bool      // it was asked just now
+	Err                     error     // why it does not answer, or must not be trusted
+}
+
+// Status is the state of the nation as this machine sees it.
+type Status struct {
+	Datasets []DatasetStatus
+	Targets  []TargetStatus
+}
+
+// Exit is 5 when a target shows less than it confirmed, 4 when a dataset is
+// late or below its commit rule, else 0.
+func (s Status) Exit() int {
+	code := exitDone
+	for _, d := range s.Datasets {
+		if d.Late || len(d.Missing) > 0 {
+			code = exitDegraded
+		}
+	}
+	for _, t := range s.Targets {
+		if errors.Is(t.Err, ErrRolledBack) || errors.Is(t.Err, ErrForked) {
+			code = exitLie
+		}
+	}
+	return code
+}
+
+// Status reports from the catalog, and asks the targets as well when live.
+func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
+	state, err := OpenState(s.site.StateDir)
+	if err != nil {
+		return Status{}, err
+	}
+	ch, _, err := state.charter()
+	if err != nil {
+		return Status{}, err
+	}
+	keys, err := AgentKeys(ch, state.key)
+	if err != nil {
+		return Status{}, err
+	}
+	if live {
+		probe(ctx, state.Nation(), s.order)
+	}
+	said := &verdicts{err: map[string]error{}}
+	asOf := map[string]time.Time{}
+	ledgers := map[string]*ledger{}
+	var st Status
+	for _, d := range s.site.Datasets {
+		l := ledgers[d.Compartment]
+		if l == nil {
+			comp, err := keys.Named(d.Compartment)
+			if err != nil {
+				return Status{}, errors.Join(err, ErrNotInCharter)
+			}
+			site, _ := s.site.Compartment(d.Compartment)
+			if l, err = s.openLedger(state, comp, site); err != nil {
+				return Status{}, err
+			}
+			ledgers[d.Compartment] = l
+			if live {
+				each(l.members, func(_ int, m *Member) {
+					_, err := l.survey(ctx, m)
+					said.set(m.Name, err)
+					l.mu.Lock()
+					l.outcome[m.Name] = err
+					l.mu.Unlock()
+				})
+			}
+			for _, m := range l.members {
+				seen, ok, err := s.catalog.SeenHead(m.Name, l.chain.id())
+				if err != nil {
+					return Status{}, err
+				}
+				if ok && seen.At.After(asOf[m.Name]) {
+					asOf[m.Name] = seen.At
+				}
+			}
+		}
+		ds, err := l.status(d)
+		if err != nil {
+			return Status{}, err
+		}
+		st.Datasets = append(st.Datasets, ds)
+	}
+	slices.SortStableFunc(st.Datasets, func(a, b DatasetStatus) int { return cmp.Compare(a.Priority, b.Priority) })
+	for _, m := range s.order {
+		t := TargetStatus{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction, AsOf: asOf[m.Name], Live: live, Err: said.err[m.Name]}
+		if t.Err == nil && (live || m.Target == nil) {
+			t.Err = m.Down()
+		}
+		st.Targets = append(st.Targets, t)
+	}
+	return st, nil
+}
+
+// verdicts collects what was found wrong with targets.
+type verdicts struct {
+	mu  sync.Mutex
+	err map[string]error
+}
+
+func (v *verdicts) set(target string, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil {
+		v.err[target] = err
+	}
+}
+
+// status tells of one dataset from the own chain and the catalog.
+func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
+	ds := DatasetStatus{Name: d.Name, Compartment: d.Compartment, Priority: d.Priority, RPO: d.RPO}
+	runs, err := l.s.catalog.Runs(d.Name, 20)
+	if err != nil {
+		return ds, err
+	}
+	if len(runs) > 0 {
+		ds.LastRun = &runs[0]
+	}
+	now := l.s.now()
+	i := slices.IndexFunc(runs, func(r Run) bool { return !r.Snapshot.IsZero() })
+	if i < 0 {
+		ds.Late = true
+		return ds, nil
+	}
+	ds.Newest, ds.Time = runs[i].Snapshot, runs[i].Started
+	ds.Age = now.Sub(ds.Time)
+	ds.Late = d.RPO > 0 && ds.Age > d.RPO
+	seq, err := l.entryOf(ds.Newest)
+	if err != nil {
+		return ds, err
+	}
+	for _, m := range l.members {
+		t := TierStatus{Tier: m.Tier, Target: m.Name, Behind: l.chain.head()}
+		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
+		if err != nil {
+			return ds, err
+		}
+		if ok {
+			t.Behind = l.chain.head() - seen.Seq
+			t.Has = seq > 0 && seen.Seq >= seq && l.outcome[m.Name] == nil
+		}
+		if t.Has {
+			ds.Copies++
+			if m.Guarded {
+				ds.Guarded++
+			}
+			if m.Jurisdiction != "" && !slices.Contains(ds.Jurisdictions, m.Jurisdiction) {
+				ds.Jurisdictions = append(ds.Jurisdictions, m.Jurisdiction)
+			}
+		}
+		ds.Tiers = append(ds.Tiers, t)
+	}
+	ds.Missing, err = l.missing(max(seq, 1))
+	return ds, err
+}
+
+// entryOf returns the number of the own entry that commits the snapshot, from
+// the newest on; 0: none does.
+func (l *ledger) entryOf(snapshot format.Hash) (uint64, error) {
+	for seq := l.chain.head(); seq > 0; seq-- {
+		e, _, err := l.chain.entry(seq)
+		if err != nil {
+			return 0, err
+		}
+		if slices.Contains(e.Snapshots, snapshot) {
+			return seq, nil
+		}
+	}
+	return 0, nil
+}

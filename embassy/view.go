@@ -1,0 +1,206 @@
+package embassy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+)
+
+// maxMembers bounds the targets of a View.
+const maxMembers = 64
+
+// ViewOptions say whose keys open which targets.
+type ViewOptions struct {
+	Keys     *Keys
+	Members  []*Member
+	Order    func(compartment string) []*Member // best first, with Tier set; nil: Members as given
+	Log      *slog.Logger                       // nil: discard
+	Warn     func(Finding)                      // nil: dropped; called from several goroutines
+	Progress func(Progress)                     // nil: none
+	Now      func() time.Time                   // nil: time.Now
+}
+
+// SnapshotInfo is a snapshot that a valid entry commits. Refs of the Summary
+// are left out.
+type SnapshotInfo struct {
+	Compartment string
+	Agent       format.ID
+	Chain       format.ID
+	Seq         uint64 // of the entry that commits it
+	Hash        format.Hash
+	Summary     format.Summary
+}
+
+// View is what the answering targets show of a nation, verified: the union of
+// their chains, and the snapshots that these commit. Its methods may be called
+// one at a time.
+type View struct {
+	keys     *Keys
+	members  []*Member // a member's place is its bit
+	desks    []desk
+	log      *slog.Logger
+	warn     func(Finding)
+	progress func(Progress)
+	now      func() time.Time
+
+	compartments []*compartmentView
+	snapshots    []SnapshotInfo // newest first
+}
+
+// compartmentView is one compartment of a View.
+type compartmentView struct {
+	*Compartment
+	source *source
+	chains map[chainKey]*readChain
+}
+
+// chainKey names a chain. A chain's id means nothing outside its agent: anyone
+// can write any id.
+type chainKey struct{ agent, chain format.ID }
+
+// readChain is a chain as the targets together show it.
+type readChain struct {
+	chainKey
+	entries map[uint64][]*readEntry // by number; several where the chain forks
+	last    uint64                  // greatest number
+}
+
+// readEntry is a verified entry. Confirmed of the Entry is left out.
+type readEntry struct {
+	format.Entry
+	hash  format.Hash
+	shown uint64 // members that show it
+}
+
+// OpenView probes the members and reads all chains that any of them shows.
+// Bad copies, gaps and forks go to Warn and hide nothing else. The error is
+// about the context, or wraps ErrDown when no member answers.
+func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
+	v := &View{keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members}
+	if v.now == nil {
+		v.now = time.Now
+	}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	if v.warn == nil {
+		v.warn = func(Finding) {}
+	}
+	if len(v.members) > maxMembers {
+		return nil, fmt.Errorf("%d targets, at most %d can be read together", len(v.members), maxMembers)
+	}
+	v.desks = make([]desk, len(v.members))
+	for _, c := range o.Keys.Compartments {
+		v.compartments = append(v.compartments, v.compartment(c, o.Order))
+	}
+	probe(ctx, o.Keys.Charter.Nation, v.members)
+	live := tellDown(v.members, v.warn)
+	for i, m := range v.members {
+		v.desks[i].demoted.Store(m.Down() != nil)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("read the ledgers: %w", err)
+	}
+	if len(live) == 0 {
+		return nil, noAnswer(v.members)
+	}
+	if err := v.readChains(ctx); err != nil {
+		return nil, fmt.Errorf("read the ledgers: %w", err)
+	}
+	if err := v.readSnapshots(ctx); err != nil {
+		return nil, fmt.Errorf("read the snapshots: %w", err)
+	}
+	v.log.Debug("ledgers read", "targets", len(live), "snapshots", len(v.snapshots))
+	return v, nil
+}
+
+// compartment ranks the members. Those that the compartment's order leaves out
+// come last: something may lie there from another time.
+func (v *View) compartment(c *Compartment, order func(string) []*Member) *compartmentView {
+	nation := v.keys.Charter.Nation
+	s := &source{view: v, prefix: func(k format.Kind, agent format.ID, h format.Hash) string {
+		return format.ObjectName(nation, c.ID, agent, k, h)
+	}}
+	members := v.members
+	if order != nil {
+		members = slices.Clone(order(c.Part.Name))
+		for _, m := range v.members {
+			if !slices.ContainsFunc(members, func(o *Member) bool { return o.Name == m.Name }) {
+				members = append(members, m.At(policy.Emergency))
+			}
+		}
+	}
+	for _, m := range members {
+		i := slices.IndexFunc(v.members, func(o *Member) bool { return o.Name == m.Name })
+		if i < 0 {
+			continue // not among those that this View may ask
+		}
+		s.order = append(s.order, ranked{Member: m, bit: 1 << i, desk: &v.desks[i]})
+	}
+	return &compartmentView{Compartment: c, source: s, chains: map[chainKey]*readChain{}}
+}
+
+// steward reports whether the agent is or was the compartment's steward.
+func (v *View) steward(c *compartmentView, agent format.ID) bool {
+	cc := v.keys.Charter.Compartment(c.ID)
+	return cc != nil && slices.Contains(cc.Stewards, agent)
+}
+
+// Heads returns the furthest entries of every chain; several where a chain
+// forks at its end.
+func (v *View) Heads() []format.Head {
+	var heads []format.Head
+	for _, c := range v.compartments {
+		for _, ch := range c.sorted() {
+			for _, e := range ch.entries[ch.last] {
+				heads = append(heads, format.Head{Chain: ch.chain, Seq: ch.last, Hash: e.hash})
+			}
+		}
+	}
+	return heads
+}
+
+// Newest returns the time of the newest entry by its writer's clock; zero if
+// there is none.
+func (v *View) Newest() time.Time {
+	var newest time.Time
+	for _, c := range v.compartments {
+		for _, ch := range c.chains {
+			for _, e := range ch.entries[ch.last] {
+				if t := e.When(); t.After(newest) {
+					newest = t
+				}
+			}
+		}
+	}
+	return newest
+}
+
+// sorted returns the chains in an order that does not change.
+func (c *compartmentView) sorted() []*readChain {
+	return slices.SortedFunc(maps.Values(c.chains), func(a, b *readChain) int {
+		if n := slices.Compare(a.agent[:], b.agent[:]); n != 0 {
+			return n
+		}
+		return slices.Compare(a.chain[:], b.chain[:])
+	})
+}
+
+// numbers returns the numbers of the entries that are there, ascending.
+func (ch *readChain) numbers() []uint64 { return slices.Sorted(maps.Keys(ch.entries)) }
+
+// entry returns the entry of that number and hash, or nil.
+func (ch *readChain) entry(seq uint64, h format.Hash) *readEntry {
+	for _, e := range ch.entries[seq] {
+		if e.hash == h {
+			return e
+		}
+	}
+	return nil
+}

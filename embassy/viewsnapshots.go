@@ -1,0 +1,164 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/embassy/format"
+)
+
+// bitPlace returns the place of a member from its bit.
+func bitPlace(bit uint64) int { return bits.TrailingZeros64(bit) }
+
+// committed is a snapshot that an entry commits.
+type committed struct {
+	c   *compartmentView
+	ch  *readChain
+	seq uint64
+	object
+}
+
+// readSnapshots opens the summary of every snapshot that an entry commits and
+// its chain lists.
+func (v *View) readSnapshots(ctx context.Context) error {
+	var all []committed
+	for _, c := range v.compartments {
+		for _, ch := range c.sorted() {
+			all = append(all, v.committed(c, ch)...)
+		}
+	}
+	meter := newMeter(v.progress, v.now, "snapshots", "")
+	defer meter.end()
+	meter.add(func(p *Progress) { p.FilesTotal = uint64(len(all)) })
+	var mu sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(smallFetches)
+	for _, s := range all {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			info, err := v.summary(ctx, s)
+			meter.add(func(p *Progress) { p.Files++ })
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				v.warn(Finding{Object: s.c.source.name(s.object), Err: fmt.Errorf("snapshot left out: %w", err)})
+				return nil
+			}
+			v.snapshots = append(v.snapshots, info)
+			return nil
+		})
+	}
+	g.Wait()
+	slices.SortFunc(v.snapshots, func(a, b SnapshotInfo) int {
+		return cmp.Or(cmp.Compare(b.Summary.Time, a.Summary.Time), cmp.Compare(b.Seq, a.Seq), slices.Compare(a.Hash[:], b.Hash[:]))
+	})
+	for i := 1; i < len(v.snapshots); i++ { // ten thousand summaries share one list
+		if a, b := &v.snapshots[i-1].Summary, &v.snapshots[i].Summary; slices.Equal(a.Targets, b.Targets) {
+			b.Targets = a.Targets
+		}
+	}
+	return ctx.Err()
+}
+
+// committed returns what the entries of a chain commit, once each.
+func (v *View) committed(c *compartmentView, ch *readChain) []committed {
+	adds := map[format.Hash]object{}
+	for _, es := range ch.entries {
+		for _, e := range es {
+			for _, a := range e.Adds {
+				if a.Kind == format.KindSnapshot {
+					o := object{a.Kind, a.Hash, a.Size, ch.agent, e.shown | adds[a.Hash].shown}
+					adds[a.Hash] = o
+				}
+			}
+		}
+	}
+	var out []committed
+	seen := map[format.Hash]bool{}
+	for _, n := range ch.numbers() {
+		for _, e := range ch.entries[n] {
+			for _, h := range e.Snapshots {
+				o, ok := adds[h]
+				switch {
+				case seen[h]:
+				case !ok:
+					v.warn(Finding{
+						Object: format.EntryName(e.Nation, c.ID, ch.agent, ch.chain, n, e.hash),
+						Err:    fmt.Errorf("commits snapshot %s, which its chain does not list", h),
+					})
+				default:
+					out = append(out, committed{c, ch, n, o})
+				}
+				seen[h] = true
+			}
+		}
+	}
+	return out
+}
+
+// snapshot fetches and parses a snapshot object, and checks that it is of the
+// chain that lists it.
+func (v *View) snapshot(ctx context.Context, s committed, t *tally) (*format.Snapshot, format.Summary, error) {
+	data := make([]byte, s.size)
+	if err := s.c.source.whole(ctx, s.object, data, false, t); err != nil {
+		return nil, format.Summary{}, err
+	}
+	snap, err := format.ParseSnapshot(data)
+	if err != nil {
+		return nil, format.Summary{}, err
+	}
+	scope := snap.Header.Scope
+	want := format.Scope{
+		Nation: v.keys.Charter.Nation, Compartment: s.c.ID, Agent: s.ch.agent, Chain: s.ch.chain, Epoch: scope.Epoch,
+	}
+	if scope != want {
+		return nil, format.Summary{}, fmt.Errorf("%w: snapshot of another agent, chain or compartment", format.ErrMalformed)
+	}
+	w, err := s.c.Writer(scope.Epoch)
+	if err != nil {
+		return nil, format.Summary{}, err
+	}
+	summary, err := snap.Summary(w)
+	return snap, summary, err
+}
+
+// summary returns what a list shows of a snapshot, if the agent may write its
+// dataset.
+func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
+	_, summary, err := v.snapshot(ctx, s, nil)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	i := slices.IndexFunc(s.c.Part.Datasets, func(d format.Dataset) bool { return d.Name == summary.Dataset })
+	if i < 0 || !slices.Contains(s.c.Part.Datasets[i].Agents, s.ch.agent) {
+		return SnapshotInfo{}, fmt.Errorf("agent %s may not write dataset %q in compartment %s", s.ch.agent, summary.Dataset, s.c.Part.Name)
+	}
+	summary.Refs = nil
+	return SnapshotInfo{
+		Compartment: s.c.Part.Name, Agent: s.ch.agent, Chain: s.ch.chain, Seq: s.seq, Hash: s.hash, Summary: summary,
+	}, nil
+}
+
+// find returns the snapshot that info describes.
+func (v *View) find(info SnapshotInfo) (committed, error) {
+	for _, c := range v.compartments {
+		ch := c.chains[chainKey{info.Agent, info.Chain}]
+		if c.Part.Name != info.Compartment || ch == nil {
+			continue
+		}
+		for _, s := range v.committed(c, ch) {
+			if s.hash == info.Hash {
+				return s, nil
+			}
+		}
+	}
+	return committed{}, fmt.Errorf("snapshot %s: %w", info.Hash, ErrNoSnapshot)
+}

@@ -1,0 +1,465 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
+
+	"embassy/chunk"
+	"embassy/embassy/format"
+)
+
+// filesAhead bounds the files of one folder that wait for their content.
+const filesAhead = 256
+
+// sysInfo is what a file system says of a file beyond fs.FileInfo.
+type sysInfo struct {
+	uid, gid uint32
+	inode    uint64
+	rdev     uint64
+	ctime    int64 // nanoseconds
+}
+
+// counts is what a walk saw.
+type counts struct {
+	files, dirs, others     uint64
+	fresh, changed, same    uint64 // of files
+	bytes, read             uint64 // of content: in all, and read from the source
+	gaps                    []format.Gap
+	hiddenGaps              uint64 // beyond maxGaps
+	sourcesFound, dirsBlind uint64
+}
+
+// maxGaps bounds the gaps that a snapshot names one by one.
+const maxGaps = 20000
+
+// walk reads the sources of one dataset and builds its tree. It is one
+// goroutine; contents are stored beside it.
+type walk struct {
+	ctx      context.Context
+	store    *store
+	cache    *fileCache
+	exclude  gitignore.Matcher
+	keeper   *keeper // for tree chunks
+	names    *names
+	counts   counts
+	progress func(c *counts)
+	dry      bool // read nothing, store nothing
+}
+
+// branch is a folder that is in the tree because sources lie below it.
+type branch struct {
+	source bool
+	below  map[string]*branch
+}
+
+// sourceTree arranges absolute, clean source paths; a source below another
+// one is part of it.
+func sourceTree(sources []string) *branch {
+	root := &branch{below: map[string]*branch{}}
+	for _, s := range sources {
+		at := root
+		for part := range strings.SplitSeq(strings.Trim(filepath.ToSlash(s), "/"), "/") {
+			if part == "" {
+				break // the source is the root of the file system
+			}
+			if at.below[part] == nil {
+				at.below[part] = &branch{below: map[string]*branch{}}
+			}
+			at = at.below[part]
+		}
+		at.source = true
+	}
+	return root
+}
+
+// parsePatterns reads exclude patterns in gitignore syntax. They are matched
+// against absolute paths.
+func parsePatterns(lines []string) gitignore.Matcher {
+	var ps []gitignore.Pattern
+	for _, l := range lines {
+		ps = append(ps, gitignore.ParsePattern(l, nil))
+	}
+	return gitignore.NewMatcher(ps)
+}
+
+func (w *walk) excluded(path string, dir bool) bool {
+	return w.exclude != nil && w.exclude.Match(strings.Split(strings.Trim(path, "/"), "/"), dir)
+}
+
+// gap records something that the source did not give.
+func (w *walk) gap(path string, err error) {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	if len(w.counts.gaps) >= maxGaps {
+		w.counts.hiddenGaps++
+		return
+	}
+	w.counts.gaps = append(w.counts.gaps, format.Gap{Path: []byte(path), Reason: err.Error()})
+}
+
+// tree builds the node list of the folder path, in which lie the sources of b.
+func (w *walk) tree(path string, b *branch) (format.Content, error) {
+	if b.source {
+		return w.dir(path)
+	}
+	t := format.NewTreeBuilder(w.putTree)
+	for _, name := range sortedKeys(b.below) {
+		child, sub := filepath.Join(path, name), b.below[name]
+		// A source, and what leads to it, is followed when it is a link: its
+		// name was configured, and its content is meant.
+		fi, err := os.Stat(child)
+		if err != nil {
+			for _, s := range sub.sources(child) {
+				w.gap(s, err)
+			}
+			continue
+		}
+		if sub.source {
+			w.counts.sourcesFound++
+		}
+		n := w.node(name, fi)
+		switch {
+		case fi.IsDir():
+			c, err := w.tree(child, sub)
+			if err != nil {
+				return format.Content{}, err
+			}
+			w.counts.dirs++
+			n.Content = &c
+		case sub.source && fi.Mode().IsRegular():
+			real, err := filepath.EvalSymlinks(child)
+			if err != nil {
+				w.gap(child, err)
+				continue
+			}
+			f, err := w.content(real, fi)
+			if err != nil {
+				return format.Content{}, err
+			}
+			if ok, err := w.finish(child, &n, f, nil); err != nil {
+				return format.Content{}, err
+			} else if !ok {
+				continue
+			}
+		default:
+			w.gap(child, errors.New("a source must be a folder or a regular file"))
+			continue
+		}
+		if err := t.Add(&n); err != nil {
+			return format.Content{}, err
+		}
+	}
+	return t.Finish()
+}
+
+// sources lists the source paths at and below b.
+func (b *branch) sources(path string) []string {
+	var out []string
+	if b.source {
+		out = append(out, path)
+	}
+	for _, name := range sortedKeys(b.below) {
+		out = append(out, b.below[name].sources(filepath.Join(path, name))...)
+	}
+	return out
+}
+
+func sortedKeys(m map[string]*branch) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// waitingNode is a node whose content may still be on its way.
+type waitingNode struct {
+	path string
+	node format.Node
+	file *fileContent // nil: the node is complete
+}
+
+// dir builds the node list of a source folder.
+func (w *walk) dir(path string) (format.Content, error) {
+	if err := w.ctx.Err(); err != nil {
+		return format.Content{}, err
+	}
+	t := format.NewTreeBuilder(w.putTree)
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		w.counts.dirsBlind++
+		w.gap(path, err)
+	}
+	// ReadDir sorts by name, as bytes: the order of a node list.
+	known, err := w.cache.open(path)
+	if err != nil {
+		return format.Content{}, err
+	}
+	record := &dirRecord{path: path}
+	var line []waitingNode
+	advance := func(keep int) error {
+		for len(line) > keep {
+			head := line[0]
+			line = line[1:]
+			if head.file != nil {
+				if ok, err := w.finish(head.path, &head.node, head.file, record); err != nil {
+					return err
+				} else if !ok {
+					continue
+				}
+			}
+			if err := t.Add(&head.node); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, e := range entries {
+		child := filepath.Join(path, e.Name())
+		if w.excluded(child, e.IsDir()) {
+			continue
+		}
+		fi, err := os.Lstat(child)
+		if err != nil {
+			w.gap(child, err)
+			continue
+		}
+		wn := waitingNode{path: child, node: w.node(e.Name(), fi)}
+		switch wn.node.Type {
+		case format.File:
+			if wn.file, err = w.recall(child, fi, known); err != nil {
+				return format.Content{}, err
+			}
+		case format.Dir:
+			c, err := w.dir(child)
+			if err != nil {
+				return format.Content{}, err
+			}
+			w.counts.dirs++
+			wn.node.Content = &c
+		case format.Symlink:
+			link, err := os.Readlink(child)
+			if err != nil {
+				w.gap(child, err)
+				continue
+			}
+			wn.node.Link = []byte(link)
+			w.counts.others++
+		default:
+			w.counts.others++
+		}
+		line = append(line, wn)
+		if err := advance(filesAhead); err != nil {
+			return format.Content{}, err
+		}
+	}
+	if err := advance(0); err != nil {
+		return format.Content{}, err
+	}
+	if !w.dry {
+		if err := w.cache.put(record); err != nil {
+			return format.Content{}, err
+		}
+	}
+	return t.Finish()
+}
+
+// fileContent is the content of a file: remembered, or on its way.
+type fileContent struct {
+	stat    cachedFile
+	same    bool
+	pending *pendingFile
+	after   func() (fs.FileInfo, error)
+}
+
+// recall returns the content of an unchanged file from the file cache, and
+// reads every other one.
+func (w *walk) recall(path string, fi fs.FileInfo, known map[string]*cachedFile) (*fileContent, error) {
+	now := statOf(fi)
+	if k := known[fi.Name()]; k != nil {
+		if k.sameStat(now) && w.cache.alive(k.Packs) {
+			return &fileContent{stat: *k, same: true}, nil
+		}
+		w.counts.changed++
+	} else {
+		w.counts.fresh++
+	}
+	return w.content(path, fi)
+}
+
+// content starts to read a file.
+func (w *walk) content(path string, fi fs.FileInfo) (*fileContent, error) {
+	c := &fileContent{stat: statOf(fi)}
+	if w.dry {
+		return c, nil
+	}
+	c.pending = &pendingFile{hint: fi.Size(), open: func() (io.ReadCloser, error) {
+		f, err := openFile(path)
+		if err != nil {
+			return nil, sourceError{err}
+		}
+		return sourceReader{f}, nil
+	}}
+	c.after = func() (fs.FileInfo, error) { return os.Lstat(path) }
+	return c, w.store.submit(w.ctx, c.pending)
+}
+
+// finish completes the node of a file; false: the file gave no content, and
+// is named as a gap.
+func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRecord) (bool, error) {
+	w.counts.files++
+	if f.same {
+		w.counts.same++
+		w.cache.use(f.stat.Packs)
+		n.Content = &f.stat.Content
+	} else if w.dry {
+		n.Content = &format.Content{Size: uint64(f.stat.Size)}
+		w.counts.read += uint64(f.stat.Size)
+	} else {
+		<-f.pending.done
+		if err := f.pending.err; err != nil {
+			var se sourceError
+			if errors.As(err, &se) {
+				w.counts.files--
+				w.gap(path, se.error)
+				return false, nil
+			}
+			return false, fmt.Errorf("store %s: %w", path, err)
+		}
+		var lists []chunk.ID
+		c, err := format.BuildContent(f.pending.size, f.pending.ids, func(list []byte) (chunk.ID, error) {
+			id, err := w.putTree(list)
+			lists = append(lists, id)
+			return id, err
+		})
+		if err != nil {
+			return false, err
+		}
+		n.Content = &c
+		w.counts.read += c.Size
+		f.stat.Content = c
+		if err := w.unchanged(f); err != nil {
+			n.Changed = true
+			w.gap(path, err)
+			record = nil
+		}
+		if record != nil {
+			f.stat.wants = append(f.pending.ids, lists...)
+		}
+	}
+	w.counts.bytes += n.Content.Size
+	if record != nil {
+		record.files = append(record.files, f.stat)
+	}
+	w.progress(&w.counts)
+	return true, nil
+}
+
+var errChanged = errors.New("changed while it was read: the snapshot may hold a mixture")
+
+// unchanged returns an error when the file is no longer what it was before it
+// was read.
+func (w *walk) unchanged(f *fileContent) error {
+	fi, err := f.after()
+	if err != nil || !f.stat.sameStat(statOf(fi)) || f.pending.size != uint64(f.stat.Size) {
+		return errChanged
+	}
+	return nil
+}
+
+// putTree stores a tree chunk.
+func (w *walk) putTree(list []byte) (chunk.ID, error) {
+	if w.dry {
+		return chunk.ID{}, nil
+	}
+	return w.keeper.keep(w.ctx, format.TreeChunk, list)
+}
+
+// node describes a file without its content.
+func (w *walk) node(name string, fi fs.FileInfo) format.Node {
+	st := sysStat(fi)
+	n := format.Node{
+		Name: []byte(name), Mode: uint32(fi.Mode().Perm()), UID: st.uid, GID: st.gid,
+		User: w.names.user(st.uid), Group: w.names.group(st.gid),
+		Sec: fi.ModTime().Unix(), Nsec: uint32(fi.ModTime().Nanosecond()),
+	}
+	for bit, mode := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if fi.Mode()&bit != 0 {
+			n.Mode |= mode
+		}
+	}
+	switch m := fi.Mode(); {
+	case m.IsRegular():
+		n.Type = format.File
+	case m.IsDir():
+		n.Type = format.Dir
+	case m&fs.ModeSymlink != 0:
+		n.Type = format.Symlink
+	case m&fs.ModeNamedPipe != 0:
+		n.Type = format.FIFO
+	case m&fs.ModeSocket != 0:
+		n.Type = format.Socket
+	case m&fs.ModeCharDevice != 0:
+		n.Type, n.Rdev = format.CharDevice, st.rdev
+	default:
+		n.Type, n.Rdev = format.Device, st.rdev
+	}
+	return n
+}
+
+// names remembers the names of users and groups.
+type names struct{ users, groups map[uint32]string }
+
+func newNames() *names { return &names{map[uint32]string{}, map[uint32]string{}} }
+
+func (n *names) user(id uint32) string {
+	s, ok := n.users[id]
+	if !ok {
+		if u, err := user.LookupId(strconv.Itoa(int(id))); err == nil {
+			s = u.Username
+		}
+		n.users[id] = s
+	}
+	return s
+}
+
+func (n *names) group(id uint32) string {
+	s, ok := n.groups[id]
+	if !ok {
+		if g, err := user.LookupGroupId(strconv.Itoa(int(id))); err == nil {
+			s = g.Name
+		}
+		n.groups[id] = s
+	}
+	return s
+}
+
+// sourceError is a fault of the source, not of storing.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
+
+// sourceReader marks read errors as faults of the source.
+type sourceReader struct{ *os.File }
+
+func (r sourceReader) Read(p []byte) (int, error) {
+	n, err := r.File.Read(p)
+	if err != nil && err != io.EOF {
+		err = sourceError{err}
+	}
+	return n, err
+}

@@ -1,0 +1,5 @@
+//go:build ignore
+
+package chunk
+
+import _ "math/rand"

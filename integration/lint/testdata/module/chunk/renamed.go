@@ -1,0 +1,5 @@
+package chunk
+
+import stdctx "context"
+
+var renamed = stdctx.Background()

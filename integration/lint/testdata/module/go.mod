@@ -1,0 +1,3 @@
+module embassy
+
+go 1.26.0

@@ -1,0 +1,54 @@
+package targets_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+func TestDirFull(t *testing.T) {
+	path := t.TempDir()
+	if err := syscall.Mount("embassy-test", path, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("cannot mount a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	d := openDir(t, path)
+	if err := d.Put(t.Context(), object("kept", make([]byte, 1000))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := d.Put(t.Context(), object("new", make([]byte, 2<<20))); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("Put on a full disk: %v, want ENOSPC", err)
+		}
+	}
+	if got := listNames(t, d, ""); len(got) != 1 || got[0] != "kept" {
+		t.Errorf("listed %q", got)
+	}
+	if left, err := os.ReadDir(filepath.Join(path, ".tmp")); err != nil || len(left) != 0 {
+		t.Errorf("temporary files left: %v, %v", left, err)
+	}
+	if err := d.Put(t.Context(), object("new", make([]byte, 1000))); err != nil {
+		t.Errorf("Put of what fits: %v", err)
+	}
+}
+
+// A pipe on a hostile disk must not block.
+func TestDirPipe(t *testing.T) {
+	path := t.TempDir()
+	d := openDir(t, path)
+	if err := syscall.Mkfifo(filepath.Join(path, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Get(t.Context(), "pipe", 0, 1); err == nil {
+		t.Error("Get of a pipe succeeded")
+	}
+	if got := listNames(t, d, ""); len(got) != 0 {
+		t.Errorf("listed %q", got)
+	}
+}

@@ -1,0 +1,334 @@
+package targets
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// S3Config says where a bucket is and how to reach it.
+type S3Config struct {
+	Endpoint string // host or host:port
+	Secure   bool   // https
+	Bucket   string
+	Prefix   string // before every name, without slashes at its ends; may be empty
+	Region   string // "": us-east-1
+
+	AccessKey    string
+	SecretKey    string
+	SessionToken string // of temporary credentials; else empty
+
+	CAFile   string // PEM certificates that replace the system's; only with Secure
+	Insecure bool   // plain http to hosts beyond loopback
+
+	DialTimeout   time.Duration // 0: 5 s; TLS may take as long again
+	HeaderTimeout time.Duration // from the end of a request to the header of its answer; 0: 30 s
+	StallTimeout  time.Duration // without a byte of a body, in either direction; 0: 20 s
+	AnswerTimeout time.Duration // for the whole body of an answer that is not an object; 0: 2 min
+}
+
+// S3 is a target in a bucket of an S3-compatible server. Put is one signed PUT
+// that carries the object's SHA-256. Nothing is retried. The server is bounded
+// in bytes and in time: one that goes silent costs at most one of the timeouts,
+// and cancelling a context takes effect at once. Redirects are not followed.
+// Proxies come from the environment.
+//
+// Where a server does not tell a missing bucket from a missing object in answer
+// to HEAD, Stat of an object in a missing bucket is ErrNotFound.
+type S3 struct {
+	core   minio.Core
+	http   *http.Client // for listings
+	config S3Config
+}
+
+// OpenS3 checks the configuration. It does not contact the server.
+func OpenS3(config S3Config) (*S3, error) {
+	s, err := openS3(config)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %q at %s: %w", config.Bucket, config.Endpoint, err)
+	}
+	return s, nil
+}
+
+func openS3(c S3Config) (*S3, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	transport, err := newGuard(c)
+	if err != nil {
+		return nil, err
+	}
+	core, err := minio.NewCore(c.Endpoint, &minio.Options{
+		Creds:        credentials.NewStaticV4(c.AccessKey, c.SecretKey, c.SessionToken),
+		Secure:       c.Secure,
+		Transport:    transport,
+		Region:       c.Region,
+		BucketLookup: minio.BucketLookupPath,
+		MaxRetries:   1,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &S3{
+		core:   *core,
+		config: c,
+		http: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// complete fills in the defaults and refuses what cannot work.
+func (c *S3Config) complete() error {
+	host := c.Endpoint
+	if h, port, err := net.SplitHostPort(c.Endpoint); err == nil {
+		host = h
+		if port == "443" && c.Secure || port == "80" && !c.Secure {
+			// Clients and proxies leave the default port out of the Host header, which is signed.
+			c.Endpoint = strings.TrimSuffix(c.Endpoint, ":"+port)
+		}
+	}
+	switch {
+	case host == "":
+		return errors.New("no host")
+	case !c.Secure && !c.Insecure && !loopback(host):
+		return errors.New("plain http is for loopback only: use s3+https, or set insecure: true for this target")
+	case !c.Secure && c.CAFile != "":
+		return errors.New("a CA file makes no sense with plain http: use s3+https")
+	case c.AccessKey == "" || c.SecretKey == "":
+		return errors.New("no credentials: an access key and a secret key are needed")
+	}
+	if err := checkBucket(c.Bucket); err != nil {
+		return err
+	}
+	c.Prefix = strings.Trim(c.Prefix, "/")
+	if err := checkKeyPrefix(c.Prefix); err != nil {
+		return err
+	}
+	if c.Prefix != "" {
+		c.Prefix += "/"
+	}
+	for field, standard := range map[*time.Duration]time.Duration{
+		&c.DialTimeout:   5 * time.Second,
+		&c.HeaderTimeout: 30 * time.Second,
+		&c.StallTimeout:  20 * time.Second,
+		&c.AnswerTimeout: 2 * time.Minute,
+	} {
+		if *field < 0 {
+			return errors.New("a timeout is negative")
+		}
+		*field = cmp.Or(*field, standard)
+	}
+	c.Region = cmp.Or(c.Region, "us-east-1")
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Put implements Target. An empty ETag in the answer is an error: whatever
+// answered is no S3 server.
+func (s *S3) Put(ctx context.Context, o Object) error {
+	if err := CheckName(o.Name); err != nil {
+		return fmt.Errorf("put %s: %w", o.Name, err)
+	}
+	body := &lentBody{data: bytes.NewReader(o.Data)}
+	defer body.takeBack()
+	// DisableContentSha256 does not disable the hash: it sends the given one,
+	// signed, instead of signing every piece of the stream.
+	done, err := s.core.PutObject(ctx, s.config.Bucket, s.config.Prefix+o.Name, body, int64(len(o.Data)),
+		"", hex.EncodeToString(o.SHA256[:]), minio.PutObjectOptions{DisableContentSha256: true})
+	if err == nil && done.ETag == "" {
+		err = errors.New("the answer has no ETag: is this an S3 server?")
+	}
+	if err != nil {
+		return fmt.Errorf("put %s: %w", o.Name, s3Error(ctx, err))
+	}
+	return nil
+}
+
+// lentBody is the caller's data while Put runs. The transport may go on
+// reading a body after it has returned; takeBack ends that.
+type lentBody struct {
+	mu   sync.Mutex
+	data *bytes.Reader
+}
+
+func (b *lentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.data == nil {
+		return 0, errors.New("put has returned")
+	}
+	return b.data.Read(p)
+}
+
+func (b *lentBody) takeBack() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.data = nil
+}
+
+// Get implements Target.
+func (s *S3) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	body, err := s.get(ctx, name, offset, length)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, s3Error(ctx, err))
+	}
+	return &exactReader{ctx: ctx, body: body, left: length}, nil
+}
+
+func (s *S3) get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	if err := checkRange(name, offset, length); err != nil {
+		return nil, err
+	}
+	var opts minio.GetObjectOptions
+	if err := opts.SetRange(offset, offset+length-1); err != nil {
+		return nil, err
+	}
+	body, info, header, err := s.core.GetObject(ctx, s.config.Bucket, s.config.Prefix+name, opts)
+	if err != nil {
+		return nil, err
+	}
+	skip, err := checkAnswer(header.Get("Content-Range"), info.Size, offset, length)
+	if err == nil && skip > 0 {
+		_, err = io.CopyN(io.Discard, body, skip)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, body.Close())
+	}
+	return body, nil
+}
+
+// checkAnswer compares an answer with the range that was asked for, and
+// returns how many bytes of its body come before that range. contentRange is
+// empty when the server sent the whole object; size is -1 when it did not say.
+func checkAnswer(contentRange string, size, offset, length int64) (skip int64, err error) {
+	last := offset + length - 1
+	if contentRange == "" {
+		if size >= 0 && size <= last {
+			return 0, fmt.Errorf("%w: asked for bytes %d to %d, the answer is %d bytes from the start: %w",
+				ErrCorrupt, offset, last, size, io.ErrUnexpectedEOF)
+		}
+		return offset, nil
+	}
+	var from, to, total int64
+	if _, err := fmt.Sscanf(contentRange, "bytes %d-%d/%d", &from, &to, &total); err != nil {
+		return 0, fmt.Errorf("%w: Content-Range %.80q", ErrCorrupt, contentRange)
+	}
+	whole := to == last || to < last && to == total-1 // the object may end before the range does
+	if from != offset || !whole || size >= 0 && size != to-from+1 {
+		return 0, fmt.Errorf("%w: asked for bytes %d to %d, the answer is %.80q of %d bytes",
+			ErrCorrupt, offset, last, contentRange, size)
+	}
+	return 0, nil
+}
+
+// Stat implements Target.
+func (s *S3) Stat(ctx context.Context, name string) (Info, error) {
+	if err := CheckName(name); err != nil {
+		return Info{}, fmt.Errorf("stat %s: %w", name, err)
+	}
+	info, err := s.core.StatObject(ctx, s.config.Bucket, s.config.Prefix+name, minio.StatObjectOptions{})
+	if err == nil && info.Size < 0 {
+		err = fmt.Errorf("%w: the answer has no length", ErrCorrupt)
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("stat %s: %w", name, s3Error(ctx, err))
+	}
+	return Info{Name: name, Size: info.Size, Modified: info.LastModified}, nil
+}
+
+// Delete implements Target.
+func (s *S3) Delete(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	err := s.core.RemoveObject(ctx, s.config.Bucket, s.config.Prefix+name, minio.RemoveObjectOptions{})
+	var answer minio.ErrorResponse
+	if errors.As(err, &answer) && answer.StatusCode == http.StatusOK {
+		return nil // minio-go expects 204; some servers say 200
+	}
+	if err := s3Error(ctx, err); err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	return nil
+}
+
+// s3Error maps the error of a call to the sentinels. What the server wrote
+// into it is shortened and stripped of control characters.
+func s3Error(ctx context.Context, err error) error {
+	var answer minio.ErrorResponse
+	if !errors.As(err, &answer) {
+		if err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
+		return err
+	}
+	text := printable(answer.Code, 80)
+	if message := printable(answer.Message, 300); message != "" && message != text {
+		text += ": " + message
+	}
+	switch answer.Code {
+	case minio.RequestTimeTooSkewed:
+		text += " (compare the clocks of this machine and of the server)"
+	case minio.AuthorizationHeaderMalformed, "PermanentRedirect", minio.InvalidRegion:
+		text += " (is the region of the target right?)"
+	}
+	if sentinel := sentinelOf(answer); sentinel != nil {
+		return fmt.Errorf("%w: %s (HTTP %d)", sentinel, text, answer.StatusCode)
+	}
+	return fmt.Errorf("%s (HTTP %d)", text, answer.StatusCode)
+}
+
+func sentinelOf(answer minio.ErrorResponse) error {
+	switch answer.Code {
+	case minio.NoSuchKey:
+		return ErrNotFound
+	case minio.NoSuchBucket:
+		return ErrNoStore
+	case minio.XAmzContentSHA256Mismatch, minio.BadDigest, "XAmzContentChecksumMismatch":
+		return ErrCorrupt
+	case minio.AccessDenied, minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, "ExpiredToken", "InvalidToken", "InvalidTokenId":
+		return ErrDenied
+	}
+	switch answer.StatusCode {
+	case http.StatusForbidden, http.StatusUnauthorized:
+		return ErrDenied
+	case http.StatusRequestedRangeNotSatisfiable:
+		return io.ErrUnexpectedEOF // the object ends before the range begins
+	}
+	return nil
+}
+
+func printable(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s[:min(len(s), limit)])
+	return strings.TrimSpace(strings.ToValidUTF8(s, "?"))
+}
+
+// endpoint is the URL of the server, without a path.
+func (s *S3) endpoint() *url.URL { return s.core.EndpointURL() }
