@@ -387,12 +387,12 @@ func TestCachedDirs(t *testing.T) {
 // Large records that are replaced again and again do not pile up.
 func TestLargeRecordsAreCollected(t *testing.T) {
 	if testing.Short() {
-		t.Skip("writes 1.5 GiB")
+		t.Skip("writes 768 MiB")
 	}
 	dir := t.TempDir()
 	c := open(t, dir)
 	dirs := map[string][]byte{}
-	for round := range 24 {
+	for round := range 12 {
 		for i := range 4 {
 			dirs[fmt.Sprint("/", i)] = bytes.Repeat([]byte{byte(round)}, 16<<20)
 		}
@@ -409,14 +409,17 @@ func TestLargeRecordsAreCollected(t *testing.T) {
 			t.Fatalf("%s is not what was put last", path)
 		}
 	}
+	check(t, c.Close())
 	var size int64
 	files, err := filepath.Glob(filepath.Join(dir, "badger", "*.vlog"))
 	check(t, err)
 	for _, f := range files {
-		size += allocated(t, f)
+		info, err := os.Stat(f)
+		check(t, err)
+		size += info.Size()
 	}
-	t.Logf("%d MiB of value log for 64 MiB of records, after 1,536 MiB", size>>20)
-	if size > 1<<30 {
+	t.Logf("%d MiB of value log for 64 MiB of records, after 768 MiB", size>>20)
+	if size > 512<<20 {
 		t.Fatal("garbage was not collected")
 	}
 }
@@ -645,7 +648,9 @@ func TestOpenCreatesPrivateFolder(t *testing.T) {
 	info, err := os.Stat(dir)
 	check(t, err)
 	equal(t, info.Mode().Perm(), os.FileMode(0o700))
-	if _, err := catalog.Open("/dev/null/x", catalog.Options{}); err == nil || errors.Is(err, catalog.ErrCorrupt) {
+	file := filepath.Join(dir, "file")
+	check(t, os.WriteFile(file, nil, 0o600))
+	if _, err := catalog.Open(filepath.Join(file, "x"), catalog.Options{}); err == nil || errors.Is(err, catalog.ErrCorrupt) {
 		t.Fatalf("a folder that cannot be made: %v", err)
 	}
 }

@@ -30,26 +30,47 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// chunksPerPack needs several transactions.
+// chunksPerPack needs three transactions.
 const chunksPerPack = 30_000
 
 func other(role, dir string) error {
-	c, err := catalog.Open(dir, catalog.Options{})
-	if err != nil {
-		return err
-	}
+	var opts catalog.Options
 	switch role {
 	case "hold": // until stdin ends
+		c, err := catalog.Open(dir, opts)
+		if err != nil {
+			return err
+		}
 		fmt.Println("open")
 		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 			return err
 		}
 		return c.Close()
-	case "add": // packs until killed
+	case "add": // packs, and stop for good before a certain transaction
 		first, err := strconv.Atoi(os.Getenv("CATALOG_TEST_FIRST"))
 		if err != nil {
 			return err
 		}
+		commits, err := strconv.Atoi(os.Getenv("CATALOG_TEST_COMMITS"))
+		if err != nil {
+			return err
+		}
+		opened := false
+		opts.Free = func(string) (uint64, error) { // asked before every transaction
+			if opened && commits == 0 {
+				fmt.Println("stopped")
+				select {}
+			}
+			if opened {
+				commits--
+			}
+			return 1 << 40, nil
+		}
+		c, err := catalog.Open(dir, opts)
+		if err != nil {
+			return err
+		}
+		opened = true
 		for i := first; ; i++ {
 			n, err := c.AddPack(pack(i, chain(1)), ids(i*chunksPerPack, (i+1)*chunksPerPack))
 			if err != nil {
@@ -107,24 +128,22 @@ func (p process) kill(t *testing.T) {
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	next, last := 0, embassy.PackNum(0)
-	for round := range 6 {
-		p := start(t, "add", dir, fmt.Sprint("CATALOG_TEST_FIRST=", next))
+	cut := 0
+	for commits := range 8 {
+		p := start(t, "add", dir, fmt.Sprint("CATALOG_TEST_FIRST=", next), fmt.Sprint("CATALOG_TEST_COMMITS=", commits))
 		added := map[int]embassy.PackNum{}
-		for range round + 1 {
+		for line := p.line(t); line != "stopped"; line = p.line(t) {
 			var i int
 			var n embassy.PackNum
-			_, err := fmt.Sscan(p.line(t), &i, &n)
+			_, err := fmt.Sscan(line, &i, &n)
 			check(t, err)
 			if n != last+1 {
-				t.Fatalf("round %d: number %d after %d", round, n, last)
+				t.Fatalf("number %d after %d", n, last)
 			}
 			last, next = n, i+1
 			added[i] = n
 		}
-		p.kill(t) // most likely between two transactions of the next pack
-		for p.out.Scan() {
-			t.Fatal("output after Wait")
-		}
+		p.kill(t)
 
 		c := open(t, dir)
 		for i, n := range added {
@@ -133,29 +152,84 @@ func TestKill(t *testing.T) {
 			equal(t, mustPack(t, c, n), want)
 			equal(t, find(t, c, ids(i*chunksPerPack, (i+1)*chunksPerPack)), repeat(n, chunksPerPack))
 		}
-		// Packs that were added but not reported, and the one under way.
-		var partial int
-		for i := next; i < next+50; i++ {
-			known, ok, err := c.PackByHash(pack(i, chain(1)).Hash)
-			check(t, err)
-			for _, n := range find(t, c, ids(i*chunksPerPack, (i+1)*chunksPerPack)) {
-				if n != 0 && (!ok || n != known.Num) {
-					t.Fatalf("round %d: chunk in pack %d, which is not there", round, n)
-				}
-				if n == 0 && ok {
-					partial++
-				}
-			}
-			if ok {
-				last = known.Num
-				// Adding it again completes it.
-				equal(t, addPack(t, c, pack(i, chain(1)), ids(i*chunksPerPack, (i+1)*chunksPerPack)).Num, last)
-				next = i + 1
+		// The pack that was under way.
+		under := pack(next, chain(1))
+		chunks := ids(next*chunksPerPack, (next+1)*chunksPerPack)
+		known, ok, err := c.PackByHash(under.Hash)
+		check(t, err)
+		missing := 0
+		for _, n := range find(t, c, chunks) {
+			if n == 0 {
+				missing++
+			} else if !ok || n != known.Num {
+				t.Fatalf("killed before transaction %d: chunk in pack %d, which is not there", commits, n)
 			}
 		}
-		t.Logf("round %d: %d chunks of a pack were not added yet", round, partial)
+		if ok {
+			if known.Num != last+1 {
+				t.Fatalf("number %d after %d", known.Num, last)
+			}
+			last++
+			cut += min(missing, 1)
+			equal(t, addPack(t, c, under, chunks).Num, last) // completes it
+			equal(t, find(t, c, chunks), repeat(last, chunksPerPack))
+			next++
+		}
 		check(t, c.Close())
 	}
+	if cut == 0 {
+		t.Error("no pack was cut: the test tests nothing")
+	}
+}
+
+// A listing that does not fit into one transaction happens as a whole, or not.
+func TestListingInterrupted(t *testing.T) {
+	const count = 10_000
+	dir := t.TempDir()
+	commits := -1 // until space runs out; -1: never
+	opts := catalog.Options{Free: func(string) (uint64, error) {
+		if commits == 0 {
+			return 0, nil
+		}
+		commits--
+		return 1 << 40, nil
+	}}
+	c, err := catalog.Open(dir, opts)
+	check(t, err)
+	listed := make([]embassy.ListedPack, count)
+	for i := range listed {
+		listed[i] = embassy.ListedPack{Num: addPack(t, c, pack(i, chain(1)), nil).Num, Pos: uint32(i)}
+	}
+	for seq := uint64(1); ; seq++ {
+		commits = int(seq)
+		err := c.SetListed(chain(1), seq, listed)
+		done := err == nil
+		if !done && !errors.Is(err, catalog.ErrNoSpace) {
+			t.Fatal(err)
+		}
+		commits = -1
+		check(t, c.Close())
+		if c, err = catalog.Open(dir, opts); err != nil {
+			t.Fatal(err)
+		}
+		head, err := c.ListedHead(chain(1))
+		check(t, err)
+		if head != seq && (done || head != seq-1) {
+			t.Fatalf("head %d after %d", head, seq)
+		}
+		for _, l := range listed {
+			if p := mustPack(t, c, l.Num); p.Entry != head {
+				t.Fatalf("pack %d in entry %d, head %d", p.Num, p.Entry, head)
+			}
+		}
+		if done {
+			if seq < 10 {
+				t.Fatalf("only %d transactions: the test tests nothing", seq)
+			}
+			break
+		}
+	}
+	check(t, c.Close())
 }
 
 func TestLockedByAnotherProcess(t *testing.T) {

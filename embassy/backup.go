@@ -234,8 +234,8 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 }
 
 // backup makes one snapshot of one dataset.
-func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (BackupReport, error) {
-	rep := BackupReport{Dataset: d.Name, Started: l.s.now(), DryRun: dry}
+func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep BackupReport, err error) {
+	rep = BackupReport{Dataset: d.Name, Started: l.s.now(), DryRun: dry}
 	defer func() { rep.Elapsed = l.s.now().Sub(rep.Started) }()
 	r, err := l.newRun(ctx, d, dry)
 	if err != nil {
@@ -313,7 +313,7 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	}
 	r := &backupRun{l: l, session: session, used: newPackSet(), sealing: new(errgroup.Group)}
 	cat := l.s.catalog
-	r.out = newFanout(l.members, packBuffers, fanout{
+	r.out = newFanout(l.members, packBuffers, fanoutConfig{
 		rule: l.rule, now: l.s.now, spool: l.spool,
 		name: func(h format.Hash) string { return l.chain.objectName(format.KindPack, h) },
 		durable: func(p *parcel) error {

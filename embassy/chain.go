@@ -22,7 +22,7 @@ import (
 type chain struct {
 	dir   string
 	key   *crypto.AgentKey
-	scope format.Entry  // nation, compartment, agent, chain
+	scope format.Entry // nation, compartment, agent, chain
 
 	mu    sync.RWMutex
 	heads []format.Hash // heads[i] is the hash of entry i+1

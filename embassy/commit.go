@@ -2,6 +2,7 @@ package embassy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -93,11 +94,65 @@ func (l *ledger) replay(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("replay ledger entry %d: %w", seq, err)
 		}
+		for _, a := range e.Adds {
+			if !slices.Contains(e.Snapshots, a.Hash) {
+				continue
+			}
+			object, err := l.object(ctx, a, l.members)
+			if err != nil {
+				return fmt.Errorf("replay ledger entry %d: %w", seq, err)
+			}
+			if err := l.remember(seq, object); err != nil {
+				return fmt.Errorf("replay ledger entry %d: %w", seq, err)
+			}
+		}
 		if err := l.s.catalog.SetListed(l.chain.id(), seq, listed); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// newest is what the catalog remembers of a dataset's newest own snapshot.
+type newest struct {
+	Hash format.Hash `json:"hash"`
+	Seq  uint64      `json:"seq"` // of the entry that commits it
+	Time time.Time   `json:"time"`
+}
+
+func (l *ledger) newestKey(dataset string) string {
+	return "newest/" + l.chain.id().String() + "/" + dataset
+}
+
+// remember notes a snapshot of the own chain as the newest of its dataset.
+func (l *ledger) remember(seq uint64, object []byte) error {
+	snap, err := format.ParseSnapshot(object)
+	if err != nil {
+		return err
+	}
+	w, err := l.comp.Writer(snap.Header.Scope.Epoch)
+	if err != nil {
+		return err
+	}
+	sum, err := snap.Summary(w)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(newest{Hash: format.HashOf(object), Seq: seq, Time: sum.When()})
+	if err != nil {
+		return err
+	}
+	return l.s.catalog.Note(l.newestKey(sum.Dataset), raw)
+}
+
+// newestOf returns the newest own snapshot of a dataset; ok is false if there
+// is none.
+func (l *ledger) newestOf(dataset string) (n newest, ok bool, err error) {
+	raw, ok, err := l.s.catalog.Noted(l.newestKey(dataset))
+	if err != nil || !ok {
+		return n, false, err
+	}
+	return n, true, json.Unmarshal(raw, &n)
 }
 
 // learn reads the entry's index objects for the packs that the catalog lacks.
@@ -217,13 +272,13 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 		}
 	}
 	var id format.Hash
+	var object []byte
 	if snapshot != nil {
 		refs, err := l.refs(used, here)
 		if err != nil {
 			return format.Hash{}, err
 		}
-		object, err := snapshot(refs)
-		if err != nil {
+		if object, err = snapshot(refs); err != nil {
 			return format.Hash{}, err
 		}
 		if id, err = add(format.KindSnapshot, object); err != nil {
@@ -246,6 +301,11 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 	e.Time = l.s.now().UnixNano()
 	if e, err = l.chain.append(e); err != nil {
 		return format.Hash{}, err
+	}
+	if object != nil {
+		if err := l.remember(e.Seq, object); err != nil {
+			return format.Hash{}, err
+		}
 	}
 	return id, cat.SetListed(l.chain.id(), e.Seq, listed)
 }

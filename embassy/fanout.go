@@ -29,12 +29,7 @@ const (
 // it misses from the others afterwards. So the memory is bounded by the number
 // of buffers, and the run goes at the speed of the targets that the rule needs.
 type fanout struct {
-	rule    policy.Rule
-	now     func() time.Time
-	name    func(format.Hash) string // of a pack on a target
-	durable func(p *parcel) error    // called once, when the first copy is safe
-	placed  func(m *Member, h format.Hash) error
-	spool   *spool
+	fanoutConfig
 
 	mu      sync.Mutex
 	change  chan struct{} // closed and replaced at every change
@@ -44,6 +39,16 @@ type fanout struct {
 	lanes   []*lane
 	closed  bool
 	failed  error
+}
+
+// fanoutConfig is what a fanout calls.
+type fanoutConfig struct {
+	rule    policy.Rule
+	now     func() time.Time
+	name    func(format.Hash) string // of a pack on a target
+	placed  func(m *Member, h format.Hash) error
+	durable func(p *parcel) error // called once, when the first copy is safe and placed
+	spool   *spool
 }
 
 // lane is the way to one target.
@@ -73,13 +78,12 @@ func (p *parcel) keep(durable func(*parcel) error) error {
 	return p.kept
 }
 
-func newFanout(members []*Member, buffers int, f fanout) *fanout {
-	f.change = make(chan struct{})
-	f.free = make([][]byte, buffers)
+func newFanout(members []*Member, buffers int, c fanoutConfig) *fanout {
+	f := &fanout{fanoutConfig: c, change: make(chan struct{}), free: make([][]byte, buffers)}
 	for _, m := range members {
 		f.lanes = append(f.lanes, &lane{m: m, out: m.Down()})
 	}
-	return &f
+	return f
 }
 
 // run serves the lanes until close and until every pack is done.

@@ -84,6 +84,7 @@ func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bo
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	at = path.Clean("/" + at)
 	dir, above := r.root.Tree, "/"
 	for rest := strings.Trim(at, "/"); rest != ""; {

@@ -103,6 +103,9 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 				return Status{}, err
 			}
 			ledgers[d.Compartment] = l
+			if err := l.replay(ctx); err != nil {
+				return Status{}, err
+			}
 			if live {
 				each(l.members, func(_ int, m *Member) {
 					_, err := l.survey(ctx, m)
@@ -156,26 +159,24 @@ func (v *verdicts) set(target string, err error) {
 // status tells of one dataset from the own chain and the catalog.
 func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 	ds := DatasetStatus{Name: d.Name, Compartment: d.Compartment, Priority: d.Priority, RPO: d.RPO}
-	runs, err := l.s.catalog.Runs(d.Name, 20)
+	runs, err := l.s.catalog.Runs(d.Name, 1)
 	if err != nil {
 		return ds, err
 	}
 	if len(runs) > 0 {
 		ds.LastRun = &runs[0]
 	}
-	now := l.s.now()
-	i := slices.IndexFunc(runs, func(r Run) bool { return !r.Snapshot.IsZero() })
-	if i < 0 {
-		ds.Late = true
-		return ds, nil
-	}
-	ds.Newest, ds.Time = runs[i].Snapshot, runs[i].Started
-	ds.Age = now.Sub(ds.Time)
-	ds.Late = d.RPO > 0 && ds.Age > d.RPO
-	seq, err := l.entryOf(ds.Newest)
+	snap, ok, err := l.newestOf(d.Name)
 	if err != nil {
 		return ds, err
 	}
+	if !ok {
+		ds.Late = true
+		return ds, nil
+	}
+	ds.Newest, ds.Time = snap.Hash, snap.Time
+	ds.Age = l.s.now().Sub(ds.Time)
+	ds.Late = d.RPO > 0 && ds.Age > d.RPO
 	for _, m := range l.members {
 		t := TierStatus{Tier: m.Tier, Target: m.Name, Behind: l.chain.head()}
 		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
@@ -184,7 +185,7 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 		}
 		if ok {
 			t.Behind = l.chain.head() - seen.Seq
-			t.Has = seq > 0 && seen.Seq >= seq && l.outcome[m.Name] == nil
+			t.Has = seen.Seq >= snap.Seq && l.outcome[m.Name] == nil
 		}
 		if t.Has {
 			ds.Copies++
@@ -197,21 +198,6 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 		}
 		ds.Tiers = append(ds.Tiers, t)
 	}
-	ds.Missing, err = l.missing(max(seq, 1))
+	ds.Missing, err = l.missing(snap.Seq)
 	return ds, err
-}
-
-// entryOf returns the number of the own entry that commits the snapshot, from
-// the newest on; 0: none does.
-func (l *ledger) entryOf(snapshot format.Hash) (uint64, error) {
-	for seq := l.chain.head(); seq > 0; seq-- {
-		e, _, err := l.chain.entry(seq)
-		if err != nil {
-			return 0, err
-		}
-		if slices.Contains(e.Snapshots, snapshot) {
-			return seq, nil
-		}
-	}
-	return 0, nil
 }

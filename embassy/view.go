@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"embassy/embassy/format"
@@ -58,6 +59,8 @@ type compartmentView struct {
 	*Compartment
 	source *source
 	chains map[chainKey]*readChain
+
+	reading sync.Mutex // held while Reader is used
 }
 
 // chainKey names a chain. A chain's id means nothing outside its agent: anyone

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
 
@@ -139,6 +140,11 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 			}
 			w.counts.dirs++
 			n.Content = &c
+			if !sub.source {
+				// It only leads to sources. Its own time moves with whatever
+				// else lies in it, and would make an unchanged tree look new.
+				n.Sec, n.Nsec = sub.newest(child)
+			}
 		case sub.source && fi.Mode().IsRegular():
 			real, err := filepath.EvalSymlinks(child)
 			if err != nil {
@@ -163,6 +169,17 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 		}
 	}
 	return t.Finish()
+}
+
+// newest returns the newest modification time among the sources below b.
+func (b *branch) newest(path string) (sec int64, nsec uint32) {
+	var newest time.Time
+	for _, s := range b.sources(path) {
+		if fi, err := os.Stat(s); err == nil && fi.ModTime().After(newest) {
+			newest = fi.ModTime()
+		}
+	}
+	return newest.Unix(), uint32(newest.Nanosecond())
 }
 
 // sources lists the source paths at and below b.

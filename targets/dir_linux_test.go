@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"embassy/targets"
 )
 
 func TestDirFull(t *testing.T) {
@@ -35,6 +37,33 @@ func TestDirFull(t *testing.T) {
 	}
 	if err := d.Put(t.Context(), object("new", make([]byte, 1000))); err != nil {
 		t.Errorf("Put of what fits: %v", err)
+	}
+}
+
+func TestDirReadOnlyDisk(t *testing.T) {
+	path := t.TempDir()
+	if err := syscall.Mount("embassy-test", path, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("cannot mount a disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := openDir(t, path).Put(t.Context(), object("there", make([]byte, 1000))); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("embassy-test", path, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	d := openDir(t, path)
+	if err := d.Delete(t.Context(), "there"); !errors.Is(err, targets.ErrDenied) {
+		t.Errorf("Delete: %v, want ErrDenied", err)
+	}
+	for op, err := range everyOp(t.Context(), d, []byte("x")) {
+		if refused := errors.Is(err, targets.ErrDenied); refused != (op == "put") || !refused && err != nil {
+			t.Errorf("%s: %v", op, err)
+		}
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +22,14 @@ import (
 // hostile opens a bucket with short timeouts on a server that answers as it likes.
 func hostile(t *testing.T, answer http.HandlerFunc) *targets.S3 {
 	t.Helper()
-	srv := httptest.NewServer(answer)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A server that has not read the whole request does not notice that
+		// its client has gone, so the end of the test ends the answer.
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(t.Context(), cancel)()
+		answer(w, r.WithContext(ctx))
+	}))
 	t.Cleanup(srv.Close)
 	return openS3(t, targets.S3Config{
 		Endpoint: strings.TrimPrefix(srv.URL, "http://"), Bucket: "bucket", AccessKey: "key", SecretKey: "secret",
@@ -77,8 +86,8 @@ func TestS3HostileAnswersEnd(t *testing.T) {
 		spared string // methods that need no body, or for which the answer is right
 	}{
 		{"endless error", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500); endless(w, r) }, ""},
-		{"endless success", func(w http.ResponseWriter, r *http.Request) { s3Header(w); endless(w, r) }, "put get"},
-		{"endless no header", endless, "put"},
+		{"endless success", func(w http.ResponseWriter, r *http.Request) { s3Header(w); endless(w, r) }, "put get delete"},
+		{"endless no header", endless, "delete"},
 		{"dripping error", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500); drip(w, r) }, ""},
 		{"silent", silent, ""},
 		{"silent after the header", headerThenSilent, "put stat delete"},
@@ -123,6 +132,32 @@ func TestS3UploadStall(t *testing.T) {
 	err := target.Put(t.Context(), object("a", make([]byte, 64<<20)))
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("Put: %v, want os.ErrDeadlineExceeded", err)
+	}
+}
+
+// The data is the caller's again once Put has returned, even while the
+// connection is still sending: the race detector watches.
+func TestS3CancelledPutReturnsData(t *testing.T) {
+	for range 20 {
+		data := make([]byte, 16<<20)
+		reading := make(chan struct{})
+		target := hostile(t, func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
+			close(reading)
+			_, _ = io.Copy(io.Discard, r.Body)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-reading
+			cancel()
+		}()
+		if err := target.Put(ctx, object("a", data)); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("Put: %v, want context.Canceled", err)
+		}
+		for i := range data {
+			data[i] = 1
+		}
+		cancel()
 	}
 }
 
@@ -250,9 +285,9 @@ func TestS3GetAnswers(t *testing.T) {
 		{"forbidden", status(403, ""), targets.ErrDenied},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var sent string
+			var asked atomic.Value
 			target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
-				sent = r.Header.Get("Range")
+				asked.Store(r.Header.Get("Range"))
 				c.answer(w, r)
 			})
 			r, err := target.Get(t.Context(), "a", offset, length)
@@ -263,8 +298,8 @@ func TestS3GetAnswers(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if sent != "bytes=100-149" {
-				t.Errorf("asked for %q", sent)
+			if asked.Load() != "bytes=100-149" {
+				t.Errorf("asked for %v", asked.Load())
 			}
 			if c.want == nil && (err != nil || !bytes.Equal(got, want)) {
 				t.Errorf("got %d bytes, %v", len(got), err)
@@ -354,10 +389,9 @@ func TestS3ListAnswers(t *testing.T) {
 		}, "", true, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			requests := 0
+			var requests atomic.Int32
 			target := hostile(t, func(w http.ResponseWriter, _ *http.Request) {
-				c.answer(w, requests)
-				requests++
+				c.answer(w, int(requests.Add(1))-1)
 			})
 			var names []string
 			var last error
@@ -378,8 +412,8 @@ func TestS3ListAnswers(t *testing.T) {
 			if (last != nil) != c.fails {
 				t.Errorf("error %v, want one: %v", last, c.fails)
 			}
-			if requests > c.most {
-				t.Errorf("%d requests, at most %d expected", requests, c.most)
+			if n := int(requests.Load()); n > c.most {
+				t.Errorf("%d requests, at most %d expected", n, c.most)
 			}
 			if last != nil && strings.Contains(last.Error(), "\x1b") {
 				t.Errorf("the server's escape sequences reach the terminal: %q", last)
@@ -409,12 +443,17 @@ func TestS3ErrorHints(t *testing.T) {
 
 // No call is made twice: retrying is the caller's business.
 func TestS3NoRetries(t *testing.T) {
+	var mu sync.Mutex
 	calls := make(map[string]int)
 	target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		calls[r.Method]++
 		w.WriteHeader(503)
 	})
 	everyOp(t.Context(), target, []byte("x"))
+	mu.Lock()
+	defer mu.Unlock()
 	for method, n := range map[string]int{"PUT": 1, "GET": 2, "HEAD": 1, "DELETE": 1} {
 		if calls[method] != n {
 			t.Errorf("%d %s requests, want %d", calls[method], method, n)
@@ -443,7 +482,7 @@ func TestOpenS3Refuses(t *testing.T) {
 		{"no access key", func(c *targets.S3Config) { c.AccessKey = "" }, "credentials"},
 		{"no secret key", func(c *targets.S3Config) { c.SecretKey = "" }, "credentials"},
 		{"CA file with http", func(c *targets.S3Config) { c.CAFile = "ca.pem" }, "CA file"},
-		{"missing CA file", func(c *targets.S3Config) { c.Secure, c.CAFile = true, t.TempDir() + "/ca.pem" }, "CA file"},
+		{"missing CA file", func(c *targets.S3Config) { c.Secure, c.CAFile = true, t.TempDir()+"/ca.pem" }, "CA file"},
 		{"empty CA file", func(c *targets.S3Config) { c.Secure, c.CAFile = true, os.DevNull }, "no PEM certificate"},
 		{"negative timeout", func(c *targets.S3Config) { c.StallTimeout = -1 }, "negative"},
 	} {

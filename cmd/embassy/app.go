@@ -14,6 +14,8 @@ import (
 // version is set by the build.
 var version = "dev"
 
+const defaultConfig = "embassy.yaml"
+
 // console is what every command gets besides its own options: the streams and
 // the global flags.
 type console struct {
@@ -34,12 +36,15 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Name:  "embassy",
 		Usage: "keep a nation's critical data alive outside the nation",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Value: "embassy.yaml", EnvVars: []string{"EMBASSY_CONFIG"}, Destination: &con.config},
+			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Value: defaultConfig, EnvVars: []string{"EMBASSY_CONFIG"}, Destination: &con.config},
 			&cli.BoolFlag{Name: "json", Usage: "print data as JSON", Destination: &con.json},
 			&cli.BoolFlag{Name: "quiet", Usage: "no progress and no advice; warnings and errors only", Destination: &con.quiet},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least this `LEVEL`: debug, info, warn or error", Value: "error", Destination: &level},
 		},
 		Before: func(*cli.Context) error {
+			if con.config == "" { // an empty $EMBASSY_CONFIG
+				con.config = defaultConfig
+			}
 			if err := con.level.UnmarshalText([]byte(level)); err != nil {
 				return &usageError{"embassy", "--log-level " + level + " is none of debug, info, warn and error"}
 			}
@@ -87,8 +92,8 @@ func group(name string, commands []*cli.Command) cli.ActionFunc {
 		text := name + " needs a command: " + strings.Join(known, ", ")
 		if c.Args().Present() {
 			text = "unknown command " + name + " " + c.Args().First()
-			if near := cli.SuggestCommand(commands, c.Args().First()); near != "" && near != "help" {
-				text += "; did you mean " + name + " " + near + "?"
+			if near := cli.SuggestCommand(commands, c.Args().First()); near != "" {
+				text += ". " + near
 			}
 		}
 		return &usageError{name, text}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"embassy/embassy"
@@ -61,7 +62,7 @@ func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err 
 			if i > 0 {
 				fmt.Fprintln(con.stdout)
 			}
-			if err = printBackup(con.stdout, o.DryRun, r); err != nil {
+			if err = printBackup(con.stdout, r); err != nil {
 				break
 			}
 		}
@@ -78,36 +79,44 @@ var backupMeaning = map[int]string{
 	1: "FAILED",
 	3: "done, but parts of the source could not be read",
 	4: "DEGRADED: the commit rule does not hold yet",
-	5: "INTEGRITY FAILURE",
-	6: "NOT AUTHORISED",
+	5: "INTEGRITY FAILURE: a target shows less than it confirmed, or a chain forks",
 }
 
-func printBackup(out io.Writer, dry bool, r embassy.BackupReport) error {
+func printBackup(out io.Writer, r embassy.BackupReport) error {
 	w := table(out)
 	name := "no snapshot"
 	switch {
-	case dry:
+	case r.DryRun:
 		name = "dry run, nothing stored"
 	case !r.Snapshot.IsZero():
 		name = "snapshot " + short(r.Snapshot) + " of " + moment(r.Started)
 	}
 	fmt.Fprintf(out, "%s: %s\n", r.Dataset, name)
-	fmt.Fprintf(w, "  files\t%s new, %s changed, %s unchanged; %s, %s\n", count(r.New), count(r.Changed), count(r.Unchanged),
+	fmt.Fprintf(w, "  files\t%s new, %s changed, %s unchanged; %s, %s\n", count(r.New), count(r.Changed), count(r.Same),
 		plural(r.Dirs, "folder", "folders"), plural(r.Others, "other", "others"))
 	fmt.Fprintf(w, "  bytes\t%s in all, %s read, %s added to each target\n", size(r.Bytes), size(r.Read), size(r.Added))
 	for _, t := range r.Targets {
 		fmt.Fprintf(w, "  %s\t%s, %s: %s\n", t.Tier, t.Target, place(t.Jurisdiction), targetState(t))
 	}
-	for _, lack := range r.Missing {
-		fmt.Fprintf(w, "  lacks\t%s\n", lack)
-	}
 	printGaps(w, "not read", r.Gaps)
 	verdict := backupMeaning[r.Exit]
-	if r.Note != "" {
-		verdict += ": " + r.Note
+	if why := reason(r); why != "" {
+		verdict += ": " + why
 	}
 	fmt.Fprintf(w, "  in %s\t%s (exit code %d)\n", length(r.Elapsed), verdict, r.Exit)
 	return w.Flush()
+}
+
+// reason says why a dataset's exit code is not 0, as far as it can be said in
+// one line.
+func reason(r embassy.BackupReport) string {
+	switch {
+	case r.Err != nil:
+		return oneLine(r.Err)
+	case len(r.Missing) > 0:
+		return "lacks " + strings.Join(r.Missing, ", ")
+	}
+	return ""
 }
 
 func targetState(t embassy.TargetProgress) string {
@@ -179,7 +188,7 @@ type backupReport struct {
 	Lacks     []string         `json:"lacks"`
 	Gaps      []gap            `json:"gaps"`
 	Exit      int              `json:"exit_code"`
-	Note      string           `json:"note,omitempty"`
+	Error     string           `json:"error,omitempty"`
 }
 
 func printBackupJSON(out io.Writer, dry bool, reports []embassy.BackupReport) error {
@@ -191,9 +200,9 @@ func printBackupJSON(out io.Writer, dry bool, reports []embassy.BackupReport) er
 	for _, r := range reports {
 		b := backupReport{
 			Dataset: r.Dataset, Started: r.Started.UTC(), Seconds: r.Elapsed.Seconds(),
-			Files: r.Files, Dirs: r.Dirs, Others: r.Others, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged,
+			Files: r.Files, Dirs: r.Dirs, Others: r.Others, New: r.New, Changed: r.Changed, Unchanged: r.Same,
 			Bytes: r.Bytes, Read: r.Read, Added: r.Added, Targets: []targetProgress{},
-			Lacks: append([]string{}, r.Missing...), Gaps: gaps(r.Gaps), Exit: r.Exit, Note: r.Note,
+			Lacks: append([]string{}, r.Missing...), Gaps: gaps(r.Gaps), Exit: r.Exit, Error: message(r.Err),
 		}
 		if !r.Snapshot.IsZero() {
 			b.Snapshot = r.Snapshot.String()

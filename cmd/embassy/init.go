@@ -136,12 +136,12 @@ func plan(o initOptions, con *console) (*config.Config, []byte, error) {
 		return nil, nil, usage("there is no configuration at %s to start from: write one, or give --nation NAME and --target NAME=URL for each target", con.config)
 	}
 	text, err := draft(o, con.config)
+	// The same command again is no change, so that an interrupted init resumes.
+	if there && (err != nil || !bytes.Equal(existing, text)) {
+		return nil, nil, usage("%s exists, and it says which targets and sources there are: change them there, and run init without --target and --source", con.config)
+	}
 	if err != nil {
 		return nil, nil, err
-	}
-	// The same command again is no change, so that an interrupted init resumes.
-	if there && !bytes.Equal(existing, text) {
-		return nil, nil, usage("%s exists, and it says which targets and sources there are: change them there, and run init without --target and --source", con.config)
 	}
 	cfg, err := config.Parse(con.config, text)
 	if there {

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"embassy/embassy"
-	"embassy/embassy/format"
-	"embassy/embassy/policy"
 
 	"github.com/urfave/cli/v2"
 )
@@ -298,4 +296,3 @@ func (r restored) printJSON(out io.Writer) error {
 	}
 	return printJSON(out, doc)
 }
-

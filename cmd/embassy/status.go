@@ -53,15 +53,8 @@ func runStatus(ctx context.Context, live bool, con *console) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, d := range status.Datasets {
-		if degraded(d) {
-			return outcome(4)
-		}
-	}
-	return nil
+	return reported(status.Exit())
 }
-
-func degraded(d embassy.DatasetStatus) bool { return d.Late || len(d.Missing) > 0 }
 
 func printStatus(con *console, status embassy.Status) error {
 	w := table(con.stdout)
@@ -81,7 +74,7 @@ func printStatus(con *console, status embassy.Status) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "TARGET\tJURISDICTION\tNEWEST ENTRY (UTC)\tAS OF (UTC)\tURL\tSTATE")
+	fmt.Fprintln(w, "TARGET\tJURISDICTION\tLAST CONFIRMED (UTC)\tURL\tSTATE")
 	for _, t := range status.Targets {
 		state := "not asked"
 		switch {
@@ -90,7 +83,7 @@ func printStatus(con *console, status embassy.Status) error {
 		case t.Live:
 			state = "answers"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), moment(t.Head), moment(t.AsOf), t.URL, state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), moment(t.AsOf), t.URL, state)
 	}
 	return w.Flush()
 }
@@ -167,7 +160,6 @@ type targetStatus struct {
 	Name         string     `json:"target"`
 	URL          string     `json:"url"`
 	Jurisdiction string     `json:"jurisdiction,omitempty"`
-	Head         *time.Time `json:"newest_entry"`
 	AsOf         *time.Time `json:"as_of"`
 	Live         bool       `json:"live"`
 	Error        string     `json:"error,omitempty"`
@@ -197,7 +189,7 @@ func printStatusJSON(con *console, status embassy.Status) error {
 		doc.Datasets = append(doc.Datasets, j)
 	}
 	for _, t := range status.Targets {
-		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.Head), stamp(t.AsOf), t.Live, message(t.Err)})
+		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.AsOf), t.Live, message(t.Err)})
 	}
 	return printJSON(con.stdout, doc)
 }

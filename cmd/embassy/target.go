@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"embassy/cmd/internal/open"
 	"embassy/embassy"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
@@ -136,6 +137,8 @@ func hint(err error) string {
 		return "make the bucket or directory, mount its disk, or correct the url"
 	case errors.Is(err, targets.ErrDenied):
 		return "check its credentials and what they may do"
+	case errors.Is(err, open.ErrNoCredentials):
+		return "put the keys there, or correct the credentials of the target"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "it stayed silent for " + length(probeFor) + ": check the network on the way to it"
 	}

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"embassy/catalog"
@@ -183,7 +185,15 @@ func (s *site) openAgentView(ctx context.Context) (*embassy.View, *embassy.Keys,
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := state.Keys(charter)
+	raw, err := os.ReadFile(filepath.Join(s.config.StateDir, "agent.key"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read agent key: %w", err)
+	}
+	key, err := crypto.ParseAgentKey(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := embassy.AgentKeys(charter, key)
 	if err != nil {
 		return nil, nil, err
 	}

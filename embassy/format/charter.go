@@ -164,7 +164,11 @@ func partScope(nation, compartment ID, epoch uint32, k PartKind) Scope {
 
 // SealPart seals a compartment's names and secrets to one recipient.
 func SealPart(nation, compartment ID, epoch uint32, k PartKind, to *crypto.Recipient, p CompartmentPart) (Part, error) {
-	body := pad(encode(p), crypto.RecipientOverhead)
+	plain, err := encodeRecord(p)
+	if err != nil {
+		return Part{}, fmt.Errorf("charter part: %w", err)
+	}
+	body := pad(plain, crypto.RecipientOverhead)
 	box, err := to.Seal(partScope(nation, compartment, epoch, k).context(typePart), body)
 	if err != nil {
 		return Part{}, fmt.Errorf("seal charter part: %w", err)
@@ -185,22 +189,31 @@ func (c *Charter) OpenPart(compartment ID, k PartKind, id *crypto.Identity) (Com
 			return CompartmentPart{}, fmt.Errorf("charter part: %w", err)
 		}
 		var out CompartmentPart
-		if body, err = unpad(body); err != nil {
-			return out, err
+		if body, err = unpad(body); err == nil {
+			err = decode(body, &out)
 		}
-		return out, decode(body, &out)
+		if err != nil {
+			return CompartmentPart{}, fmt.Errorf("charter part: %w", err)
+		}
+		return out, nil
 	}
 	return CompartmentPart{}, crypto.ErrAuthentication
 }
 
-// SealCharter encodes and signs a charter with the root or with
-// administrators.
+// SealCharter encodes a charter and signs it with the root: one signer.
 func SealCharter(c Charter, signers ...*crypto.Signer) ([]byte, error) {
 	c.Version = Version
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	object := sealSigned(charterMagic, encode(c), Scope{Nation: c.Nation}.context(typeCharter), signers...)
+	if len(signers) != 1 {
+		return nil, fmt.Errorf("charter with %d signatures: the root's alone counts", len(signers))
+	}
+	body, err := encodeRecord(c)
+	if err != nil {
+		return nil, fmt.Errorf("charter: %w", err)
+	}
+	object := sealSigned(charterMagic, body, Scope{Nation: c.Nation}.context(typeCharter), signers...)
 	if len(object) > MaxCharterSize {
 		return nil, fmt.Errorf("charter of %d bytes, at most %d", len(object), MaxCharterSize)
 	}

@@ -13,7 +13,7 @@ const (
 	snapshotMagic = "EMBN"
 
 	preambleSize  = 16  // magic, header length, whole length
-	fixedHeader   = 142 // header without recipients
+	fixedHeader   = 138 // header without recipients
 	recipientSize = 4 + 16 + sealedKeySize
 	sealedKeySize = crypto.RecipientOverhead + crypto.KeySize
 
@@ -150,12 +150,18 @@ func parseHeader(magic string, b []byte) (h Header, aad [32]byte, size int, leng
 // Not for concurrent use.
 type Reader struct {
 	identities map[ID]*crypto.Identity
-	sessions   map[[sealedKeySize]byte]*crypto.Secret
+	sessions   map[sessionID]*crypto.Secret
+}
+
+// sessionID is all that a session key is sealed under.
+type sessionID struct {
+	scope Scope
+	key   SealedKey
 }
 
 // NewReader returns a reader with these identities.
 func NewReader(identities ...*crypto.Identity) *Reader {
-	r := &Reader{map[ID]*crypto.Identity{}, map[[sealedKeySize]byte]*crypto.Secret{}}
+	r := &Reader{map[ID]*crypto.Identity{}, map[sessionID]*crypto.Secret{}}
 	for _, i := range identities {
 		r.identities[i.Recipient().ID()] = i
 	}
@@ -165,7 +171,7 @@ func NewReader(identities ...*crypto.Identity) *Reader {
 func (r *Reader) session(h *Header) (*crypto.Secret, error) {
 	for i := range h.Keys {
 		k := &h.Keys[i]
-		if s, ok := r.sessions[k.Sealed]; ok {
+		if s, ok := r.sessions[sessionID{h.Scope, *k}]; ok {
 			return s, nil
 		}
 		id, ok := r.identities[k.To]
@@ -182,7 +188,7 @@ func (r *Reader) session(h *Header) (*crypto.Secret, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.sessions[k.Sealed] = s
+		r.sessions[sessionID{h.Scope, *k}] = s
 		return s, nil
 	}
 	return nil, crypto.ErrAuthentication

@@ -15,6 +15,22 @@ type IndexedSegment struct {
 	Dir    []byte // sealed directory
 }
 
+// minIndexed is the least that a segment takes in an index.
+var minIndexed = 8 + 8 + 4 + 4 + headerSize(1) + ClassSize(0)
+
+// check returns an error unless the segment's own header says the same.
+func (s IndexedSegment) check() error {
+	h, _, size, length, err := parseHeader(segmentMagic, s.Head)
+	if err != nil {
+		return err
+	}
+	if size != len(s.Head) || length != s.Length || len(s.Dir) != ClassSize(h.DirClass) ||
+		uint64(len(s.Head)+len(s.Dir)) > length {
+		return fmt.Errorf("%w: segment of %d bytes, directory of %d", ErrMalformed, s.Length, len(s.Dir))
+	}
+	return nil
+}
+
 // IndexedPack is one pack in an index object.
 type IndexedPack struct {
 	Hash     Hash
@@ -69,8 +85,8 @@ func ParseIndex(object []byte) ([]IndexedPack, error) {
 		return nil, fmt.Errorf("%w: index of %d bytes", ErrMalformed, len(object))
 	}
 	c := newCursor(object)
-	magic, n := c.take(len(indexMagic)), int(c.u32())
-	if string(magic) != indexMagic || n > len(c.b)/(32+8+4) {
+	magic, n := c.take(len(indexMagic)), uint64(c.u32())
+	if string(magic) != indexMagic || n > uint64(len(c.b)/(32+8+4+minIndexed)) {
 		return nil, fmt.Errorf("%w: index", ErrMalformed)
 	}
 	packs := make([]IndexedPack, n)
@@ -78,8 +94,8 @@ func ParseIndex(object []byte) ([]IndexedPack, error) {
 		p := &packs[i]
 		c.fill(p.Hash[:])
 		p.Size = c.u64()
-		segments := int(c.u32())
-		if !c.ok || p.Size > MaxPackSize || segments > len(c.b)/(8+8+4+4) {
+		segments := uint64(c.u32())
+		if !c.ok || p.Size == 0 || p.Size > MaxPackSize || segments > uint64(len(c.b)/minIndexed) {
 			return nil, fmt.Errorf("%w: index, pack %d", ErrMalformed, i)
 		}
 		p.Segments = make([]IndexedSegment, segments)
@@ -91,6 +107,9 @@ func ParseIndex(object []byte) ([]IndexedPack, error) {
 			s.Dir = c.take(int(c.u32()))
 			if !c.ok || s.Offset != at || s.Length > p.Size-at {
 				return nil, fmt.Errorf("%w: index, pack %s, segment %d", ErrMalformed, p.Hash, j)
+			}
+			if err := s.check(); err != nil {
+				return nil, fmt.Errorf("index, pack %s, segment %d: %w", p.Hash, j, err)
 			}
 			at += s.Length
 		}
@@ -108,7 +127,7 @@ func ParseIndex(object []byte) ([]IndexedPack, error) {
 // alias the object.
 func ParsePack(object []byte) (IndexedPack, error) {
 	p := IndexedPack{Hash: HashOf(object), Size: uint64(len(object))}
-	if len(object) > MaxPackSize {
+	if len(object) == 0 || len(object) > MaxPackSize {
 		return p, fmt.Errorf("%w: pack of %d bytes", ErrMalformed, len(object))
 	}
 	for at := uint64(0); at < p.Size; {

@@ -62,7 +62,8 @@ func (k *Kit) Unwrap(passphrase []byte) (*crypto.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(root.Signer().Verifier().Bytes(), k.RootSigner) {
+	if !bytes.Equal(root.Signer().Verifier().Bytes(), k.RootSigner) ||
+		!bytes.Equal(root.Identity().Recipient().Bytes(), k.RootRecipient) {
 		return nil, crypto.ErrAuthentication
 	}
 	return root, nil
@@ -83,7 +84,11 @@ func (k *Kit) SetHints(h Hints) error {
 	if err != nil {
 		return fmt.Errorf("recovery kit: %w", err)
 	}
-	k.Hints, err = to.Seal(Scope{Nation: k.Nation}.context(typeHints), pad(encode(h), crypto.RecipientOverhead))
+	plain, err := encodeRecord(h)
+	if err != nil {
+		return fmt.Errorf("recovery hints: %w", err)
+	}
+	k.Hints, err = to.Seal(Scope{Nation: k.Nation}.context(typeHints), pad(plain, crypto.RecipientOverhead))
 	return err
 }
 
@@ -109,7 +114,8 @@ func (k *Kit) OpenHints(root *crypto.Root) (Hints, error) {
 const (
 	kitBegin = "-----BEGIN EMBASSY RECOVERY KIT-----"
 	kitEnd   = "-----END EMBASSY RECOVERY KIT-----"
-	kitLine  = 60
+	kitLine  = 60 // base64 digits
+	kitSum   = 4  // hexadecimal digits before them
 )
 
 // Text prints the kit: lines for people, then base64 lines, each behind the
@@ -142,34 +148,31 @@ func (k *Kit) Text(nationName string) (string, error) {
 
 func lineSum(line string) string {
 	sum := sha256.Sum256([]byte(line))
-	return hex.EncodeToString(sum[:2])
+	return hex.EncodeToString(sum[:kitSum/2])
 }
 
-// ParseKit reads what Text printed; white space and what stands around the
-// kit do not matter.
+// ParseKit reads what Text printed. White space does not matter, nor where
+// lines end, nor what stands around the kit.
 func ParseKit(text []byte) (*Kit, error) {
 	if len(text) > MaxKitSize {
 		return nil, fmt.Errorf("%w: recovery kit of %d bytes", ErrMalformed, len(text))
 	}
-	_, rest, ok := strings.Cut(string(text), kitBegin)
+	_, rest, ok := strings.Cut(strings.Join(strings.Fields(string(text)), " "), kitBegin)
 	body, _, ok2 := strings.Cut(rest, kitEnd)
 	if !ok || !ok2 {
 		return nil, fmt.Errorf("%w: no recovery kit between %q and %q", ErrMalformed, kitBegin, kitEnd)
 	}
+	body = strings.ReplaceAll(body, " ", "")
 	var joined strings.Builder
-	n := 0
-	for line := range strings.Lines(body) {
-		if line = strings.TrimSpace(line); line == "" {
-			continue
-		}
-		n++
-		sum, data, _ := strings.Cut(line, " ")
-		if data = strings.ReplaceAll(data, " ", ""); sum != lineSum(data) {
+	for n := 1; body != ""; n++ {
+		line := body[:min(kitSum+kitLine, len(body))]
+		if len(line) <= kitSum || line[:kitSum] != lineSum(line[kitSum:]) {
 			return nil, fmt.Errorf("%w: recovery kit: line %d of its block is damaged; compare it with another copy", ErrMalformed, n)
 		}
-		joined.WriteString(data)
+		joined.WriteString(line[kitSum:])
+		body = body[len(line):]
 	}
-	raw, err := base64.StdEncoding.DecodeString(joined.String())
+	raw, err := base64.StdEncoding.Strict().DecodeString(joined.String())
 	if err != nil {
 		return nil, fmt.Errorf("%w: recovery kit: %v", ErrMalformed, err)
 	}

@@ -62,7 +62,11 @@ func SealEntry(e Entry, s *crypto.Signer) ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
-	object := sealSigned(entryMagic, encode(e), e.scope().context(typeEntry), s)
+	body, err := encodeRecord(e)
+	if err != nil {
+		return nil, fmt.Errorf("ledger entry: %w", err)
+	}
+	object := sealSigned(entryMagic, body, e.scope().context(typeEntry), s)
 	if len(object) > MaxEntrySize {
 		return nil, fmt.Errorf("ledger entry of %d bytes, at most %d: list fewer objects in it", len(object), MaxEntrySize)
 	}

@@ -46,12 +46,12 @@ func parseSigned(magic string, max int, object []byte) (signedRecord, error) {
 	return r, nil
 }
 
-// verify returns nil when v signed the record.
+// verify returns nil when v, and nobody else, signed the record. Signatures
+// are not signed: with one more that nobody checks, a host could turn an entry
+// into a second one of the same number, and convict its chain of a fork.
 func (r signedRecord) verify(ctx crypto.Context, v *crypto.Verifier) error {
-	for _, s := range r.Sigs {
-		if s.Signer == v.ID() {
-			return v.Verify(ctx, r.Body, s.Sig)
-		}
+	if len(r.Sigs) != 1 || r.Sigs[0].Signer != v.ID() {
+		return crypto.ErrAuthentication
 	}
-	return crypto.ErrAuthentication
+	return v.Verify(ctx, r.Body, r.Sigs[0].Sig)
 }

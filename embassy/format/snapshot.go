@@ -3,6 +3,7 @@ package format
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"embassy/crypto"
@@ -32,12 +33,19 @@ func RefRuns(positions []uint32) []uint32 {
 	return runs
 }
 
-// Positions yields the positions that runs name, below n.
+// Positions returns the positions that runs name, below n. It refuses runs
+// that RefRuns would not have written.
 func Positions(runs []uint32, n uint32) ([]uint32, error) {
 	var out []uint32
 	var at uint64
+	if len(runs)%2 != 0 {
+		return nil, fmt.Errorf("%w: refs end in a run of unused objects", ErrMalformed)
+	}
 	for i, r := range runs {
 		end := at + uint64(r)
+		if r == 0 && i > 0 {
+			return nil, fmt.Errorf("%w: empty run of refs", ErrMalformed)
+		}
 		if end > uint64(n) {
 			return nil, fmt.Errorf("%w: refs beyond %d objects", ErrMalformed, n)
 		}
@@ -94,14 +102,26 @@ type Gap struct {
 	Reason string `cbor:"2,keyasint"`
 }
 
-// SealSnapshot encodes and seals a snapshot.
+// SealSnapshot encodes and seals a snapshot. Of Host and the reasons of
+// Errors, which are for people, what is not UTF-8 is replaced.
 func SealSnapshot(s *Session, w *Writer, summary Summary, root Root) ([]byte, error) {
+	root.Host, root.Errors = toText(root.Host), slices.Clone(root.Errors)
+	for i := range root.Errors {
+		root.Errors[i].Reason = toText(root.Errors[i].Reason)
+	}
+	plainSummary, err := encodeRecord(summary)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot summary: %w", err)
+	}
+	plainRoot, err := encodeRecord(root)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot root: %w", err)
+	}
 	key, salt, commitment, err := crypto.NewSealKey(s.key, s.Scope.context(typeRoot))
 	if err != nil {
 		return nil, err
 	}
-	body := pad(encode(summary), crypto.BoxOverhead)
-	inner := pad(encode(root), crypto.TagSize)
+	body, inner := pad(plainSummary, crypto.BoxOverhead), pad(plainRoot, crypto.TagSize)
 	size := headerSize(len(s.Keys)) + 4 + len(body) + crypto.BoxOverhead + len(inner) + crypto.TagSize
 	if size > MaxSnapshotSize {
 		return nil, fmt.Errorf("snapshot record of %d bytes, at most %d", size, MaxSnapshotSize)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"embassy/chunk"
 )
@@ -47,10 +49,14 @@ type Content struct {
 
 // IDs returns the ids that the content itself holds.
 func (c Content) IDs() ([]chunk.ID, error) {
-	if len(c.Chunks)%32 != 0 || len(c.Chunks) > 32*inlineChunks || c.Depth > maxListDepth {
+	if !c.valid() {
 		return nil, fmt.Errorf("%w: content", ErrMalformed)
 	}
 	return ParseIDList(c.Chunks)
+}
+
+func (c Content) valid() bool {
+	return len(c.Chunks)%32 == 0 && len(c.Chunks) <= 32*inlineChunks && c.Depth <= maxListDepth
 }
 
 // ParseIDList reads ids laid end to end: a list chunk.
@@ -134,13 +140,34 @@ type Node struct {
 
 func (n *Node) check() error {
 	bad := len(n.Name) == 0 || len(n.Name) > MaxNameSize || n.Type < File || n.Type > Device ||
-		n.Mode > 0o7777 || n.Nsec >= 1e9 || len(n.Holes)%2 != 0 ||
+		n.Mode > 0o7777 || n.Nsec >= 1e9 ||
 		(n.Content != nil) != (n.Type == File || n.Type == Dir) || (len(n.Link) != 0) != (n.Type == Symlink) ||
+		(n.Content != nil && !n.Content.valid()) || !n.holesValid() ||
 		bytes.ContainsAny(n.Name, "/\x00") || string(n.Name) == "." || string(n.Name) == ".."
 	if bad {
 		return fmt.Errorf("%w: node %q", ErrMalformed, n.Name)
 	}
 	return nil
+}
+
+// holesValid reports whether the holes ascend, touch nowhere, and lie within
+// the file.
+func (n *Node) holesValid() bool {
+	if len(n.Holes) == 0 {
+		return true
+	}
+	if len(n.Holes)%2 != 0 || n.Type != File || n.Content == nil {
+		return false
+	}
+	var end uint64
+	for i := 0; i < len(n.Holes); i += 2 {
+		at, length := n.Holes[i], n.Holes[i+1]
+		if (i > 0 && at <= end) || length == 0 || at > n.Content.Size || length > n.Content.Size-at {
+			return false
+		}
+		end = at + length
+	}
+	return true
 }
 
 // TreeBuilder writes the node list of one folder, in ascending order of
@@ -159,8 +186,14 @@ func NewTreeBuilder(put func(list []byte) (chunk.ID, error)) *TreeBuilder {
 	return &TreeBuilder{put: put}
 }
 
-// Add appends a node.
+// Add appends a node. Of User and Group, which are for people, what is not
+// UTF-8 is replaced.
 func (b *TreeBuilder) Add(n *Node) error {
+	if !utf8.ValidString(n.User) || !utf8.ValidString(n.Group) {
+		readable := *n
+		readable.User, readable.Group = toText(n.User), toText(n.Group)
+		n = &readable
+	}
 	if err := n.check(); err != nil {
 		return err
 	}
@@ -204,6 +237,9 @@ func (b *TreeBuilder) Finish() (Content, error) {
 	return BuildContent(b.size, b.ids, b.put)
 }
 
+// toText replaces what is not UTF-8.
+func toText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
 // nameHash is 64-bit FNV-1a.
 func nameHash(name []byte) uint64 {
 	h := uint64(14695981039346656037)
@@ -216,12 +252,18 @@ func nameHash(name []byte) uint64 {
 // ParseNodes reads one chunk of a node list. after is the last name of the
 // chunk before; names ascend strictly.
 func ParseNodes(b, after []byte) ([]Node, error) {
+	if len(b) > MaxTreeChunk {
+		return nil, fmt.Errorf("%w: list of nodes of %d bytes", ErrMalformed, len(b))
+	}
 	var nodes []Node
 	for len(b) > 0 {
 		var n Node
 		rest, err := decMode.UnmarshalFirst(b, &n)
 		if err != nil {
 			return nil, fmt.Errorf("%w: node: %v", ErrMalformed, err)
+		}
+		if !bytes.Equal(encode(&n), b[:len(b)-len(rest)]) {
+			return nil, fmt.Errorf("%w: node %q is not in its one encoding", ErrMalformed, n.Name)
 		}
 		if err := n.check(); err != nil {
 			return nil, err

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
+	"math/bits"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -12,6 +14,7 @@ var (
 	encMode = must(cbor.EncOptions{
 		Sort: cbor.SortCoreDeterministic, ShortestFloat: cbor.ShortestFloat16,
 		IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		NilContainers: cbor.NilContainerAsEmpty, // never null: an empty list has one encoding
 	}.EncMode())
 	decMode = must(cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
@@ -29,6 +32,14 @@ func must[T any](v T, err error) T {
 
 // encode writes deterministic CBOR.
 func encode(v any) []byte { return must(encMode.Marshal(v)) }
+
+// encodeRecord encodes a record that is to be sealed or signed, and makes sure
+// that a reader will take it: text that is not UTF-8, or a list that is too
+// long, is found while the data is still there.
+func encodeRecord[T any](v T) ([]byte, error) {
+	b := encode(v)
+	return b, decode(b, new(T))
+}
 
 // decode reads CBOR into v and refuses bytes that encode would not have
 // written.
@@ -106,8 +117,15 @@ func (c *cursor) zeros() bool {
 // within a quarter.
 const maxClass = 4 * 16
 
-// ClassSize returns the bytes of a class.
-func ClassSize(class uint8) int { return (4 + int(class%4)) << (8 + class/4) }
+// ClassSize returns the bytes of a class; math.MaxInt for one that no int
+// holds.
+func ClassSize(class uint8) int {
+	shift := 8 + int(class/4)
+	if shift > bits.UintSize-4 {
+		return math.MaxInt
+	}
+	return (4 + int(class%4)) << shift
+}
 
 // ClassFor returns the smallest class of at least n bytes.
 func ClassFor(n int) uint8 {

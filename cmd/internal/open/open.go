@@ -56,6 +56,9 @@ func directory(path string) (targets.Target, error) {
 	return dir, nil
 }
 
+// ErrNoCredentials: the keys of a target are not where they should be.
+var ErrNoCredentials = errors.New("no credentials")
+
 type keys struct{ access, secret, session string }
 
 func (c Credentials) find() (keys, error) {
@@ -80,23 +83,23 @@ func (c Credentials) find() (keys, error) {
 	if file == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return keys{}, errNoCredentials
+			return keys{}, errNowhere
 		}
 		file = filepath.Join(home, ".aws", "credentials")
 	}
 	k, err := fromFile(file, os.Getenv("AWS_PROFILE"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return keys{}, errNoCredentials
+		return keys{}, errNowhere
 	}
 	return k, err
 }
 
-var errNoCredentials = errors.New("no credentials: name two environment variables or a file in the configuration, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+var errNowhere = fmt.Errorf("%w: name two environment variables or a file in the configuration, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrNoCredentials)
 
 func variable(name string) (string, error) {
 	value := os.Getenv(name)
 	if value == "" {
-		return "", fmt.Errorf("environment variable %s, which is to hold a key, is not set", name)
+		return "", fmt.Errorf("%w: environment variable %s is not set", ErrNoCredentials, name)
 	}
 	return value, nil
 }
@@ -108,7 +111,7 @@ func fromFile(name, profile string) (keys, error) {
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return keys{}, fmt.Errorf("read credentials file: %w", err)
+		return keys{}, fmt.Errorf("%w: %w", ErrNoCredentials, err)
 	}
 	var k keys
 	found, inside := false, false
@@ -135,10 +138,10 @@ func fromFile(name, profile string) (keys, error) {
 		}
 	}
 	if !found {
-		return keys{}, fmt.Errorf("credentials file %s has no section [%s]", name, profile)
+		return keys{}, fmt.Errorf("%w: file %s has no section [%s]", ErrNoCredentials, name, profile)
 	}
 	if k.access == "" || k.secret == "" {
-		return keys{}, fmt.Errorf("credentials file %s: section [%s] lacks aws_access_key_id or aws_secret_access_key", name, profile)
+		return keys{}, fmt.Errorf("%w: section [%s] of file %s lacks aws_access_key_id or aws_secret_access_key", ErrNoCredentials, profile, name)
 	}
 	return k, nil
 }

@@ -57,10 +57,10 @@ func TestCredentials(t *testing.T) {
 		"section":          {creds: open.Credentials{File: file, Profile: "other"}, want: "OTHER"},
 		"no such section":  {creds: open.Credentials{File: file, Profile: "none"}, fails: "[none]"},
 		"half a section":   {creds: open.Credentials{File: file, Profile: "half"}, fails: "lacks"},
-		"no such file":     {creds: open.Credentials{File: file + "x"}, fails: "read credentials file"},
+		"no such file":     {creds: open.Credentials{File: file + "x"}, fails: "no such file"},
 		"AWS variables":    {env: map[string]string{"AWS_ACCESS_KEY_ID": "AWS", "AWS_SECRET_ACCESS_KEY": "s"}, want: "AWS"},
 		"AWS file":         {env: map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file, "AWS_PROFILE": "other"}, want: "OTHER"},
-		"AWS home":         {fails: "no credentials"},
+		"AWS home":         {fails: "AWS_ACCESS_KEY_ID"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -70,8 +70,8 @@ func TestCredentials(t *testing.T) {
 			t.Setenv("HOME", t.TempDir())
 			got, err := accessKey(t, tt.creds)
 			if tt.fails != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.fails) {
-					t.Errorf("Target returned %v, want an error with %q", err, tt.fails)
+				if !errors.Is(err, open.ErrNoCredentials) || !strings.Contains(err.Error(), tt.fails) {
+					t.Errorf("Target returned %v, want ErrNoCredentials with %q", err, tt.fails)
 				}
 				return
 			}

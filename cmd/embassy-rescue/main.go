@@ -1,0 +1,187 @@
+// Command embassy-rescue restores a nation's data on a bare machine: it needs
+// the recovery kit, its passphrase, and one surviving target. It has no
+// configuration, no catalog and no state, and writes to no target.
+//
+// Data goes to stdout, everything else to stderr. Exit codes: 0 every byte
+// asked for is right; 1 not; 2 usage; 6 wrong passphrase; 130 interrupted.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"embassy/cmd/internal/strict"
+	"embassy/cmd/internal/term"
+	"embassy/crypto"
+	"embassy/embassy"
+	"embassy/targets"
+
+	"github.com/urfave/cli/v2"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	// The first signal ends the run in good order, the second at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the whole program. It returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	app := newApp(stdin, stdout, stderr)
+	err := strict.Check(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, args)
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "error: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", h)
+	}
+	return exitCode(ctx, err)
+}
+
+// usageError is a mistake in the command line.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text + "; see embassy-rescue --help" }
+
+func exitCode(ctx context.Context, err error) int {
+	var usage *usageError
+	var order *strict.OrderError
+	switch {
+	case ctx.Err() != nil, errors.Is(err, context.Canceled):
+		return 130
+	case errors.As(err, &usage), errors.As(err, &order), errors.Is(err, term.ErrNone), errors.Is(err, embassy.ErrNotEmpty):
+		return 2
+	case errors.Is(err, errKit), errors.Is(err, term.ErrUnfit):
+		return 6
+	}
+	return 1
+}
+
+// hint says what to do about an error, where the error does not.
+func hint(err error) string {
+	var dial *net.OpError
+	switch {
+	case errors.Is(err, errKit) && errors.Is(err, crypto.ErrAuthentication):
+		return "type the passphrase of this very kit; a kit that was copied by hand is checked line by line, so its text is whole"
+	case errors.Is(err, embassy.ErrNoCharter):
+		return "compare the URL and its prefix with the kit's, or name another target with --from"
+	case errors.Is(err, embassy.ErrNoSnapshot):
+		return "embassy-rescue --list shows what is there"
+	case errors.Is(err, targets.ErrNoStore):
+		return "the server answers, and has no such bucket or directory: check the end of the URL"
+	case errors.Is(err, targets.ErrDenied):
+		return "the target refuses these credentials: name others with --credentials-file"
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return "nothing answers at that address: check host, port and network, or name another target with --from"
+	}
+	return ""
+}
+
+// newApp returns the program. An app is used once.
+func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
+	app := &cli.App{
+		Name:      "embassy-rescue",
+		Usage:     "restore a nation's data with nothing but the recovery kit and one surviving target",
+		ArgsUsage: "[DATASET...]",
+		Description: "Without datasets all are restored, in the order of their restore priority.\n" +
+			"Without --from the targets that the kit names are used. Credentials for S3 come\n" +
+			"from --credentials-file, else from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,\n" +
+			"else from the kit.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE`"},
+			&cli.StringFlag{Name: "passphrase-file", Usage: "`FILE` whose first line is the passphrase (default: ask)", EnvVars: []string{"EMBASSY_PASSPHRASE_FILE"}},
+			&cli.StringSliceFlag{Name: "from", Usage: "target `URL`, best first; may be repeated (default: as in the kit)"},
+			&cli.StringFlag{Name: "credentials-file", Usage: "AWS shared credentials `FILE`"},
+			&cli.StringFlag{Name: "ca-file", Usage: "PEM `FILE` of the authorities that the targets' certificates are from"},
+			&cli.BoolFlag{Name: "insecure", Usage: "allow plain http beyond this machine"},
+			&cli.BoolFlag{Name: "list", Usage: "list the snapshots, restore nothing"},
+			&cli.StringFlag{Name: "at", Usage: "restore the newest state not after this `TIME`, such as 2026-11-21 or 2026-11-21T14:00:00Z"},
+			&cli.StringFlag{Name: "to", Usage: "`FOLDER` to restore into; it is made, or must be empty, or be one that was interrupted"},
+		},
+		Version:                   version,
+		HideHelpCommand:           true,
+		DisableSliceFlagSeparator: true,
+		Reader:                    stdin,
+		Writer:                    stdout,
+		ErrWriter:                 stderr,
+		ExitErrHandler:            func(*cli.Context, error) {},
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return &usageError{strings.Replace(err.Error(), "flag provided but not defined: -", "unknown flag --", 1)}
+		},
+	}
+	app.Action = func(c *cli.Context) error {
+		o, err := decode(c)
+		if err != nil {
+			return err
+		}
+		r := &rescue{options: o, stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
+		return r.run(c.Context)
+	}
+	return app
+}
+
+// options are the decoded command line.
+type options struct {
+	kit, phrases, credentials, ca, to string
+	from                              []targets.Location
+	insecure, list                    bool
+	at                                time.Time // zero: now
+	datasets                          []string  // none: all
+}
+
+func decode(c *cli.Context) (options, error) {
+	o := options{
+		kit: c.String("kit"), phrases: c.String("passphrase-file"), credentials: c.String("credentials-file"),
+		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"),
+		datasets: c.Args().Slice(),
+	}
+	switch {
+	case o.kit == "":
+		return o, &usageError{"name the recovery kit: --kit FILE"}
+	case o.list == (o.to != ""):
+		return o, &usageError{"say either where to restore to, --to FOLDER, or --list"}
+	}
+	for _, url := range c.StringSlice("from") {
+		loc, err := targets.Parse(url)
+		if err != nil {
+			return o, &usageError{"--from: " + err.Error()}
+		}
+		o.from = append(o.from, loc)
+	}
+	if at := c.String("at"); at != "" {
+		var err error
+		if o.at, err = parseTime(at); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// parseTime reads a time; without a zone it is UTC, and a day means its end.
+func parseTime(s string) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, nil
+		}
+	}
+	if t, err := time.Parse(time.DateOnly, s); err == nil {
+		return t.AddDate(0, 0, 1).Add(-1), nil
+	}
+	return time.Time{}, &usageError{fmt.Sprintf("--at %q is no time: write 2026-11-21 or 2026-11-21T14:00:00Z", s)}
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"embassy/embassy"
+)
+
+func TestParseTime(t *testing.T) {
+	tests := map[string]string{ // to RFC 3339 with nanoseconds; empty: refused
+		"2026-11-21":                     "2026-11-21T23:59:59.999999999Z",
+		"2026-11-21 14:00":               "2026-11-21T14:00:59.999999999Z",
+		"2026-11-21 14:00:05":            "2026-11-21T14:00:05.999999999Z",
+		"2026-11-21T14:00:05Z":           "2026-11-21T14:00:05.999999999Z",
+		"2026-11-21T14:00:05+02:00":      "2026-11-21T12:00:05.999999999Z",
+		"2026-11-21T14:00:05.25Z":        "2026-11-21T14:00:05.25Z",
+		"2026-11-21T14:00:05.000000001Z": "2026-11-21T14:00:05.000000001Z",
+		"21.11.2026":                     "",
+		"2026-02-30":                     "",
+		"yesterday":                      "",
+		"":                               "",
+	}
+	for text, want := range tests {
+		got, err := parseTime(text)
+		if want == "" {
+			if err == nil {
+				t.Errorf("parseTime(%q) = %v, want an error", text, got)
+			}
+			continue
+		}
+		if err != nil || got.Format(time.RFC3339Nano) != want {
+			t.Errorf("parseTime(%q) = %v, %v; want %s", text, got, err, want)
+		}
+	}
+}
+
+// TestParseTimeOfListing: what a listing prints names the snapshot it prints.
+func TestParseTimeOfListing(t *testing.T) {
+	taken := time.Date(2026, 11, 21, 14, 0, 5, 987654321, time.UTC)
+	at, err := parseTime(moment(taken))
+	if err != nil || at.Before(taken) {
+		t.Errorf("--at %q is %v, %v: before the snapshot itself", moment(taken), at, err)
+	}
+}
+
+func TestText(t *testing.T) {
+	tests := []struct{ got, want string }{
+		{size(0), "0 B"},
+		{size(1023), "1023 B"},
+		{size(1024), "1.0 KiB"},
+		{size(1536), "1.5 KiB"},
+		{size(1<<20 - 1), "1.0 MiB"},
+		{size(32 << 20), "32.0 MiB"},
+		{size(1<<64 - 1), "16.0 EiB"},
+		{count(0), "0"},
+		{count(999), "999"},
+		{count(1000), "1,000"},
+		{count(1234567), "1,234,567"},
+		{plural(1, "copy", "copies"), "1 copy"},
+		{plural(0, "copy", "copies"), "0 copies"},
+		{length(0), "0.0s"},
+		{length(312 * time.Millisecond), "0.3s"},
+		{length(45 * time.Second), "45s"},
+		{length(time.Hour), "1h"},
+		{length(192 * time.Minute), "3h12m"},
+		{length(52*time.Hour + time.Minute), "2d4h"},
+		{length(-time.Minute), "-1m"},
+		{moment(time.Time{}), "never"},
+		{printable("läbi rääkimised"), "läbi rääkimised"},
+		{printable("a\x1b[2Jb"), `"a\x1b[2Jb"`},
+		{printable("a\xffb"), `"a\xffb"`},
+		{printable("a\nb"), `"a\nb"`},
+	}
+	for _, tt := range tests {
+		if tt.got != tt.want {
+			t.Errorf("got %q, want %q", tt.got, tt.want)
+		}
+	}
+}
+
+func TestScreenDescribe(t *testing.T) {
+	s := &screen{order: []string{"tallinn", "vault"}}
+	at := func(seconds int, bytes uint64) embassy.Progress {
+		return embassy.Progress{
+			Phase: "restore", Dataset: "land", Files: 1200, FilesTotal: 5000, Bytes: bytes, BytesTotal: 100 << 20,
+			PerTarget: map[string]uint64{"vault": bytes}, Elapsed: time.Duration(seconds) * time.Second,
+		}
+	}
+	for second := range 20 { // slow, and then 1 MiB a second
+		s.remember(at(second, uint64(second)))
+	}
+	var lines []string
+	for second := range 15 {
+		p := at(20+second, uint64(second)<<20)
+		s.remember(p)
+		lines = s.describe(p)
+	}
+	want := []string{
+		"restore land  1,200 of 5,000 files  14.0 MiB of 100.0 MiB  14%  1.0 MiB/s  ETA 1m26s",
+		"  vault      14.0 MiB     1.0 MiB/s",
+	}
+	if strings.Join(lines, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+}

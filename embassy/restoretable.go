@@ -1,0 +1,293 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/chunk"
+	"embassy/embassy/format"
+)
+
+const (
+	indexesAtOnce = 3
+	packsAtOnce   = 2 // whole packs read for their directories
+)
+
+// table says where the chunks lie that a snapshot may use: 24 bytes for every
+// place of a chunk.
+type table struct {
+	packs    []packRef
+	segments []segmentRef
+	places   []place // ascending by key
+}
+
+// packRef is a pack, and how many of its bytes are tree chunks.
+type packRef struct {
+	object
+	tree uint64
+}
+
+// segmentRef is a segment with its header.
+type segmentRef struct {
+	pack   uint32
+	offset uint32 // in the pack
+	head   uint32 // bytes of preamble and header
+	epoch  uint32 // of the writer secret that names its chunks
+}
+
+// place is one place of a chunk. The key is the beginning of its id; should
+// two ids share it, the id that is recomputed on every read tells them apart.
+type place struct {
+	key     uint64
+	segment uint32
+	offset  uint32 // in the segment
+	length  uint32 // sealed
+	raw     uint32 // plaintext, as the directory claims
+}
+
+func placeKey(id chunk.ID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
+
+// find returns where the places of a chunk begin and end in t.places.
+func (t *table) find(id chunk.ID) (from, to int) {
+	key := placeKey(id)
+	from = sort.Search(len(t.places), func(i int) bool { return t.places[i].key >= key })
+	for to = from; to < len(t.places) && t.places[to].key == key; to++ {
+	}
+	return from, to
+}
+
+// spans are the bytes of the pack that opening a chunk needs.
+func (t *table) spans(p place) []span {
+	s := t.segments[p.segment]
+	from := int64(s.offset) + int64(p.offset)
+	return []span{{int64(s.offset), int64(s.offset) + int64(s.head)}, {from, from + int64(p.length)}}
+}
+
+// tableBuilder fills a table from several goroutines.
+type tableBuilder struct {
+	view *View
+	c    *compartmentView
+
+	mu    sync.Mutex
+	table *table
+	want  map[format.Hash]uint32 // packs not yet placed
+}
+
+// locate finds the chunks of the packs that refs name, in chains that the
+// agent's snapshots may use. What cannot be found is reported here, and missed
+// when a chunk is wanted.
+func (v *View) locate(ctx context.Context, s committed, refs []format.Refs, fastest bool, t *tally) (*table, error) {
+	b := &tableBuilder{view: v, c: s.c, table: &table{}, want: map[format.Hash]uint32{}}
+	indexes := map[format.Hash]object{}
+	for _, ref := range refs {
+		entries := v.resolve(s.c, s.ch.agent, ref)
+		if len(entries) == 0 {
+			v.warn(Finding{Object: s.c.source.name(s.object),
+				Err: fmt.Errorf("needs entry %d of chain %s, which no target shows or which this agent may not use", ref.Seq, ref.Chain)})
+		}
+		for _, e := range entries {
+			if err := b.entry(e, ref.Runs, indexes); err != nil {
+				v.warn(Finding{Object: s.c.source.name(s.object), Err: err})
+			}
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(indexesAtOnce)
+	for _, o := range indexes {
+		g.Go(func() error {
+			if ctx.Err() == nil {
+				b.index(ctx, o, fastest, t)
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	g.SetLimit(packsAtOnce)
+	for _, n := range slices.Sorted(maps.Values(b.want)) { // no index was good for these
+		o := b.table.packs[n].object
+		g.Go(func() error {
+			if ctx.Err() == nil {
+				b.direct(ctx, o, fastest, t)
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	slices.SortFunc(b.table.places, func(x, y place) int {
+		return cmp.Or(cmp.Compare(x.key, y.key), cmp.Compare(x.segment, y.segment))
+	})
+	return b.table, ctx.Err()
+}
+
+// resolve returns the entries that a reference of an agent's snapshot means:
+// of the agent's own chains, of those these depend on, and of the stewards'.
+func (v *View) resolve(c *compartmentView, agent format.ID, ref format.Refs) []*readEntry {
+	var out []*readEntry
+	for _, ch := range c.sorted() {
+		if ch.chain != ref.Chain || len(ch.entries[ref.Seq]) == 0 {
+			continue
+		}
+		if ch.agent == agent || v.steward(c, ch.agent) || c.depends(agent, ch) {
+			out = append(out, ch.entries[ref.Seq]...)
+		}
+	}
+	return out
+}
+
+// depends reports whether an entry of the agent names an entry of the chain.
+func (c *compartmentView) depends(agent format.ID, on *readChain) bool {
+	for _, ch := range c.chains {
+		if ch.agent != agent {
+			continue
+		}
+		for _, es := range ch.entries {
+			for _, e := range es {
+				for _, d := range e.Depends {
+					if d.Chain == on.chain && on.entry(d.Seq, d.Hash) != nil {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
+}
+
+// entry notes the packs of an entry that are wanted, and its indexes.
+func (b *tableBuilder) entry(e *readEntry, runs []uint32, indexes map[format.Hash]object) error {
+	positions, err := format.Positions(runs, uint32(len(e.Adds)))
+	if err != nil {
+		return err
+	}
+	for _, p := range positions {
+		a := e.Adds[p]
+		if a.Kind != format.KindPack {
+			continue
+		}
+		n, ok := b.want[a.Hash]
+		if !ok {
+			n = uint32(len(b.table.packs))
+			b.want[a.Hash] = n
+			b.table.packs = append(b.table.packs, packRef{object: object{a.Kind, a.Hash, a.Size, e.Agent, 0}})
+		}
+		b.table.packs[n].shown |= e.shown
+	}
+	for _, a := range e.Adds {
+		if a.Kind == format.KindIndex {
+			o := object{a.Kind, a.Hash, a.Size, e.Agent, e.shown | indexes[a.Hash].shown}
+			indexes[a.Hash] = o
+		}
+	}
+	return nil
+}
+
+// index places the packs of an index object.
+func (b *tableBuilder) index(ctx context.Context, o object, fastest bool, t *tally) {
+	data := make([]byte, o.size)
+	if err := b.c.source.whole(ctx, o, data, fastest, t); err != nil {
+		b.tell(o, err)
+		return
+	}
+	packs, err := format.ParseIndex(data)
+	if err != nil {
+		b.tell(o, err)
+		return
+	}
+	for _, p := range packs {
+		if err := b.place(p); err != nil {
+			b.tell(o, err)
+		}
+	}
+}
+
+// direct places a pack by its own bytes.
+func (b *tableBuilder) direct(ctx context.Context, o object, fastest bool, t *tally) {
+	data := make([]byte, o.size)
+	err := b.c.source.whole(ctx, o, data, fastest, t)
+	if err == nil {
+		var p format.IndexedPack
+		if p, err = format.ParsePack(data); err == nil {
+			err = b.place(p)
+		}
+	}
+	if err != nil {
+		b.tell(o, err)
+	}
+}
+
+func (b *tableBuilder) tell(o object, err error) {
+	b.view.warn(Finding{Object: b.c.source.name(o), Err: fmt.Errorf("read chunk directory: %w", err)})
+}
+
+// place adds the chunks of a pack, if the pack is still wanted.
+func (b *tableBuilder) place(p format.IndexedPack) error {
+	b.mu.Lock()
+	n, ok := b.want[p.Hash]
+	var o object
+	if ok {
+		o = b.table.packs[n].object
+	}
+	b.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	if p.Size != o.size {
+		return fmt.Errorf("%w: pack %s of %d bytes, its entry lists %d", format.ErrMalformed, p.Hash, p.Size, o.size)
+	}
+	var segments []segmentRef
+	var places [][]format.DirEntry
+	for _, s := range p.Segments {
+		h, dir, err := b.directory(s)
+		if err == nil && uint64(len(s.Head)) > s.Length {
+			err = fmt.Errorf("%w: header beyond its segment", format.ErrMalformed)
+		}
+		if err != nil {
+			return fmt.Errorf("pack %s: %w", p.Hash, err)
+		}
+		joined := h.Scope.Agent != o.agent && b.view.steward(b.c, o.agent)
+		if h.Scope.Nation != b.view.keys.Charter.Nation || h.Scope.Compartment != b.c.ID || (h.Scope.Agent != o.agent && !joined) {
+			return fmt.Errorf("%w: pack %s holds a segment from elsewhere", format.ErrMalformed, p.Hash)
+		}
+		segments = append(segments, segmentRef{pack: n, offset: uint32(s.Offset), head: uint32(len(s.Head)), epoch: h.Scope.Epoch})
+		places = append(places, dir)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.want[p.Hash]; !ok {
+		return nil // another index has it too
+	}
+	delete(b.want, p.Hash)
+	for i, dir := range places {
+		segment := uint32(len(b.table.segments))
+		b.table.segments = append(b.table.segments, segments[i])
+		for _, e := range dir {
+			b.table.places = append(b.table.places, place{placeKey(e.ID), segment, e.Offset, e.Length, e.Raw})
+			if e.Kind == format.TreeChunk {
+				b.table.packs[n].tree += uint64(e.Length)
+			}
+		}
+	}
+	return nil
+}
+
+// directory opens a sealed directory with the writer secret of its epoch,
+// which stands in the header.
+func (b *tableBuilder) directory(s format.IndexedSegment) (format.Header, []format.DirEntry, error) {
+	w := b.c.Current()
+	h, dir, err := format.OpenDirectory(w, s.Head, s.Dir, s.Length)
+	if err != nil && h.Scope.Epoch != w.Epoch && !errors.Is(err, format.ErrMalformed) {
+		if w, err = b.c.Writer(h.Scope.Epoch); err == nil {
+			h, dir, err = format.OpenDirectory(w, s.Head, s.Dir, s.Length)
+		}
+	}
+	return h, dir, err
+}

@@ -1,0 +1,305 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
+
+	"embassy/chunk"
+	"embassy/embassy/format"
+)
+
+const (
+	windowItems = 50_000  // files, links, folders and chunks
+	windowBytes = 4 << 30 // of content
+)
+
+// window is a piece of a restore: what is planned, fetched and written
+// together. Its size bounds the memory of a restore.
+type window struct {
+	dirs   []*folder  // to be made, parents first
+	parts  []filePart // in the order of the tree
+	links  []link
+	closed []*folder // in which nothing more comes after this window, children first
+	items  int
+	bytes  uint64
+}
+
+// folder is a folder to be restored.
+type folder struct {
+	parent *folder
+	src    string // source path; empty: the dataset's own folder
+	meta   meta
+	placed bool  // in a window
+	err    error // why it could not be made
+}
+
+// meta is what is set on a restored name.
+type meta struct {
+	mode     uint32
+	uid, gid uint32
+	sec      int64
+	nsec     uint32
+}
+
+func metaOf(n *format.Node) meta { return meta{n.Mode, n.UID, n.GID, n.Sec, n.Nsec} }
+
+// filePart is what one window holds of a file.
+type filePart struct {
+	file *restoredFile
+	at   uint64 // offset of the first chunk
+	ids  []chunk.ID
+	last bool
+}
+
+// link is a symbolic link to be made.
+type link struct {
+	dir    *folder
+	name   string
+	target string
+	meta   meta
+}
+
+// selection says what of a snapshot is asked for.
+type selection struct {
+	paths            []string
+	found            []bool // by path
+	include, exclude gitignore.Matcher
+}
+
+func newSelection(paths, include, exclude []string) (*selection, error) {
+	s := &selection{}
+	for _, p := range paths {
+		if !strings.HasPrefix(p, "/") {
+			return nil, fmt.Errorf("path %q: name the absolute path that the source had", p)
+		}
+		s.paths = append(s.paths, path.Clean(p))
+	}
+	s.found = make([]bool, len(s.paths))
+	s.include, s.exclude = matcher(include), matcher(exclude)
+	return s, nil
+}
+
+// matcher returns nil for no patterns.
+func matcher(patterns []string) gitignore.Matcher {
+	var ps []gitignore.Pattern
+	for _, p := range patterns {
+		if p = strings.TrimSpace(p); p != "" {
+			ps = append(ps, gitignore.ParsePattern(p, nil))
+		}
+	}
+	if len(ps) == 0 {
+		return nil
+	}
+	return gitignore.NewMatcher(ps)
+}
+
+// judge says whether a name is to be restored, and whether something below it
+// may be. inside says that an include pattern matches something above.
+func (s *selection) judge(src string, dir, inside bool) (take, enter, nowInside bool) {
+	var parts []string
+	if s.include != nil || s.exclude != nil {
+		parts = strings.Split(src[1:], "/")
+	}
+	if s.exclude != nil && s.exclude.Match(parts, dir) {
+		return false, false, false
+	}
+	below, above := len(s.paths) == 0, false
+	for i, p := range s.paths {
+		if src == p {
+			s.found[i] = true
+		}
+		below = below || p == "/" || src == p || strings.HasPrefix(src, p+"/")
+		above = above || strings.HasPrefix(p, src+"/")
+	}
+	inside = inside || s.include == nil || s.include.Match(parts, dir)
+	return below && inside, dir && (below || above), inside
+}
+
+// walker turns a tree into windows.
+type walker struct {
+	r      *reading
+	choice *selection
+	emit   func(context.Context, *window) error // owns the window
+	lost   func(src, reason string)
+	w      *window
+	err    error // of emit
+}
+
+// walk goes through the tree. It returns the error of emit; what cannot be
+// read is reported as lost, and the rest is walked.
+func (k *walker) walk(ctx context.Context) error {
+	k.w = &window{}
+	top := &folder{}
+	inside := k.choice.include == nil
+	if len(k.choice.paths) == 0 && inside {
+		k.place(top)
+	}
+	if err := k.folder(ctx, k.r.root.Tree, top, "", inside, 0); err != nil {
+		return err
+	}
+	if top.placed {
+		k.w.closed = append(k.w.closed, top)
+	}
+	for i, p := range k.choice.paths {
+		if !k.choice.found[i] && p != "/" {
+			k.lost(p, "not in this snapshot")
+		}
+	}
+	return k.emit(ctx, k.w)
+}
+
+// folder walks one folder; the error is of emit or ctx.
+func (k *walker) folder(ctx context.Context, list format.Content, dir *folder, src string, inside bool, depth int) error {
+	if depth > format.MaxTreeDepth {
+		k.lost(src, errTooDeep.Error())
+		return nil
+	}
+	err := k.r.nodes(ctx, list, func(n *format.Node) error {
+		if k.err = k.node(ctx, n, dir, src+"/"+string(n.Name), inside, depth); k.err != nil {
+			return k.err
+		}
+		if k.w.items >= windowItems || k.w.bytes >= windowBytes {
+			k.err = k.flush(ctx)
+		}
+		return k.err
+	})
+	if k.err != nil || ctx.Err() != nil {
+		return errors.Join(k.err, ctx.Err())
+	}
+	if err != nil {
+		k.lost(cmp.Or(src, "/"), "folder list: "+err.Error())
+	}
+	return nil
+}
+
+func (k *walker) flush(ctx context.Context) error {
+	w := k.w
+	k.w = &window{}
+	return k.emit(ctx, w)
+}
+
+// place puts a folder and those above it into the window, unless they were in
+// one before.
+func (k *walker) place(f *folder) {
+	if f.placed {
+		return
+	}
+	f.placed = true
+	if f.parent != nil {
+		k.place(f.parent)
+	}
+	k.w.dirs = append(k.w.dirs, f)
+	k.w.items++
+}
+
+func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src string, inside bool, depth int) error {
+	take, enter, inside := k.choice.judge(src, n.Type == format.Dir, inside)
+	if !take && !enter {
+		return nil
+	}
+	if !localName(string(n.Name)) {
+		k.lost(src, "this system cannot have a file of that name")
+		return nil
+	}
+	if n.Type == format.Dir {
+		below := &folder{parent: dir, src: src, meta: metaOf(n)}
+		if take {
+			k.place(below)
+			k.extras(n, src)
+		}
+		if enter {
+			if err := k.folder(ctx, *n.Content, below, src, inside, depth+1); err != nil {
+				return err
+			}
+		}
+		if below.placed {
+			k.w.closed = append(k.w.closed, below)
+		}
+		return nil
+	}
+	if !take {
+		return nil
+	}
+	k.place(dir)
+	k.w.items++
+	switch n.Type {
+	case format.File:
+		k.extras(n, src)
+		return k.file(ctx, n, dir, src)
+	case format.Symlink:
+		k.extras(n, src)
+		k.w.links = append(k.w.links, link{dir, string(n.Name), string(n.Link), metaOf(n)})
+	default:
+		k.lost(src, kindName(n.Type)+": this version restores regular files, folders and symbolic links")
+	}
+	return nil
+}
+
+func kindName(t format.NodeType) string {
+	switch t {
+	case format.FIFO:
+		return "named pipe"
+	case format.Socket:
+		return "socket"
+	case format.CharDevice:
+		return "character device"
+	}
+	return "block device"
+}
+
+// extras reports what is stored of a name and not restored.
+func (k *walker) extras(n *format.Node, src string) {
+	if len(n.Xattrs) > 0 {
+		k.lost(src, fmt.Sprintf("%d extended attributes are not restored", len(n.Xattrs)))
+	}
+	if n.Hard != 0 {
+		k.lost(src, "restored as a file of its own, not as a hard link")
+	}
+}
+
+// file puts the parts of a file into windows.
+func (k *walker) file(ctx context.Context, n *format.Node, dir *folder, src string) error {
+	f := newRestoredFile(dir, n, src)
+	part := filePart{file: f}
+	var at uint64
+	err := k.r.each(ctx, *n.Content, func(id chunk.ID) error {
+		from, to := k.r.table.find(id)
+		if from == to {
+			return errNoPlace(id)
+		}
+		raw := uint64(k.r.table.places[from].raw)
+		if raw == 0 || raw > chunk.MaxSize || raw > f.size-at {
+			return fmt.Errorf("%w: chunk %s of %d bytes does not fit into the file", format.ErrMalformed, id, raw)
+		}
+		part.ids = append(part.ids, id)
+		at += raw
+		k.w.items++
+		k.w.bytes += raw
+		if k.w.items >= windowItems || k.w.bytes >= windowBytes {
+			k.w.parts = append(k.w.parts, part)
+			part = filePart{file: f, at: at}
+			k.err = k.flush(ctx)
+		}
+		return k.err
+	})
+	if k.err != nil || ctx.Err() != nil {
+		return errors.Join(k.err, ctx.Err())
+	}
+	if err == nil && at != f.size {
+		err = fmt.Errorf("%w: content of %d bytes, should be %d", format.ErrMalformed, at, f.size)
+	}
+	if err != nil {
+		f.fail(err)
+	}
+	part.last = true
+	part.ids = slices.Clip(part.ids)
+	k.w.parts = append(k.w.parts, part)
+	return nil
+}

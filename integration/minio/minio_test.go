@@ -1,0 +1,91 @@
+package minio_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"embassy/integration/minio"
+)
+
+func TestServerLife(t *testing.T) {
+	srv := minio.Start(t)
+	srv.Bucket(t, "kept")
+	endpoint := srv.Endpoint
+	for _, end := range []func(){srv.Stop, srv.Kill} {
+		end()
+		if conn, err := net.DialTimeout("tcp", endpoint, time.Second); err == nil {
+			t.Errorf("a stopped server still accepts connections")
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		srv.Restart()
+		if srv.Endpoint != endpoint {
+			t.Errorf("the endpoint changed from %s to %s", endpoint, srv.Endpoint)
+		}
+		srv.RemoveBucket(t, "kept") // fails unless the data is still there
+		srv.Bucket(t, "kept")
+	}
+	if _, err := os.Stat(srv.DataDir); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProxy(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // the client or the proxy gave up
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(upstream.Close)
+	proxy := minio.Proxy(t, strings.TrimPrefix(upstream.URL, "http://"))
+	client := &http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	const size = 10_000
+	ask := func() error {
+		resp, err := client.Post("http://"+proxy.Endpoint, "text/plain", strings.NewReader(strings.Repeat("x", size)))
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(io.Discard, resp.Body)
+		if err == nil && n != size {
+			t.Errorf("%d bytes came back", n)
+		}
+		return errors.Join(err, resp.Body.Close())
+	}
+	want := func(state string, reachable bool) {
+		t.Helper()
+		if err := ask(); (err == nil) != reachable {
+			t.Errorf("%s: %v", state, err)
+		}
+		client.CloseIdleConnections()
+	}
+
+	want("healthy", true)
+	if sent, received := proxy.Sent(), proxy.Received(); sent < size || sent > 2*size || received < size || received > 2*size {
+		t.Errorf("counted %d bytes sent, %d received", sent, received)
+	}
+	proxy.BlackHole()
+	want("black hole", false)
+	proxy.Heal()
+	want("healed", true)
+	proxy.Cut()
+	want("cut", false)
+	proxy.Heal()
+	want("healed", true)
+	proxy.Slow(20) // 500 ms for 10,000 bytes
+	want("slow", false)
+	proxy.Heal()
+	want("healed", true)
+}
