@@ -46,9 +46,9 @@ const (
 	schemaVersion = 1
 
 	// Badger writes through memory maps, so that a full disk is a signal and
-	// not an error. What it writes in the background, memtables and one
-	// compaction, has to fit into the reserve.
-	reserve = 128 << 20
+	// not an error. What it writes in the background, memtables and
+	// compactions, has to fit into the reserve, in bytes.
+	reserve = 64 << 20
 
 	// maxValue is the size limit of one record in bytes, and of a value log file.
 	maxValue = 128 << 20
@@ -292,7 +292,13 @@ func (b *batch) set(key, value []byte) error {
 	if len(value) >= valueThreshold {
 		b.c.large += len(value)
 	}
-	if err := b.do(func() error { return b.txn.Set(key, value) }); err != nil {
+	err := b.txn.Set(key, value)
+	if errors.Is(err, badger.ErrTxnTooBig) {
+		if err = b.flush(); err == nil {
+			err = b.txn.Set(key, value)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	b.bytes += len(value)
@@ -300,22 +306,6 @@ func (b *batch) set(key, value []byte) error {
 		return b.flush()
 	}
 	return nil
-}
-
-// delete takes ownership of the key.
-func (b *batch) delete(key []byte) error {
-	return b.do(func() error { return b.txn.Delete(key) })
-}
-
-func (b *batch) do(op func() error) error {
-	err := op()
-	if !errors.Is(err, badger.ErrTxnTooBig) {
-		return err
-	}
-	if err := b.flush(); err != nil {
-		return err
-	}
-	return op()
 }
 
 // flush commits what was written so far.

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"embassy/catalog"
+	"embassy/chunk"
 	"embassy/embassy"
 )
 
@@ -135,6 +136,41 @@ func TestCorruptFiles(t *testing.T) {
 	t.Logf("%d files, %d refusals", len(files), refused)
 	if refused == 0 {
 		t.Error("nothing was noticed")
+	}
+}
+
+// Damage inside a table, behind what Open looks at, never places a chunk in a
+// pack where it is not.
+func TestCorruptBlocks(t *testing.T) {
+	dir := filled(t)
+	tables, err := filepath.Glob(filepath.Join(dir, "badger", "*.sst"))
+	check(t, err)
+	for _, path := range tables {
+		info, err := os.Stat(path)
+		check(t, err)
+		for at := int64(5); at < info.Size()*3/4; at += 1 << 10 {
+			check(t, flip(path, at))
+		}
+	}
+	c := open(t, dir)
+	lost := 0
+	for i := range 20 {
+		for _, id := range ids(i*10_000, i*10_000+10_000) {
+			n := make([]embassy.PackNum, 1)
+			err := c.FindChunks([]chunk.ID{id}, n)
+			if err != nil && !errors.Is(err, catalog.ErrCorrupt) {
+				t.Fatal(err)
+			}
+			if n[0] != 0 && n[0] != embassy.PackNum(i+1) {
+				t.Fatalf("chunk of pack %d in pack %d", i+1, n[0])
+			}
+			if n[0] == 0 {
+				lost++
+			}
+		}
+	}
+	if lost == 0 {
+		t.Error("nothing was damaged")
 	}
 }
 

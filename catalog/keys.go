@@ -234,11 +234,8 @@ func must[T any](v T, err error) T {
 // get returns the value of a key, or nil if there is none. The value of an
 // existing key is never nil.
 func get(txn *badger.Txn, key []byte) ([]byte, error) {
-	item, err := txn.Get(key)
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, nil
-	}
-	if err != nil {
+	item, err := lookup(txn, key)
+	if err != nil || item == nil {
 		return nil, err
 	}
 	value, err := item.ValueCopy(nil)
@@ -246,4 +243,19 @@ func get(txn *badger.Txn, key []byte) ([]byte, error) {
 		value = []byte{}
 	}
 	return value, err
+}
+
+// lookup returns the item of a key, or nil if there is none. Badger looks at
+// the end of a block before it checks the block, and panics if that is damaged.
+func lookup(txn *badger.Txn, key []byte) (item *badger.Item, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			item, err = nil, fmt.Errorf("%w: reading it panics: %.200v", ErrCorrupt, r)
+		}
+	}()
+	item, err = txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	return item, err
 }

@@ -113,19 +113,6 @@ func (m *model) SetListed(chain format.ID, seq uint64, packs []embassy.ListedPac
 
 func (m *model) ListedHead(chain format.ID) (uint64, error) { return m.heads[chain], nil }
 
-func (m *model) DropPack(n embassy.PackNum, ids []chunk.ID) error {
-	if m.packs[n].Entry != 0 {
-		return errRefused
-	}
-	for _, id := range ids {
-		if m.chunks[id] == n {
-			delete(m.chunks, id)
-		}
-	}
-	delete(m.packs, n)
-	return nil
-}
-
 func (m *model) Place(target string, h format.Hash, at time.Time) error {
 	m.placed[fmt.Sprint(target, h)] = at
 	return nil
@@ -133,11 +120,6 @@ func (m *model) Place(target string, h format.Hash, at time.Time) error {
 
 func (m *model) Placed(target string, h format.Hash) (time.Time, error) {
 	return m.placed[fmt.Sprint(target, h)], nil
-}
-
-func (m *model) Unplace(target string, h format.Hash) error {
-	delete(m.placed, fmt.Sprint(target, h))
-	return nil
 }
 
 func (m *model) SetSeenHead(target string, chain format.ID, h embassy.SeenHead) error {
@@ -261,24 +243,9 @@ func TestAgreesWithModel(t *testing.T) {
 				}
 				both(func(c embassy.Catalog) error { return c.SetListed(chain, seq, packs) })
 			},
-			"drop": func(t *rapid.T) {
-				n := genNum.Draw(t, "num")
-				var ids []chunk.ID
-				for id, in := range m.chunks {
-					if in == n {
-						ids = append(ids, id)
-					}
-				}
-				ids = append(ids, genIDs.Draw(t, "ids")...)
-				both(func(c embassy.Catalog) error { return c.DropPack(n, ids) })
-			},
 			"place": func(t *rapid.T) {
 				target, h, at := genName.Draw(t, "target"), genHash.Draw(t, "hash"), genTime.Draw(t, "at")
-				if rapid.Bool().Draw(t, "unplace") {
-					both(func(c embassy.Catalog) error { return c.Unplace(target, h) })
-				} else {
-					both(func(c embassy.Catalog) error { return c.Place(target, h, at) })
-				}
+				both(func(c embassy.Catalog) error { return c.Place(target, h, at) })
 			},
 			"see head": func(t *rapid.T) {
 				target, chain := genName.Draw(t, "target"), genChain.Draw(t, "chain")

@@ -168,7 +168,7 @@ func (c *Catalog) UnlistedPacks(chain format.ID) (packs []embassy.PackState, err
 // SetListed implements [embassy.Catalog]. Every pack must be known and belong
 // to the chain, and seq must not be 0, which means "not listed".
 //
-// What exceeds a transaction of Badger, some 6,000 packs, is first written
+// What exceeds a transaction of Badger, some 1,500 packs, is first written
 // down as a whole. From then on it happens: here, or at the next Open. Nobody
 // reads meanwhile.
 func (c *Catalog) SetListed(chain format.ID, seq uint64, packs []embassy.ListedPack) error {
@@ -295,47 +295,6 @@ func (c *Catalog) ListedHead(chain format.ID) (seq uint64, err error) {
 	return seq, nil
 }
 
-// DropPack implements [embassy.Catalog]. A listed pack is refused; one that is
-// not there is fine. Of the chunks, those that the catalog places in another
-// pack stay.
-func (c *Catalog) DropPack(n embassy.PackNum, ids []chunk.ID) error {
-	if err := c.write(func() error { return c.dropPack(n, ids) }); err != nil {
-		return fmt.Errorf("drop pack %d: %w", n, err)
-	}
-	return nil
-}
-
-func (c *Catalog) dropPack(n embassy.PackNum, ids []chunk.ID) error {
-	b := c.newBatch(true) // the chunks go no later than the pack, also after a power cut
-	defer b.discard()
-	p, ok, err := getPack(b.txn, n)
-	if err != nil || !ok {
-		return err
-	}
-	if p.Entry != 0 {
-		return fmt.Errorf("entry %d of chain %s lists it", p.Entry, p.Chain)
-	}
-	for _, id := range ids {
-		key := appendChunkKey(nil, id)
-		in, err := getNum(b.txn, key)
-		if err != nil {
-			return err
-		}
-		if in != n {
-			continue
-		}
-		if err := b.delete(key); err != nil {
-			return err
-		}
-	}
-	for _, key := range [][]byte{unlistedKey(p.Chain, n), hashKey(p.Hash), packKey(n)} {
-		if err := b.delete(key); err != nil {
-			return err
-		}
-	}
-	return b.flush()
-}
-
 // getPack returns a pack with its Head.
 func getPack(txn *badger.Txn, n embassy.PackNum) (p embassy.PackState, ok bool, err error) {
 	value, err := get(txn, packKey(n))
@@ -354,11 +313,8 @@ func getPack(txn *badger.Txn, n embassy.PackNum) (p embassy.PackState, ok bool, 
 // getNum returns the pack number stored under a key, or 0. The key may be
 // reused unless the transaction writes.
 func getNum(txn *badger.Txn, key []byte) (n embassy.PackNum, err error) {
-	item, err := txn.Get(key)
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return 0, nil
-	}
-	if err != nil {
+	item, err := lookup(txn, key)
+	if err != nil || item == nil {
 		return 0, err
 	}
 	err = item.Value(func(value []byte) error {

@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// chunksPerPack needs three transactions.
-const chunksPerPack = 30_000
+// chunksPerPack needs four transactions.
+const chunksPerPack = 10_000
 
 func other(role, dir string) error {
 	var opts catalog.Options
@@ -129,7 +129,7 @@ func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	next, last := 0, embassy.PackNum(0)
 	cut := 0
-	for commits := range 8 {
+	for commits := range 10 {
 		p := start(t, "add", dir, fmt.Sprint("CATALOG_TEST_FIRST=", next), fmt.Sprint("CATALOG_TEST_COMMITS=", commits))
 		added := map[int]embassy.PackNum{}
 		for line := p.line(t); line != "stopped"; line = p.line(t) {
@@ -184,7 +184,7 @@ func TestKill(t *testing.T) {
 
 // A listing that does not fit into one transaction happens as a whole, or not.
 func TestListingInterrupted(t *testing.T) {
-	const count = 10_000
+	const count = 4_000
 	dir := t.TempDir()
 	commits := -1 // until space runs out; -1: never
 	opts := catalog.Options{Free: func(string) (uint64, error) {
@@ -223,7 +223,7 @@ func TestListingInterrupted(t *testing.T) {
 			}
 		}
 		if done {
-			if seq < 10 {
+			if seq < 7 {
 				t.Fatalf("only %d transactions: the test tests nothing", seq)
 			}
 			break

@@ -33,17 +33,6 @@ func (c *Catalog) Placed(target string, h format.Hash) (at time.Time, err error)
 	return at, nil
 }
 
-// Unplace implements [embassy.Catalog].
-func (c *Catalog) Unplace(target string, h format.Hash) error {
-	err := c.write(func() error {
-		return c.commit(func(txn *badger.Txn) error { return txn.Delete(placedKey(target, h)) })
-	})
-	if err != nil {
-		return fmt.Errorf("unplace %s on %s: %w", h, target, err)
-	}
-	return nil
-}
-
 // SetSeenHead implements [embassy.Catalog]. A lower sequence number is refused
 // with ErrOldHead.
 func (c *Catalog) SetSeenHead(target string, chain format.ID, h embassy.SeenHead) error {

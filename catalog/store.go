@@ -17,13 +17,15 @@ import (
 	"github.com/dgraph-io/ristretto/v2/z"
 )
 
-// valueThreshold is the size in bytes from which a value goes to the value log.
-const valueThreshold = 512 << 10
+// valueThreshold is the size in bytes from which a value goes to the value
+// log. It must fit into a transaction, which is 15 % of a memtable.
+const valueThreshold = 256 << 10
 
 // openStore opens Badger with little memory. Chunk ids do not compress, and
 // without compression and block cache Badger reads tables, their indexes and
 // their Bloom filters straight from the page cache: what is left in memory are
-// up to four memtables and what a compaction builds.
+// up to four memtables and the builders of tables, of which Badger keeps eight
+// around and which are as large as the largest table was.
 func openStore(dir string, log *slog.Logger) (db *badger.DB, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -36,7 +38,8 @@ func openStore(dir string, log *slog.Logger) (db *badger.DB, err error) {
 	opts := badger.DefaultOptions(dir).
 		WithLogger(bridge{log}).
 		WithMetricsEnabled(false).
-		WithMemTableSize(8 << 20).
+		WithMemTableSize(2 << 20).
+		WithBaseTableSize(2 << 20).
 		WithNumMemtables(2).
 		WithNumCompactors(2).
 		WithNumGoroutines(2).
@@ -48,6 +51,7 @@ func openStore(dir string, log *slog.Logger) (db *badger.DB, err error) {
 		WithVerifyValueChecksum(true).
 		WithChecksumVerificationMode(options.OnBlockRead).
 		WithDetectConflicts(false) // there is one writer
+	opts.TableSizeMultiplier = 1
 	db, err = badger.Open(opts)
 	if err != nil {
 		return nil, classify(err)

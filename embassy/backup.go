@@ -184,7 +184,7 @@ func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte
 			return // there, or down: the breaker knows
 		}
 		if foreign(ctx, m, ch.Nation) {
-			m.trip(ErrForeignTarget)
+			m.ban(ErrForeignTarget)
 			return
 		}
 		// An agent that may not write charters leaves it to others.
@@ -390,6 +390,7 @@ func (r *backupRun) execute(ctx context.Context, d config.Dataset) (format.Conte
 	if e := sending.Wait(); err == nil {
 		err = e
 	}
+	r.out.free = nil // the buffers are not needed for what follows
 	if err == nil && !r.walk.dry {
 		err = r.cache.settle()
 	}

@@ -82,16 +82,10 @@ type Catalog interface {
 	// ListedHead returns the last seq given to SetListed, or 0.
 	ListedHead(chain format.ID) (uint64, error)
 
-	// DropPack forgets a pack that no entry lists, and its chunks: nothing
-	// holds it any more.
-	DropPack(n PackNum, ids []chunk.ID) error
-
 	// Place records that the target confirmed the object at that time.
 	Place(target string, h format.Hash, at time.Time) error
 	// Placed returns when the target last confirmed the object; zero: never.
 	Placed(target string, h format.Hash) (time.Time, error)
-	// Unplace forgets a confirmation that turned out to be false.
-	Unplace(target string, h format.Hash) error
 
 	// SetSeenHead records a head; synced. A lower sequence number than the one
 	// recorded is refused with an error.

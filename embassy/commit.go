@@ -23,9 +23,9 @@ import (
 
 var (
 	// ErrRolledBack: a target shows less than it once showed or confirmed.
-	ErrRolledBack = errors.New("the target was rolled back: it no longer shows what it confirmed before")
+	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count; if that was done on purpose, give it a new name in the configuration")
 	// ErrForked: somebody else writes this chain.
-	ErrForked = errors.New("another machine writes this chain: was this state directory cloned or restored from a copy?")
+	ErrForked = errors.New("another machine wrote on this chain: this state directory was cloned, or restored from an old copy; move it away and run embassy init with the recovery kit, to go on as a new agent")
 )
 
 // The commit order, for every target by itself, and for every entry in turn:

@@ -21,6 +21,9 @@ const (
 	attempts     = 3                // for one operation, on a fault that may pass
 )
 
+// never is later than any clock.
+var never = time.Unix(1<<40, 0)
+
 // ErrDown is wrapped by the error of an operation that was not tried, because
 // the target failed a short while ago.
 var ErrDown = errors.New("target is down")
@@ -52,7 +55,7 @@ type health struct {
 func NewMember(name, url, jurisdiction string, t targets.Target, cause error, now func() time.Time) *Member {
 	h := &health{now: now}
 	if t == nil {
-		h.cause, h.until = cause, time.Unix(1<<40, 0)
+		h.cause, h.until = cause, never
 	}
 	return &Member{Name: name, URL: url, Jurisdiction: jurisdiction, Target: t, health: h}
 }
@@ -79,6 +82,14 @@ func (m *Member) trip(cause error) {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
 	m.health.cause, m.health.until = cause, m.health.now().Add(downFor)
+}
+
+// ban opens the breaker for the rest of the process: the target answers, and
+// must not be used.
+func (m *Member) ban(cause error) {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	m.health.cause, m.health.until = cause, never
 }
 
 func (m *Member) recovered() {

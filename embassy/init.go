@@ -203,7 +203,7 @@ func (s *Service) ApplyCharter(ctx context.Context, root *crypto.Root) (CharterR
 func (s *Service) newestCharter(ctx context.Context, state *State) (*format.Charter, []byte, error) {
 	probe(ctx, state.Nation(), s.order)
 	_, object, err := FindCharter(ctx, s.order, state.Nation(), state.Verifier(), s.warn)
-	if err != nil && !errors.Is(err, ErrNoCharter) {
+	if err != nil && !errors.Is(err, ErrNoCharter) && !errors.Is(err, ErrDown) {
 		return nil, nil, err
 	}
 	if err == nil {

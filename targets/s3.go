@@ -163,7 +163,7 @@ func (s *S3) Put(ctx context.Context, o Object) error {
 	return nil
 }
 
-// lentBody is the caller's data while Put runs. The transport may go on
+// lentBody is the caller's data while Put runs. http.RoundTripper may go on
 // reading a body after it has returned; takeBack ends that.
 type lentBody struct {
 	mu   sync.Mutex

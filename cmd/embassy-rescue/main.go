@@ -173,15 +173,24 @@ func decode(c *cli.Context) (options, error) {
 	return o, nil
 }
 
-// parseTime reads a time; without a zone it is UTC, and a day means its end.
-func parseTime(s string) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04"} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t, nil
+// layouts are the times that --at takes, and what is meant by each.
+var layouts = []struct {
+	layout string
+	span   time.Duration
+}{
+	{time.RFC3339, time.Second},
+	{"2006-01-02 15:04:05", time.Second},
+	{"2006-01-02 15:04", time.Minute},
+	{time.DateOnly, 24 * time.Hour},
+}
+
+// parseTime returns the last moment of the second, minute or day that is
+// named, since times are listed to the second. Without a zone it is UTC.
+func parseTime(text string) (time.Time, error) {
+	for _, l := range layouts {
+		if t, err := time.Parse(l.layout, text); err == nil {
+			return t.Add(l.span - 1), nil
 		}
 	}
-	if t, err := time.Parse(time.DateOnly, s); err == nil {
-		return t.AddDate(0, 0, 1).Add(-1), nil
-	}
-	return time.Time{}, &usageError{fmt.Sprintf("--at %q is no time: write 2026-11-21 or 2026-11-21T14:00:00Z", s)}
+	return time.Time{}, &usageError{fmt.Sprintf("--at %q is no time: write 2026-11-21, \"2026-11-21 14:00\" (in UTC) or 2026-11-21T14:00:00+02:00", text)}
 }

@@ -120,14 +120,19 @@ func reason(r embassy.BackupReport) string {
 }
 
 func targetState(t embassy.TargetProgress) string {
-	text := "has everything"
+	text := size(t.Sent) + " sent, has everything"
 	switch {
 	case t.Err != nil:
-		text = "behind: " + oneLine(t.Err)
+		text = "behind: " + cause(t.Target, t.Err)
 	case t.Behind > 0:
-		text = plural(t.Behind, "entry", "entries") + " behind, catches up later"
+		text = fmt.Sprintf("%s sent, %s behind, catches up later", size(t.Sent), plural(t.Behind, "entry", "entries"))
 	}
-	return text + ", " + size(t.Sent) + " sent"
+	return text
+}
+
+// cause is an error of a target in one line, for a place that names the target.
+func cause(target string, err error) string {
+	return strings.TrimPrefix(oneLine(err), "target "+target+": ")
 }
 
 // printGaps lists the first gaps under a heading.

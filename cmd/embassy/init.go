@@ -273,7 +273,7 @@ func printResults(w interface{ Write([]byte) (int, error) }, list []embassy.Targ
 	for _, r := range list {
 		text := "has the charter"
 		if r.Err != nil {
-			text = "has no charter yet: " + oneLine(r.Err)
+			text = "has no charter yet: " + cause(r.Target, r.Err)
 		}
 		fmt.Fprintf(w, "target %s\t%s\n", r.Target, text)
 	}

@@ -176,7 +176,7 @@ type restored struct {
 func (r restored) print(out io.Writer, now time.Time) error {
 	for _, d := range r.report.Datasets {
 		w := table(out)
-		fmt.Fprintf(out, "%s: snapshot %s of %s, %s old\n", d.Dataset, short(d.Snapshot), moment(d.Time), length(now.Sub(d.Time).Truncate(time.Second)))
+		fmt.Fprintf(out, "%s: snapshot %s of %s, %s old\n", d.Dataset, short(d.Snapshot), moment(d.Time), whole(now.Sub(d.Time)))
 		fmt.Fprintf(w, "  restored\t%s, %s, %s to %s\n", plural(d.Files, "file", "files"), plural(d.Dirs, "folder", "folders"), size(d.Bytes), d.Dir)
 		if d.Skipped > 0 {
 			fmt.Fprintf(w, "  kept\t%s, already there and verified\n", plural(d.Skipped, "file", "files"))

@@ -168,7 +168,7 @@ func (s *screen) describe(p embassy.Progress) []string {
 	}
 	line += "  " + size(uint64(speed)) + "/s"
 	if p.BytesTotal > p.Bytes && speed > 0 {
-		line += "  ETA " + length(time.Duration(float64(p.BytesTotal-p.Bytes)/speed*float64(time.Second)).Truncate(time.Second))
+		line += "  ETA " + whole(time.Duration(float64(p.BytesTotal-p.Bytes)/speed*float64(time.Second))+time.Second-1)
 	}
 	lines := []string{line}
 	widest := 0

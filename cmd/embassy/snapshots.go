@@ -56,7 +56,7 @@ func runSnapshots(ctx context.Context, dataset string, con *console) (err error)
 	now := time.Now()
 	for _, i := range list {
 		m := i.Summary
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Hash.String()[:digits], moment(m.When()), length(now.Sub(m.When()).Truncate(time.Second)),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Hash.String()[:digits], moment(m.When()), whole(now.Sub(m.When())),
 			m.Dataset, count(m.Files), size(m.Bytes), size(m.Added), count(m.Errors))
 	}
 	return w.Flush()

@@ -16,6 +16,8 @@ func statusCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "how safe is every dataset; exit code 4 beyond an RPO or below a commit rule",
+		Description: "TIERS says which targets have the newest snapshot: P+ is a primary one that has it, and E-3 an\n" +
+			"emergency one that lacks three entries of the ledger.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "live", Usage: "ask the targets instead of telling what is remembered"},
 		},
@@ -62,7 +64,7 @@ func printStatus(con *console, status embassy.Status) error {
 	for _, d := range status.Datasets {
 		age, rpo := "-", "-"
 		if !d.Newest.IsZero() {
-			age = length(d.Age.Truncate(time.Second))
+			age = whole(d.Age)
 		}
 		if d.RPO > 0 {
 			rpo = length(d.RPO)
@@ -79,7 +81,7 @@ func printStatus(con *console, status embassy.Status) error {
 		state := "not asked"
 		switch {
 		case t.Err != nil:
-			state = oneLine(t.Err)
+			state = cause(t.Name, t.Err)
 		case t.Live:
 			state = "answers"
 		}

@@ -84,6 +84,14 @@ func length(d time.Duration) string {
 	return fmt.Sprintf("%ds", d/time.Second)
 }
 
+// whole is length in whole seconds.
+func whole(d time.Duration) string {
+	if d = d.Truncate(time.Second); d > -10*time.Second && d < 10*time.Second {
+		return fmt.Sprintf("%ds", d/time.Second)
+	}
+	return length(d)
+}
+
 // moment writes a time as --at takes it.
 func moment(t time.Time) string {
 	if t.IsZero() {

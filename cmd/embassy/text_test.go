@@ -67,6 +67,8 @@ func TestText(t *testing.T) {
 		{length(192 * time.Minute), "3h12m"},
 		{length(52*time.Hour + time.Minute), "2d4h"},
 		{length(-time.Minute), "-1m"},
+		{whole(9900 * time.Millisecond), "9s"},
+		{whole(61 * time.Second), "1m1s"},
 		{moment(time.Time{}), "never"},
 		{printable("läbi rääkimised"), "läbi rääkimised"},
 		{printable("a\x1b[2Jb"), `"a\x1b[2Jb"`},
