@@ -11,11 +11,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/config"
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
 )
@@ -32,6 +34,7 @@ type site struct {
 	mems    []*targets.Mem
 	wrap    func(i int, t targets.Target) targets.Target // what a process sees of a target
 	catalog *memCatalog
+	root    *crypto.Root
 
 	mu       sync.Mutex
 	findings []embassy.Finding
@@ -59,12 +62,86 @@ func newSite(t testing.TB, n, commit int) *site {
 	if err := os.MkdirAll(s.src, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.start().Init(t.Context(), embassy.InitOptions{
+	s.settle()
+	return s
+}
+
+// settled are the nations that init made, by number of targets: wrapping a
+// root is slow on purpose, and one nation is as good as another.
+var settled = struct {
+	sync.Mutex
+	byTargets map[int]*settlement
+}{byTargets: map[int]*settlement{}}
+
+type settlement struct {
+	files fstest.MapFS // state directory and kit
+	mems  []*targets.Mem
+	root  *crypto.Root
+}
+
+// settle runs init, or takes a copy of what it once made.
+func (s *site) settle() {
+	s.t.Helper()
+	settled.Lock()
+	defer settled.Unlock()
+	made := settled.byTargets[len(s.mems)]
+	if made == nil {
+		s.init()
+		made = &settlement{files: fstest.MapFS{}, root: s.root}
+		for _, name := range []string{"kit.txt", "state/agent.key", "state/nation.json", "state/charter"} {
+			data, err := os.ReadFile(filepath.Join(s.dir, name))
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			made.files[name] = &fstest.MapFile{Data: data, Mode: 0o600}
+		}
+		for _, m := range s.mems {
+			made.mems = append(made.mems, clone(s.t, m))
+		}
+		settled.byTargets[len(s.mems)] = made
+		return
+	}
+	for name, f := range made.files {
+		path := filepath.Join(s.dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, f.Data, f.Mode); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	for i, m := range made.mems {
+		s.mems[i] = clone(s.t, m)
+	}
+	s.root = made.root
+}
+
+// init makes a nation of this site's own.
+func (s *site) init() {
+	s.t.Helper()
+	if _, err := s.start().Init(s.t.Context(), embassy.InitOptions{
 		Passphrase: passphrase, KitPath: s.kit(), AgentName: "test", Steward: true,
 	}); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	return s
+	_, root, err := embassy.OpenKit(s.kit(), passphrase)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.root = root
+}
+
+// clone copies a target.
+func clone(t testing.TB, from *targets.Mem) *targets.Mem {
+	t.Helper()
+	to := targets.NewMem()
+	for info, err := range from.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		copyObject(t, from, to, info.Name)
+	}
+	return to
 }
 
 func (s *site) kit() string { return filepath.Join(s.dir, "kit.txt") }
@@ -171,23 +248,17 @@ func (s *site) count(i int, kind string) int {
 // view opens what some of the targets show, with the kit.
 func (s *site) view(only ...int) (*embassy.View, error) {
 	s.t.Helper()
-	kit, root, err := embassy.OpenKit(s.kit(), passphrase)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	verifier, err := crypto.ParseVerifier(kit.RootSigner)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	verifier := s.root.Signer().Verifier()
+	nation := format.NationID(verifier, s.root.Identity().Recipient())
 	var members []*embassy.Member
 	for _, i := range only {
 		members = append(members, embassy.NewMember(fmt.Sprintf("t%d", i), "", "", s.mems[i], nil, time.Now))
 	}
-	ch, _, err := embassy.FindCharter(s.t.Context(), members, kit.Nation, verifier, nil)
+	ch, _, err := embassy.FindCharter(s.t.Context(), members, nation, verifier, nil)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := embassy.RootKeys(ch, root)
+	keys, err := embassy.RootKeys(ch, s.root)
 	if err != nil {
 		return nil, err
 	}

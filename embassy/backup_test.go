@@ -227,7 +227,7 @@ func TestBackupTargetRolledBack(t *testing.T) {
 	}
 }
 
-func copyObject(t *testing.T, from, to targets.Target, name string) {
+func copyObject(t testing.TB, from, to targets.Target, name string) {
 	t.Helper()
 	info, err := from.Stat(t.Context(), name)
 	if err != nil {
@@ -247,7 +247,7 @@ func copyObject(t *testing.T, from, to targets.Target, name string) {
 }
 
 func TestBackupForeignTarget(t *testing.T) {
-	other := newSite(t, 1, 1)
+	other := newSite(t, 1, 1) // another nation than that of sites with two targets
 	s := newSite(t, 2, 1)
 	s.mems[1] = other.mems[0]
 	s.fill(1, 3, 1000)
@@ -304,10 +304,7 @@ func TestBackupUnknownNames(t *testing.T) {
 	if _, err := s.backup(t.Context()); !errors.Is(err, embassy.ErrNotInCharter) {
 		t.Fatal(err)
 	}
-	_, root, err := embassy.OpenKit(s.kit(), passphrase)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := s.root
 	rep, err := s.start().ApplyCharter(t.Context(), root)
 	if err != nil || rep.Seq != 2 || !slices.Equal(rep.Added, []string{"dataset land"}) {
 		t.Fatalf("%+v, %v", rep, err)
@@ -374,10 +371,7 @@ func TestStateDirectoryOpensNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, root, err := embassy.OpenKit(s.kit(), passphrase)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := s.root
 	state, err := embassy.OpenState(s.config.StateDir)
 	if err != nil {
 		t.Fatal(err)
