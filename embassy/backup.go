@@ -21,7 +21,7 @@ import (
 const (
 	// packBuffers bounds the packs in memory: open, being sealed, and on their
 	// way to targets.
-	packBuffers = 6
+	packBuffers = 5
 	// interimPacks is after how many packs a long run writes an entry, so that
 	// what arrived is known to everybody, not only to this machine's catalog.
 	interimPacks = 64
@@ -227,7 +227,7 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 		return nil, err
 	}
 	if err := l.replay(ctx); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("learn again what the targets hold: %w; if their data is lost for good, move the state directory away and run embassy init with the recovery kit, to go on as a new agent", err)
 	}
 	open[d.Compartment] = l
 	return l, nil
@@ -237,6 +237,9 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep BackupReport, err error) {
 	rep = BackupReport{Dataset: d.Name, Started: l.s.now(), DryRun: dry}
 	defer func() { rep.Elapsed = l.s.now().Sub(rep.Started) }()
+	if rep.Gaps = missingSources(d.Sources); len(rep.Gaps) == len(d.Sources) {
+		return rep, fmt.Errorf("%s: %w", strings.Join(d.Sources, ", "), ErrNoSource)
+	}
 	r, err := l.newRun(ctx, d, dry)
 	if err != nil {
 		return rep, err
@@ -246,11 +249,14 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	c := &r.walk.counts
 	rep.Files, rep.Dirs, rep.Others, rep.New, rep.Changed, rep.Same = c.files, c.dirs, c.others, c.fresh, c.changed, c.same
 	rep.Bytes, rep.Read, rep.Gaps = c.bytes, c.read, c.gaps
+	if c.hiddenGaps > 0 {
+		rep.Gaps = append(rep.Gaps, format.Gap{Path: []byte("…"), Reason: fmt.Sprintf("%d more are not named", c.hiddenGaps)})
+	}
 	rep.Added, rep.Packs = r.packer.stored, r.packer.packs
 	if err != nil {
 		return rep, err
 	}
-	if c.sourcesFound == 0 {
+	if c.sourcesFound == 0 { // they vanished since they were looked at
 		return rep, fmt.Errorf("%s: %w", strings.Join(d.Sources, ", "), ErrNoSource)
 	}
 	if len(c.gaps) > 0 {
@@ -285,6 +291,17 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	}
 	rep.Exit = policy.ExitCode(codes...)
 	return rep, nil
+}
+
+// missingSources names the sources that are not there.
+func missingSources(sources []string) []format.Gap {
+	var gaps []format.Gap
+	for _, s := range sources {
+		if _, err := os.Stat(s); err != nil {
+			gaps = append(gaps, gapOf(s, err))
+		}
+	}
+	return gaps
 }
 
 // backupRun is the machinery of one dataset's run.
@@ -407,7 +424,7 @@ func (r *backupRun) snapshot(d config.Dataset, root format.Content, rep BackupRe
 		summary := format.Summary{
 			Dataset: d.Name, Time: rep.Started.UnixNano(), Priority: d.Priority, Files: rep.Files,
 			Dirs: rep.Dirs, Others: rep.Others, Bytes: rep.Bytes, Added: rep.Added,
-			Errors: uint64(len(rep.Gaps)) + r.walk.counts.hiddenGaps, Label: d.Label, Tags: d.Tags,
+			Errors: uint64(len(r.walk.counts.gaps)) + r.walk.counts.hiddenGaps, Label: d.Label, Tags: d.Tags,
 			Targets: r.l.s.hints(d.Compartment), Refs: refs,
 		}
 		inner := format.Root{Tree: root, Errors: rep.Gaps, Host: host, Program: "embassy"}

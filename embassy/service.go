@@ -78,6 +78,20 @@ func (s *Service) Ranked(compartment string) []*Member {
 	return out
 }
 
+// AgentKeys opens what the newest charter, of this machine and of the
+// answering targets, gives to this machine's agent.
+func (s *Service) AgentKeys(ctx context.Context) (*Keys, error) {
+	state, err := OpenState(s.site.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	ch, _, err := s.newestCharter(ctx, state)
+	if err != nil {
+		return nil, err
+	}
+	return AgentKeys(ch, state.key)
+}
+
 // copyOn says what a copy on a member is worth to a commit rule.
 func copyOn(m *Member) policy.Copy {
 	return policy.Copy{Target: m.Name, Jurisdiction: m.Jurisdiction, Guarded: m.Guarded}

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"embassy/chunk"
 	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/format"
@@ -467,4 +471,73 @@ func TestViewOfMany(t *testing.T) {
 	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: t.TempDir()}, "pop"); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestRestoreBlackHole lets the Primary stop answering while the others are
+// slow: it costs a few timeouts at once, and then a probe now and then.
+func TestRestoreBlackHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, a := newRepo(t, 2, "pop")
+		a.full = 4 << 20
+		tree := dir{}
+		for i := range 30 {
+			tree[fmt.Sprint(i)] = random(uint64(200+i), 3<<20)
+		}
+		a.snapshot("pop", tree)
+		var asked atomic.Int64
+		dark := func(op targets.Op, name string) error {
+			if asked.Load() == 0 && !strings.Contains(name, "/pack/") {
+				return nil
+			}
+			time.Sleep(20 * time.Second)
+			if op == targets.OpGet {
+				asked.Add(1)
+			}
+			return os.ErrDeadlineExceeded
+		}
+		r.through(0, func(under targets.Target) targets.Target { return &targets.Faulty{Target: under, Before: dark} })
+		r.through(1, func(under targets.Target) targets.Target {
+			return &targets.Faulty{Target: under, Before: func(op targets.Op, name string) error {
+				if strings.Contains(name, "/pack/") {
+					time.Sleep(30 * time.Second)
+				}
+				return nil
+			}}
+		})
+		if report, err := r.restore(&findings{}, embassy.RestoreOptions{To: t.TempDir()}, "pop"); err != nil {
+			t.Fatalf("%v; %+v", err, report)
+		}
+		packs := len(r.names(1, "/pack/"))
+		if n := asked.Load(); n > 13 {
+			t.Errorf("%d timeouts of a dead target for %d packs", n, packs)
+		}
+	})
+}
+
+// TestRestoreLyingDirectory: a captured agent lists chunks under ids that are
+// not theirs. Nothing false is written.
+func TestRestoreLyingDirectory(t *testing.T) {
+	r, a := newRepo(t, 1, "pop")
+	truth := []byte("the truth")
+	id := r.writer.Hasher().ID(truth)
+	a.builder = format.NewPackBuilder(a.session, a.full, nil)
+	a.builder.Add(format.DataChunk, id, chunk.NewEncoder().Encode(nil, []byte("the false")))
+	file := format.Node{Type: format.File, Content: &format.Content{Size: uint64(len(truth)), Chunks: id[:]}}
+	root := a.folder(dir{"file": file, "good": "good"})
+	a.commit("pop", root)
+	to := t.TempDir()
+	report, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, "pop")
+	if !errors.Is(err, embassy.ErrIncomplete) || len(report.Datasets[0].Missing) != 1 {
+		t.Errorf("Restore returned %v, %+v", err, report.Datasets)
+	}
+	compare(t, filepath.Join(to, "pop"), map[string][]byte{"good": []byte("good")})
+	// Once the chunk lies somewhere else too, that place serves.
+	a.chunks[id] = false
+	a.content(truth)
+	a.commit("pop", root)
+	to = t.TempDir()
+	if report, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, "pop"); err != nil {
+		t.Errorf("Restore returned %v, %+v", err, report.Datasets)
+	}
+	compare(t, filepath.Join(to, "pop"), map[string][]byte{"good": []byte("good"), "file": truth})
 }

@@ -33,12 +33,12 @@ type sysInfo struct {
 
 // counts is what a walk saw.
 type counts struct {
-	files, dirs, others     uint64
-	fresh, changed, same    uint64 // of files
-	bytes, read             uint64 // of content: in all, and read from the source
-	gaps                    []format.Gap
-	hiddenGaps              uint64 // beyond maxGaps
-	sourcesFound, dirsBlind uint64
+	files, dirs, others  uint64
+	fresh, changed, same uint64 // of files
+	bytes, read          uint64 // of content: in all, and read from the source
+	gaps                 []format.Gap
+	hiddenGaps           uint64 // beyond maxGaps
+	sourcesFound         uint64
 }
 
 // maxGaps bounds the gaps that a snapshot names one by one.
@@ -100,20 +100,26 @@ func (w *walk) excluded(path string, dir bool) bool {
 
 // gap records something that the source did not give.
 func (w *walk) gap(path string, err error) {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		err = pe.Err
-	}
 	if len(w.counts.gaps) >= maxGaps {
 		w.counts.hiddenGaps++
 		return
 	}
-	w.counts.gaps = append(w.counts.gaps, format.Gap{Path: []byte(path), Reason: err.Error()})
+	w.counts.gaps = append(w.counts.gaps, gapOf(path, err))
+}
+
+// gapOf names the path and the bare reason.
+func gapOf(path string, err error) format.Gap {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return format.Gap{Path: []byte(path), Reason: err.Error()}
 }
 
 // tree builds the node list of the folder path, in which lie the sources of b.
 func (w *walk) tree(path string, b *branch) (format.Content, error) {
 	if b.source {
+		w.counts.sourcesFound++
 		return w.dir(path)
 	}
 	t := format.NewTreeBuilder(w.putTree)
@@ -127,9 +133,6 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 				w.gap(s, err)
 			}
 			continue
-		}
-		if sub.source {
-			w.counts.sourcesFound++
 		}
 		n := w.node(name, fi)
 		switch {
@@ -146,6 +149,7 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 				n.Sec, n.Nsec = sub.newest(child)
 			}
 		case sub.source && fi.Mode().IsRegular():
+			w.counts.sourcesFound++
 			real, err := filepath.EvalSymlinks(child)
 			if err != nil {
 				w.gap(child, err)
@@ -218,7 +222,6 @@ func (w *walk) dir(path string) (format.Content, error) {
 	t := format.NewTreeBuilder(w.putTree)
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		w.counts.dirsBlind++
 		w.gap(path, err)
 	}
 	// ReadDir sorts by name, as bytes: the order of a node list.

@@ -385,16 +385,22 @@ func sent(stores []*store) int64 {
 }
 
 // start starts servers, each with a bucket and a proxy in front of it.
-func start(t testing.TB, n int, opts ...minio.Option) []*store {
+func start(t testing.TB, n int) []*store {
 	t.Helper()
-	places := [][2]string{{"tallinn", "EE"}, {"luxembourg", "LU"}, {"helsinki", "FI"}, {"vault", "CH"}}
 	var stores []*store
-	for _, p := range places[:n] {
-		server := minio.Start(t, opts...)
-		st := &store{t: t, name: p[0], jurisdiction: p[1], server: server, proxy: minio.Proxy(t, server.Endpoint)}
-		stores = append(stores, st.in("embassy"))
+	for i := range n {
+		stores = append(stores, startOne(t, i))
 	}
 	return stores
+}
+
+// startOne starts the server of one place.
+func startOne(t testing.TB, place int, opts ...minio.Option) *store {
+	t.Helper()
+	p := [][2]string{{"tallinn", "EE"}, {"luxembourg", "LU"}, {"helsinki", "FI"}, {"vault", "CH"}}[place]
+	server := minio.Start(t, opts...)
+	st := &store{t: t, name: p[0], jurisdiction: p[1], server: server, proxy: minio.Proxy(t, server.Endpoint)}
+	return st.in("embassy")
 }
 
 // in returns the stores with other, new buckets on the same servers.

@@ -189,6 +189,9 @@ var layouts = []struct {
 func parseTime(text string) (time.Time, error) {
 	for _, l := range layouts {
 		if t, err := time.Parse(l.layout, text); err == nil {
+			if strings.Contains(text, ".") {
+				return t, nil // a fraction of a second is exact
+			}
 			return t.Add(l.span - 1), nil
 		}
 	}

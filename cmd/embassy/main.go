@@ -61,6 +61,7 @@ var exits = []struct {
 	{is(term.ErrUnfit), 2},
 	{is(embassy.ErrUnknownName), 2},
 	{is(embassy.ErrNotInCharter), 2},
+	{is(embassy.ErrNotEmpty), 2},
 	{is(crypto.ErrAuthentication), 6},
 	{is(embassy.ErrNotEnrolled), 6},
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -177,23 +176,11 @@ func (s *site) view(ctx context.Context, keys *embassy.Keys) (*embassy.View, err
 // openAgentView opens the nation with this machine's agent key, which shows
 // summaries and no content.
 func (s *site) openAgentView(ctx context.Context) (*embassy.View, *embassy.Keys, error) {
-	state, err := embassy.OpenState(s.config.StateDir)
+	service, err := s.service()
 	if err != nil {
 		return nil, nil, err
 	}
-	charter, _, err := embassy.FindCharter(ctx, s.members, state.Nation(), state.Verifier(), s.screen.warn)
-	if err != nil {
-		return nil, nil, err
-	}
-	raw, err := os.ReadFile(filepath.Join(s.config.StateDir, "agent.key"))
-	if err != nil {
-		return nil, nil, fmt.Errorf("read agent key: %w", err)
-	}
-	key, err := crypto.ParseAgentKey(raw)
-	if err != nil {
-		return nil, nil, err
-	}
-	keys, err := embassy.AgentKeys(charter, key)
+	keys, err := service.AgentKeys(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -37,7 +37,7 @@ var reserved = []struct {
 	{[]string{"github.com/minio/minio-go"}, []string{"targets", "integration"}, false},
 	{[]string{"crypto/aes", "crypto/cipher", "crypto/ed25519", "crypto/hpke", "golang.org/x/crypto"}, []string{"crypto"}, true},
 	{[]string{"crypto/hmac"}, []string{"crypto", "chunk"}, true},
-	{[]string{"math/rand"}, nil, true},
+	{[]string{"math/rand"}, []string{"embassy"}, true}, // jitter; keys and nonces come from crypto/rand
 }
 
 // required are packages that the module cannot lack. Without them a check of
