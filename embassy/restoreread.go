@@ -20,7 +20,7 @@ var (
 )
 
 // treeCache bounds the packs that are kept to read trees from, in bytes.
-const treeCache = 64 << 20
+const treeCache = 48 << 20
 
 // reading is an open snapshot: its root, and its chunks by id. Tree chunks are
 // read through it by one goroutine.

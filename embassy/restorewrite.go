@@ -431,7 +431,7 @@ func (w *restorer) giveBuffer(b []byte) {
 	for _, o := range w.buffers {
 		sum += cap(o)
 	}
-	if cap(b) >= keepBuffer && sum <= packMemory {
+	if cap(b) >= keepBuffer && sum <= packMemory/2 {
 		w.buffers = append(w.buffers, b)
 	}
 }

@@ -59,7 +59,6 @@ func TestBitFlips(t *testing.T) {
 		{"index", newest("index"), sizes[newest("index")] / 2},
 		{"snapshot", primary.keys("snapshot")[snapshot], sizes[primary.keys("snapshot")[snapshot]] / 2},
 		{"data pack", packs[full], packMax / 2},
-		{"data pack, first byte", packs[full], 0},
 		{"data pack, last byte", packs[full], packMax - 1},
 		{"tree pack, header", trees[0], 100},
 		{"tree pack, chunk", trees[0], firstChunk},

@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,7 +48,7 @@ func TestKill(t *testing.T) {
 	}
 	t.Logf("a clean run sends %v", clean)
 
-	for _, share := range []int64{5, 40, 75, 95} {
+	for i, share := range []int64{10, 50, 90} {
 		t.Run(fmt.Sprintf("at %d percent", share), func(t *testing.T) {
 			s := prepare(t, fmt.Sprintf("killed-%d", share))
 			complete := s.snapshots()
@@ -87,11 +86,9 @@ func TestKill(t *testing.T) {
 			if listed := s.snapshots(); len(listed) != 2 {
 				t.Errorf("snapshots %q are listed", listed)
 			}
-			for _, st := range s.stores {
-				out := filepath.Join(t.TempDir(), "out")
-				s.rescue(0, []*store{st}, "--to", out)
-				compare(t, out, d)
-			}
+			out := filepath.Join(t.TempDir(), "out")
+			s.rescue(0, s.stores[i:i+1], "--to", out)
+			compare(t, out, d)
 		})
 	}
 }
@@ -102,5 +99,5 @@ func counters(stores []*store) map[string]int64 {
 	for _, st := range stores {
 		n[st.name] = st.proxy.Sent()
 	}
-	return maps.Clone(n)
+	return n
 }
