@@ -209,6 +209,11 @@ func TestAgreesWithModel(t *testing.T) {
 				t.Fatalf("catalog: %v, model: %v", got, want)
 			}
 		}
+		same := func() {
+			if diff := cmp.Diff(observe(t, m), observe(t, real), cmpopts.EquateEmpty()); diff != "" {
+				t.Fatalf("(-model +catalog):\n%s", diff)
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"add pack": func(t *rapid.T) {
 				p := embassy.PackState{
@@ -270,19 +275,17 @@ func TestAgreesWithModel(t *testing.T) {
 				both(func(c embassy.Catalog) error { return c.Note(key, value) })
 			},
 			"reopen": func(t *rapid.T) {
+				same()
 				if err := real.Close(); err != nil {
 					t.Fatal(err)
 				}
 				if real, err = catalog.Open(dir, catalog.Options{}); err != nil {
 					t.Fatal(err)
 				}
-			},
-			"": func(t *rapid.T) {
-				if diff := cmp.Diff(observe(t, m), observe(t, real), cmpopts.EquateEmpty()); diff != "" {
-					t.Fatalf("(-model +catalog):\n%s", diff)
-				}
+				same()
 			},
 		})
+		same()
 	})
 }
 

@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// chunksPerPack needs four transactions.
-const chunksPerPack = 10_000
+// chunksPerPack needs three transactions.
+const chunksPerPack = 8_000
 
 func other(role, dir string) error {
 	var opts catalog.Options
@@ -184,7 +184,7 @@ func TestKill(t *testing.T) {
 
 // A listing that does not fit into one transaction happens as a whole, or not.
 func TestListingInterrupted(t *testing.T) {
-	const count = 4_000
+	const count = 2_500
 	dir := t.TempDir()
 	commits := -1 // until space runs out; -1: never
 	opts := catalog.Options{Free: func(string) (uint64, error) {
@@ -223,7 +223,7 @@ func TestListingInterrupted(t *testing.T) {
 			}
 		}
 		if done {
-			if seq < 7 {
+			if seq < 6 {
 				t.Fatalf("only %d transactions: the test tests nothing", seq)
 			}
 			break

@@ -107,8 +107,9 @@ func (s *source) try(ctx context.Context, q request, get func(ctx context.Contex
 			return fmt.Errorf("%s: %w", q.name, ctx.Err())
 		}
 		switch {
-		case errors.Is(err, ErrDown): // another fetch found it down; not asked
+		case errors.Is(err, ErrDown): // it went silent, or another fetch found it down
 			r.desk.demoted.Store(true)
+			tellDown([]*Member{r.Member}, s.view.warn)
 			continue
 		case final(err):
 			done |= r.bit

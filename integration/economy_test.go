@@ -101,9 +101,7 @@ func TestOneByteInLargeFile(t *testing.T) {
 	if reports[0].Changed != 1 || n < chunk.MinSize {
 		t.Errorf("the change was not stored: %d bytes sent, %+v", n, reports[0])
 	}
-	out := filepath.Join(t.TempDir(), "out")
-	s.exits(0, "restore", "--all", "--to", out)
-	compare(t, out, dataset{"large", []string{src}})
+	s.restore(dataset{"large", []string{src}})
 }
 
 // writeNoise writes a large file that does not compress.
@@ -130,6 +128,7 @@ func writeNoise(t testing.TB, path string, size int64) {
 // TestSlowStoreHoldsNobodyBack gives one store too little bandwidth to take
 // part. The run ends without it, and a later one brings it everything.
 func TestSlowStoreHoldsNobodyBack(t *testing.T) {
+	t.Parallel()
 	const size, rate = 96 * mib, 200 // bytes; kilobytes per second and connection
 	const uploads = 2                // connections that send packs at once
 	const alone = size / (uploads * rate * 1000)

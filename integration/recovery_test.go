@@ -59,6 +59,14 @@ func TestRecoveryFromOneSurvivor(t *testing.T) {
 	}
 	stores[0].server.Stop()
 	stores[1].server.Kill()
+	// The kit knows where to look; --from says it too.
+	r = safe.rescue(0, nil, "--list")
+	r.says(t, "target "+stores[0].name, "target "+stores[1].name)
+	for _, d := range datasets {
+		if !strings.Contains(r.stdout, d.name) {
+			t.Errorf("the rescue lists no snapshot of %s:\n%s", d.name, r.stdout)
+		}
+	}
 	out := filepath.Join(t.TempDir(), "out")
 	r = safe.rescue(0, stores[2:], "--to", out)
 	t.Logf("rescued in %v:\n%s%s", r.took, r.stderr, r.stdout)

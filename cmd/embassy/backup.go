@@ -130,9 +130,14 @@ func targetState(t embassy.TargetProgress) string {
 	return text
 }
 
-// cause is an error of a target in one line, for a place that names the target.
+// cause is an error of a target in one line, with what to do about it, for a
+// place that names the target.
 func cause(target string, err error) string {
-	return strings.TrimPrefix(oneLine(err), "target "+target+": ")
+	text := strings.TrimPrefix(oneLine(err), "target "+target+": ")
+	if do := remedy(err); do != "" {
+		text += "; " + do
+	}
+	return text
 }
 
 // printGaps lists the first gaps under a heading.

@@ -132,6 +132,17 @@ func ask(ctx context.Context, m *embassy.Member, prefix string) targetAnswer {
 
 // hint says what to do about a target that does not answer as it should.
 func hint(err error) string {
+	if do := remedy(err); do != "" {
+		return do
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "it stayed silent for " + length(probeFor) + ": check the network on the way to it"
+	}
+	return "check its settings, and whether it is up"
+}
+
+// remedy says what to do about a fault that has one; else it is empty.
+func remedy(err error) string {
 	switch {
 	case errors.Is(err, targets.ErrNoStore):
 		return "make the bucket or directory, mount its disk, or correct the url"
@@ -139,8 +150,6 @@ func hint(err error) string {
 		return "check its credentials and what they may do"
 	case errors.Is(err, open.ErrNoCredentials):
 		return "put the keys there, or correct the credentials of the target"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "it stayed silent for " + length(probeFor) + ": check the network on the way to it"
 	}
-	return "check its settings, and whether it is up"
+	return ""
 }

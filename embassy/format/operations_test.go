@@ -126,8 +126,6 @@ func opClasses(in input) (any, error) {
 	return sizes, nil
 }
 
-// opCharter, opEntry, opNodes and opKit also write again what they read: a
-// record has one encoding.
 func opCharter(in input) (any, error) {
 	v, err := crypto.ParseVerifier(in.Verifier)
 	if err != nil {
@@ -277,6 +275,7 @@ func opEntry(in input) (any, error) {
 	return format.OpenEntry(in.Object, v, want)
 }
 
+// opNodes also writes again what it reads: a list has one encoding.
 func opNodes(in input) (any, error) {
 	nodes, err := format.ParseNodes(in.Object, in.After)
 	if err != nil {

@@ -370,6 +370,7 @@ func (g *generator) snapshots() {
 	made("unknown key in the root", goodSummary, padTo(more(plainRoot), 16))
 	made("key twice in the summary", padTo(twice(plainSummary), 80), goodRoot)
 	made("key twice in the root", goodSummary, padTo(twice(plainRoot), 16))
+	made("list as null in the summary", padTo(bytes.Replace(plainSummary, []byte{12, 0x80}, []byte{12, 0xf6}, 1), 80), goodRoot)
 	made("root in place of the summary", padTo(plainRoot, 80), goodRoot)
 }
 

@@ -174,6 +174,8 @@ func (g *generator) charter() {
 	for _, name := range slices.Sorted(maps.Keys(faults)) {
 		f.fault("empty", name, "malformed", signed(faults[name], g.root.Signer()))
 	}
+	f.fault("empty", "list as null", "malformed",
+		signed(bytes.Replace(body(small), []byte{8, 0x80, 9, 0x80}, []byte{8, 0xf6, 9, 0x80}, 1), g.root.Signer()))
 	bad := func(name string, edit func(c *format.Charter)) {
 		c := c
 		c.Parts = nil
