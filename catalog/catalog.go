@@ -284,7 +284,7 @@ func (c *Catalog) newBatch(synced bool) *batch {
 
 func (b *batch) discard() { b.txn.Discard() }
 
-// set takes ownership of both slices.
+// set keeps both slices until the next flush.
 func (b *batch) set(key, value []byte) error {
 	if len(value) > maxValue {
 		return fmt.Errorf("record of %d bytes exceeds %d", len(value), maxValue)

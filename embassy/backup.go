@@ -28,12 +28,15 @@ const (
 	// patienceMin is how long a run that holds its commit rule waits for the
 	// targets that are behind; longer runs wait half as long as they took.
 	patienceMin = 15 * time.Second
+	// clockSlack is how far clocks may differ before it is said.
+	clockSlack = 5 * time.Minute
 )
 
 // Exit codes of section 9 that a dataset's outcome maps to.
 const (
 	exitDone     = 0
 	exitFailed   = 1
+	exitUsage    = 2
 	exitGaps     = 3
 	exitDegraded = 4
 	exitLie      = 5
@@ -109,17 +112,19 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 	ledgers := map[string]*ledger{}
 	var reports []BackupReport
 	for _, d := range datasets {
+		rep := BackupReport{Dataset: d.Name, Started: s.now(), DryRun: o.DryRun}
 		l, err := s.ledgerFor(ctx, state, keys, d, ledgers)
-		if err != nil {
-			return reports, fmt.Errorf("dataset %s: %w", d.Name, err)
+		if err == nil {
+			rep, err = l.backup(ctx, d, o.DryRun)
 		}
-		rep, err := l.backup(ctx, d, o.DryRun)
 		if ctx.Err() != nil {
 			return reports, ctx.Err()
 		}
 		if err != nil {
-			rep.Err = err
-			rep.Exit = exitFailed
+			rep.Err, rep.Exit = err, exitFailed
+			if errors.Is(err, ErrNotInCharter) {
+				rep.Exit = exitUsage
+			}
 		}
 		if !o.DryRun {
 			if err := s.catalog.AddRun(Run{
@@ -176,10 +181,7 @@ func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte
 		if m.Down() != nil {
 			return
 		}
-		err := m.do(ctx, func(ctx context.Context) error {
-			_, err := m.Target.Stat(ctx, name)
-			return err
-		})
+		_, err := m.stat(ctx, name)
 		if !errors.Is(err, targets.ErrNotFound) {
 			return // there, or down: the breaker knows
 		}
@@ -188,8 +190,17 @@ func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte
 			return
 		}
 		// An agent that may not write charters leaves it to others.
-		if err := m.Target.Put(ctx, targets.Object{Name: name, Data: object, SHA256: h}); err != nil && !errors.Is(err, targets.ErrDenied) {
-			m.trip(err)
+		err = m.do(ctx, func(ctx context.Context) error {
+			err := m.bounded(ctx, 0, func(ctx context.Context) error {
+				return m.Target.Put(ctx, targets.Object{Name: name, Data: object, SHA256: h})
+			})
+			if errors.Is(err, targets.ErrDenied) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			s.log.Warn("put charter", "target", m.Name, "err", err)
 		}
 	})
 }
@@ -226,8 +237,8 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 	if err != nil {
 		return nil, err
 	}
-	if err := l.replay(ctx); err != nil {
-		return nil, fmt.Errorf("learn again what the targets hold: %w; if their data is lost for good, move the state directory away and run embassy init with the recovery kit, to go on as a new agent", err)
+	if err := l.prepare(ctx, state); err != nil {
+		return nil, err
 	}
 	open[d.Compartment] = l
 	return l, nil
@@ -239,6 +250,11 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	defer func() { rep.Elapsed = l.s.now().Sub(rep.Started) }()
 	if rep.Gaps = missingSources(d.Sources); len(rep.Gaps) == len(d.Sources) {
 		return rep, fmt.Errorf("%s: %w", strings.Join(d.Sources, ", "), ErrNoSource)
+	}
+	if last, ok, err := l.newestOf(d.Name); err != nil {
+		return rep, err
+	} else if ok && last.Time.After(rep.Started.Add(clockSlack)) {
+		l.s.warn(Finding{Object: "clock", Err: fmt.Errorf("the newest snapshot of %s is dated %s, which is later than now: one of the two clocks was wrong", d.Name, last.Time.Format(time.RFC3339))})
 	}
 	r, err := l.newRun(ctx, d, dry)
 	if err != nil {
@@ -268,23 +284,32 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	if rep.Snapshot, err = l.commit(r.used.sorted(), r.snapshot(d, root, rep)); err != nil {
 		return rep, fmt.Errorf("commit: %w", err)
 	}
-	if err := l.settle(ctx, max(patienceMin, l.s.now().Sub(rep.Started)/2)); err != nil {
+	var alive []*Member
+	for _, lane := range r.out.lanes {
+		if lane.alive {
+			alive = append(alive, lane.m)
+		}
+	}
+	if err := l.settle(ctx, max(patienceMin, l.s.now().Sub(rep.Started)/2), alive); err != nil {
 		return rep, err
 	}
 	if rep.Missing, err = l.missing(l.chain.head()); err != nil {
 		return rep, err
 	}
 	codes := []int{rep.Exit}
+	if l.alarm != nil {
+		codes = append(codes, exitLie)
+	}
 	if len(rep.Missing) > 0 {
 		codes = append(codes, exitDegraded)
 	}
 	for _, lane := range r.out.lanes {
-		p := TargetProgress{Target: lane.m.Name, Tier: lane.m.Tier, Jurisdiction: lane.m.Jurisdiction, Sent: lane.sent, Err: l.outcome[lane.m.Name]}
+		p := TargetProgress{Target: lane.m.Name, Tier: lane.m.Tier, Jurisdiction: lane.m.Jurisdiction, Sent: lane.sent, Err: l.found(lane.m)}
 		if seen, ok, err := l.s.catalog.SeenHead(lane.m.Name, l.chain.id()); err == nil && ok {
 			p.Head = seen.Seq
 		}
-		p.Behind = l.chain.head() - p.Head
-		if errors.Is(p.Err, ErrRolledBack) || errors.Is(p.Err, ErrForked) {
+		p.Behind = l.chain.head() - min(p.Head, l.chain.head())
+		if suspect(p.Err) {
 			codes = append(codes, exitLie)
 		}
 		rep.Targets = append(rep.Targets, p)
@@ -349,13 +374,19 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 			l.nudge(ctx)
 			return nil
 		},
+		distrusted: func(m *Member) error {
+			if err := l.found(m); suspect(err) {
+				return err
+			}
+			return nil
+		},
 		placed: func(m *Member, h format.Hash) error { return cat.Place(m.Name, h, l.s.now()) },
 	})
 	r.packer = newPacker(session, w, r.out, r.sealing)
 	if r.store, err = newStore(cat, r.packer, w, r.used); err != nil {
 		return nil, err
 	}
-	r.cache = newFileCache(cat, d.Name, r.used)
+	r.cache = newFileCache(cat, l.chain.id().String()+"/"+d.Name, r.used, l.s.log)
 	r.walk = &walk{
 		store: r.store, cache: r.cache, exclude: parsePatterns(d.Exclude), keeper: r.store.newKeeper(),
 		names: newNames(), dry: dry,
@@ -409,7 +440,7 @@ func (r *backupRun) execute(ctx context.Context, d config.Dataset) (format.Conte
 	}
 	r.out.free = nil // the buffers are not needed for what follows
 	if err == nil && !r.walk.dry {
-		err = r.cache.settle()
+		r.cache.settle()
 	}
 	return root, err
 }

@@ -82,6 +82,11 @@ type Catalog interface {
 	// ListedHead returns the last seq given to SetListed, or 0.
 	ListedHead(chain format.ID) (uint64, error)
 
+	// Forget drops everything about chunks, packs, listed heads, placements and
+	// the file cache. Seen heads, runs and notes stay. Pack numbers are not
+	// used again.
+	Forget() error
+
 	// Place records that the target confirmed the object at that time.
 	Place(target string, h format.Hash, at time.Time) error
 	// Placed returns when the target last confirmed the object; zero: never.

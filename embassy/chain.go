@@ -1,19 +1,23 @@
 package embassy
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 
-	"github.com/google/renameio/v2"
-
 	"embassy/crypto"
 	"embassy/embassy/format"
+)
+
+// Files of a compartment's chains beside the entries.
+const (
+	currentChain = "current"   // in the compartment's folder: id of the chain that is written
+	continues    = "continues" // in a chain's folder: chain, number and hash that it follows
 )
 
 // chain is an own chain of this state directory. Its files are the authority
@@ -24,6 +28,8 @@ type chain struct {
 	key   *crypto.AgentKey
 	scope format.Entry // nation, compartment, agent, chain
 
+	broken error // of an append: no more in this process
+
 	mu    sync.RWMutex
 	heads []format.Hash // heads[i] is the hash of entry i+1
 }
@@ -31,36 +37,76 @@ type chain struct {
 // openChain opens the state directory's current chain in a compartment, or
 // starts one.
 func (s *State) openChain(compartment format.ID) (*chain, error) {
-	parent := filepath.Join(s.dir, "chains", compartment.String())
-	if err := os.MkdirAll(parent, 0o700); err != nil {
+	parent, err := s.makeDirs("chains", compartment.String())
+	if err != nil {
 		return nil, err
 	}
-	current := filepath.Join(parent, "current")
-	raw, err := os.ReadFile(current)
+	raw, err := os.ReadFile(filepath.Join(parent, currentChain))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.newChain(compartment, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	id, err := format.ParseID(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(parent, currentChain), err)
+	}
+	return s.chainAt(compartment, id)
+}
+
+// newChain starts a chain and makes it the current one. It continues old, if
+// that is not nil and has an entry.
+func (s *State) newChain(compartment format.ID, old *chain) (*chain, error) {
+	parent, err := s.makeDirs("chains", compartment.String())
+	if err != nil {
+		return nil, err
+	}
 	var id format.ID
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		id = format.ID(crypto.NewSecret().Bytes())
-		if err := renameio.WriteFile(current, []byte(id.String()), 0o600); err != nil {
-			return nil, err
-		}
-		if err := syncDir(parent); err != nil {
-			return nil, err
-		}
-	case err != nil:
+	rand.Read(id[:]) // never fails
+	c, err := s.chainAt(compartment, id)
+	if err != nil {
 		return nil, err
-	default:
-		if id, err = format.ParseID(strings.TrimSpace(string(raw))); err != nil {
-			return nil, fmt.Errorf("%s: %w", current, err)
+	}
+	if old != nil && old.head() > 0 {
+		line := fmt.Sprintf("%s %d %s\n", old.id(), old.head(), old.hash(old.head()))
+		if err := writeFile(c.dir, filepath.Join(c.dir, continues), []byte(line)); err != nil {
+			return nil, err
 		}
 	}
-	c := &chain{dir: filepath.Join(parent, id.String()), key: s.key, scope: format.Entry{
+	return c, writeFile(parent, filepath.Join(parent, currentChain), []byte(id.String()+"\n"))
+}
+
+func (s *State) chainAt(compartment, id format.ID) (*chain, error) {
+	dir, err := s.makeDirs("chains", compartment.String(), id.String())
+	if err != nil {
+		return nil, err
+	}
+	c := &chain{dir: dir, key: s.key, scope: format.Entry{
 		Nation: s.nation, Compartment: compartment, Agent: s.Agent(), Chain: id,
 	}}
-	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+	return c, c.load()
+}
+
+// before returns what the chain continues.
+func (c *chain) before() ([]format.Head, error) {
+	raw, err := os.ReadFile(filepath.Join(c.dir, continues))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	return c, c.load()
+	var id, hash string
+	var h format.Head
+	if _, err := fmt.Sscan(string(raw), &id, &h.Seq, &hash); err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", c.dir, continues, err)
+	}
+	if h.Chain, err = format.ParseID(id); err != nil {
+		return nil, err
+	}
+	h.Hash, err = format.ParseHash(hash)
+	return []format.Head{h}, err
 }
 
 func (c *chain) load() error {
@@ -139,38 +185,28 @@ func (c *chain) entry(seq uint64) (format.Entry, []byte, error) {
 func (c *chain) append(e format.Entry) (format.Entry, error) {
 	e.Nation, e.Compartment, e.Agent, e.Chain = c.scope.Nation, c.scope.Compartment, c.scope.Agent, c.scope.Chain
 	e.Seq = c.head() + 1
+	var err error
 	if e.Seq > 1 {
 		e.Prev = c.hash(e.Seq - 1)
+	} else if e.Continues, err = c.before(); err != nil {
+		return e, err
 	}
 	object, err := format.SealEntry(e, c.key.Signer)
 	if err != nil {
 		return e, err
 	}
 	h := format.HashOf(object)
-	if err := renameio.WriteFile(c.file(e.Seq, h), object, 0o600); err != nil {
-		return e, fmt.Errorf("write ledger entry: %w", err)
+	if c.broken != nil {
+		return e, c.broken
 	}
-	if err := syncDir(c.dir); err != nil {
-		return e, fmt.Errorf("write ledger entry: %w", err)
+	if err := writeFile(c.dir, c.file(e.Seq, h), object); err != nil {
+		// The file may be there or not: this process writes no other one in its
+		// place.
+		c.broken = fmt.Errorf("write ledger entry: %w", err)
+		return e, c.broken
 	}
 	c.mu.Lock()
 	c.heads = append(c.heads, h)
 	c.mu.Unlock()
 	return e, nil
-}
-
-// listedPacks returns what SetListed wants to know of an entry.
-func listedPacks(e format.Entry, num func(format.Hash) (PackNum, error)) ([]ListedPack, error) {
-	var out []ListedPack
-	for i, a := range e.Adds {
-		if a.Kind != format.KindPack {
-			continue
-		}
-		n, err := num(a.Hash)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, ListedPack{Num: n, Pos: uint32(i)})
-	}
-	return slices.Clip(out), nil
 }

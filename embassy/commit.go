@@ -2,30 +2,17 @@ package embassy
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"sync"
-	"time"
-
-	"golang.org/x/sync/errgroup"
-
-	"embassy/chunk"
-	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
-)
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
 
-var (
-	// ErrRolledBack: a target shows less than it once showed or confirmed.
-	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count; if that was done on purpose, give it a new name in the configuration")
-	// ErrForked: somebody else writes this chain.
-	ErrForked = errors.New("another machine wrote on this chain: this state directory was cloned, or restored from an old copy; move it away and run embassy init with the recovery kit, to go on as a new agent")
+	"golang.org/x/sync/errgroup"
 )
 
 // The commit order, for every target by itself, and for every entry in turn:
@@ -39,199 +26,6 @@ var (
 // smaller ones in the spool. A restart therefore goes on with the same bytes,
 // through the same function: ledger.advance.
 
-// ledger is the write side of one compartment on this machine: its own chain,
-// its spool, and the targets that the chain goes to.
-type ledger struct {
-	s       *Service
-	comp    *Compartment
-	rule    policy.Rule
-	members []*Member // in PACE order
-	chain   *chain
-	spool   *spool
-
-	committing sync.Mutex // one entry at a time
-	background sync.WaitGroup
-
-	mu      sync.Mutex
-	outcome map[string]error // of advance, by member
-	nudged  map[string]bool  // members that nudge is at work on
-}
-
-func (s *Service) openLedger(state *State, comp *Compartment, site config.Compartment) (*ledger, error) {
-	c, err := state.openChain(comp.ID)
-	if err != nil {
-		return nil, err
-	}
-	sp, err := openSpool(filepath.Join(state.dir, "spool", comp.ID.String()), s.site.Spool.MaxBytes)
-	if err != nil {
-		return nil, err
-	}
-	return &ledger{
-		s: s, comp: comp, rule: site.Commit, members: s.Ranked(site.Name), chain: c, spool: sp,
-		outcome: map[string]error{}, nudged: map[string]bool{},
-	}, nil
-}
-
-// replay teaches the catalog the entries of the own chain that it does not
-// know: after a crash between entry and catalog, or when the catalog is new.
-func (l *ledger) replay(ctx context.Context) error {
-	head, err := l.s.catalog.ListedHead(l.chain.id())
-	if err != nil {
-		return err
-	}
-	for seq := head + 1; seq <= l.chain.head(); seq++ {
-		e, _, err := l.chain.entry(seq)
-		if err != nil {
-			return err
-		}
-		listed, err := listedPacks(e, func(h format.Hash) (PackNum, error) {
-			p, ok, err := l.s.catalog.PackByHash(h)
-			if err != nil || ok {
-				return p.Num, err
-			}
-			return l.learn(ctx, e, h)
-		})
-		if err != nil {
-			return fmt.Errorf("replay ledger entry %d: %w", seq, err)
-		}
-		for _, a := range e.Adds {
-			if !slices.Contains(e.Snapshots, a.Hash) {
-				continue
-			}
-			object, err := l.object(ctx, a, l.members)
-			if err != nil {
-				return fmt.Errorf("replay ledger entry %d: %w", seq, err)
-			}
-			if err := l.remember(seq, object); err != nil {
-				return fmt.Errorf("replay ledger entry %d: %w", seq, err)
-			}
-		}
-		if err := l.s.catalog.SetListed(l.chain.id(), seq, listed); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// newest is what the catalog remembers of a dataset's newest own snapshot.
-type newest struct {
-	Hash format.Hash `json:"hash"`
-	Seq  uint64      `json:"seq"` // of the entry that commits it
-	Time time.Time   `json:"time"`
-}
-
-func (l *ledger) newestKey(dataset string) string {
-	return "newest/" + l.chain.id().String() + "/" + dataset
-}
-
-// remember notes a snapshot of the own chain as the newest of its dataset.
-func (l *ledger) remember(seq uint64, object []byte) error {
-	snap, err := format.ParseSnapshot(object)
-	if err != nil {
-		return err
-	}
-	w, err := l.comp.Writer(snap.Header.Scope.Epoch)
-	if err != nil {
-		return err
-	}
-	sum, err := snap.Summary(w)
-	if err != nil {
-		return err
-	}
-	raw, err := json.Marshal(newest{Hash: format.HashOf(object), Seq: seq, Time: sum.When()})
-	if err != nil {
-		return err
-	}
-	return l.s.catalog.Note(l.newestKey(sum.Dataset), raw)
-}
-
-// newestOf returns the newest own snapshot of a dataset; ok is false if there
-// is none.
-func (l *ledger) newestOf(dataset string) (n newest, ok bool, err error) {
-	raw, ok, err := l.s.catalog.Noted(l.newestKey(dataset))
-	if err != nil || !ok {
-		return n, false, err
-	}
-	return n, true, json.Unmarshal(raw, &n)
-}
-
-// learn reads the entry's index objects for the packs that the catalog lacks.
-func (l *ledger) learn(ctx context.Context, e format.Entry, want format.Hash) (PackNum, error) {
-	var found PackNum
-	for _, a := range e.Adds {
-		if a.Kind != format.KindIndex {
-			continue
-		}
-		object, err := l.object(ctx, a, l.members)
-		if err != nil {
-			return 0, err
-		}
-		packs, err := format.ParseIndex(object)
-		if err != nil {
-			return 0, fmt.Errorf("index %s: %w", a.Hash, err)
-		}
-		for _, p := range packs {
-			var ids []chunk.ID
-			for _, seg := range p.Segments {
-				ids, err = l.directory(ids, seg)
-				if err != nil {
-					return 0, fmt.Errorf("index %s, pack %s: %w", a.Hash, p.Hash, err)
-				}
-			}
-			n, err := l.s.catalog.AddPack(PackState{Hash: p.Hash, Size: int64(p.Size), Chain: e.Chain}, ids)
-			if err != nil {
-				return 0, err
-			}
-			if p.Hash == want {
-				found = n
-			}
-		}
-	}
-	if found == 0 {
-		return 0, fmt.Errorf("pack %s is in no index of its entry", want)
-	}
-	return found, nil
-}
-
-// directory appends the chunk ids of a segment.
-func (l *ledger) directory(ids []chunk.ID, seg format.IndexedSegment) ([]chunk.ID, error) {
-	var err error
-	for _, w := range l.comp.Writers {
-		var dir []format.DirEntry
-		if _, dir, err = format.OpenDirectory(w, seg.Head, seg.Dir, seg.Length); err == nil {
-			for _, d := range dir {
-				ids = append(ids, d.ID)
-			}
-			return ids, nil
-		}
-	}
-	return nil, err
-}
-
-// object returns a listed object from the spool or from a target that has it.
-func (l *ledger) object(ctx context.Context, a format.Listed, from []*Member) ([]byte, error) {
-	data, err := l.spool.get(a.Hash)
-	if err == nil {
-		return data, nil
-	}
-	errs := []error{err}
-	if errors.Is(err, fs.ErrNotExist) {
-		errs = nil
-	}
-	name := l.chain.objectName(a.Kind, a.Hash)
-	for _, m := range from {
-		data, err := m.fetch(ctx, name, a.Size, a.Hash)
-		if err == nil {
-			return data, nil
-		}
-		if errors.Is(err, errBadCopy) || errors.Is(err, targets.ErrCorrupt) {
-			l.s.warn(Finding{Target: m.Name, Object: name, Err: err})
-		}
-		errs = append(errs, err)
-	}
-	return nil, fmt.Errorf("%s %s: no copy: %w", a.Kind, a.Hash, errors.Join(errs...))
-}
-
 // snapshotMaker makes the snapshot object of an entry, once the places of all
 // packs in it are known.
 type snapshotMaker func(refs []format.Refs) ([]byte, error)
@@ -243,6 +37,9 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 	l.committing.Lock()
 	defer l.committing.Unlock()
 	cat := l.s.catalog
+	if head, err := cat.ListedHead(l.chain.id()); err != nil || head != l.chain.head() {
+		return format.Hash{}, fmt.Errorf("the catalog knows %d of %d ledger entries (%v): run it again", head, l.chain.head(), err)
+	}
 	unlisted, err := cat.UnlistedPacks(l.chain.id())
 	if err != nil {
 		return format.Hash{}, err
@@ -323,8 +120,8 @@ func (l *ledger) refs(used []PackNum, here map[PackNum]ListedPack) ([]format.Ref
 			if err != nil {
 				return nil, err
 			}
-			if !found || state.Entry == 0 {
-				return nil, fmt.Errorf("pack %d (%s) is in no ledger entry", n, state.Hash)
+			if !found || state.Entry == 0 || state.Chain != l.chain.id() {
+				return nil, fmt.Errorf("pack %d (%s) is in no entry of chain %s", n, state.Hash, l.chain.id())
 			}
 			place, p = format.Head{Chain: state.Chain, Seq: state.Entry}, ListedPack{n, state.Pos}
 		}
@@ -338,60 +135,6 @@ func (l *ledger) refs(used []PackNum, here map[PackNum]ListedPack) ([]format.Ref
 		out = append(out, format.Refs{Chain: place.Chain, Seq: place.Seq, Runs: format.RefRuns(slices.Sorted(slices.Values(at[place])))})
 	}
 	return out, nil
-}
-
-// survey finds out how far a target has come with the own chain, and that it
-// is neither rolled back nor ahead.
-func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
-	seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
-	if err != nil {
-		return 0, err
-	}
-	folder := format.LedgerPrefix(l.chain.scope.Nation, l.chain.scope.Compartment, l.chain.scope.Agent) + l.chain.id().String() + "/"
-	prefix, head := folder, uint64(0)
-	if ok {
-		// The head it showed must still be there; beyond ours there must be
-		// nothing.
-		if seen.Seq > l.chain.head() || l.chain.hash(seen.Seq) != seen.Hash {
-			return 0, ErrForked
-		}
-		err := m.do(ctx, func(ctx context.Context) error {
-			_, err := m.Target.Stat(ctx, l.chain.name(seen.Seq))
-			return err
-		})
-		if errors.Is(err, targets.ErrNotFound) {
-			return 0, ErrRolledBack
-		}
-		if err != nil {
-			return 0, err
-		}
-		prefix, head = folder+fmt.Sprintf("%016x", l.chain.head()+1), seen.Seq
-	}
-	err = m.do(ctx, func(ctx context.Context) error {
-		for info, err := range m.Target.List(ctx, prefix) {
-			if err != nil {
-				return err
-			}
-			seq, h, err := format.ParseNumbered(info.Name[len(folder):])
-			if err != nil {
-				continue // not an entry: not ours to judge
-			}
-			if seq > l.chain.head() || l.chain.hash(seq) != h {
-				return ErrForked
-			}
-			if seq == head+1 {
-				head = seq
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	if head > 0 && !ok {
-		err = l.s.catalog.SetSeenHead(m.Name, l.chain.id(), SeenHead{Seq: head, Hash: l.chain.hash(head), At: l.s.now()})
-	}
-	return head, err
 }
 
 // advance brings one target to the head of the own chain, in the commit
@@ -433,6 +176,17 @@ func (l *ledger) complete(ctx context.Context, m *Member, e format.Entry, copyin
 			at, err := l.s.catalog.Placed(m.Name, a.Hash)
 			if err != nil {
 				return false, err
+			}
+			if !at.IsZero() && at.Before(l.opened) {
+				// An earlier process put it there, and no entry vouches for it
+				// yet.
+				info, err := m.stat(ctx, l.chain.objectName(a.Kind, a.Hash))
+				if err != nil && !errors.Is(err, targets.ErrNotFound) {
+					return false, err
+				}
+				if err != nil || info.Size != int64(a.Size) {
+					at = time.Time{}
+				}
 			}
 			if at.IsZero() {
 				missing = append(missing, a)
@@ -497,27 +251,49 @@ func (l *ledger) nudge(ctx context.Context) {
 
 // settle brings every target to the head of the chain, all at once. As soon
 // as the commit rule holds, the rest have patience more to get there: what
-// they still lack then, the next run or a replicator brings.
-func (l *ledger) settle(ctx context.Context, patience time.Duration) error {
+// they still lack then, the next run or a replicator brings. When it does not
+// hold, targets that were alive get a second chance once their breakers close.
+func (l *ledger) settle(ctx context.Context, patience time.Duration, alive []*Member) error {
 	l.background.Wait()
+	l.bring(ctx, l.members, patience)
+	if missing, err := l.missing(l.chain.head()); err != nil || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
+	} else if len(missing) > 0 {
+		again := slices.DeleteFunc(slices.Clone(alive), func(m *Member) bool {
+			err := l.found(m)
+			return err == nil || suspect(err) || errors.Is(err, ErrLost)
+		})
+		if len(again) > 0 {
+			if err := sleep(ctx, downFor); err != nil {
+				return err
+			}
+			l.bring(ctx, again, patience)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return l.tidy()
+}
+
+// bring advances members at once, and cancels those that are not done when
+// the commit rule has held for patience.
+func (l *ledger) bring(ctx context.Context, members []*Member, patience time.Duration) {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan struct{}, len(l.members))
-	for _, m := range l.members {
+	done := make(chan struct{}, len(members))
+	for _, m := range members {
 		go func() {
 			err := l.advance(run, m, true)
 			if err != nil && run.Err() != nil && ctx.Err() == nil {
 				err = errLagging
 			}
-			l.mu.Lock()
-			l.outcome[m.Name] = err
-			l.mu.Unlock()
+			l.judge(m, err)
 			done <- struct{}{}
 		}()
 	}
 	var limit <-chan time.Time
-	holds := false
-	for left := len(l.members); left > 0; {
+	for left := len(members); left > 0; {
 		select {
 		case <-limit:
 			cancel()
@@ -525,14 +301,10 @@ func (l *ledger) settle(ctx context.Context, patience time.Duration) error {
 		case <-done:
 			left--
 		}
-		if missing, err := l.missing(l.chain.head()); err == nil && len(missing) == 0 && !holds {
-			holds, limit = true, time.After(patience)
+		if missing, err := l.missing(l.chain.head()); err == nil && len(missing) == 0 && limit == nil {
+			limit = time.After(patience)
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return l.tidy()
 }
 
 // missing says what the commit rule lacks for an entry; empty: it holds.
@@ -543,10 +315,7 @@ func (l *ledger) missing(seq uint64) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.mu.Lock()
-		suspect := errors.Is(l.outcome[m.Name], ErrRolledBack) || errors.Is(l.outcome[m.Name], ErrForked)
-		l.mu.Unlock()
-		if ok && seen.Seq >= seq && !suspect {
+		if ok && seen.Seq >= seq && !suspect(l.found(m)) {
 			copies = append(copies, copyOn(m))
 		}
 	}

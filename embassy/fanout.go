@@ -49,27 +49,32 @@ type fanoutConfig struct {
 	placed  func(m *Member, h format.Hash) error
 	durable func(p *parcel) error // called once, when the first copy is safe and placed
 	spool   *spool
+
+	distrusted func(m *Member) error
 }
 
 // lane is the way to one target.
 type lane struct {
 	m     *Member
 	queue []*parcel
-	out   error // why the lane takes no more in this run
+	out   error // why the lane takes nothing now
+	shut  bool  // it stays out for the whole run
+	alive bool  // the target was alive when the run began
 	sent  uint64
 }
 
 // parcel is a pack on its way. The fanout owns Data until every lane is done.
 type parcel struct {
-	pack    format.Pack
-	ids     []chunk.ID
-	offered time.Time
-	settled time.Time // when the rule first held
-	waiting map[*lane]context.CancelFunc
-	copies  []policy.Copy
-	spooled bool
-	once    sync.Once
-	kept    error // what durable returned
+	pack     format.Pack
+	ids      []chunk.ID
+	offered  time.Time
+	settled  time.Time // when the rule first held
+	waiting  map[*lane]context.CancelFunc
+	copies   []policy.Copy
+	fostered bool // it is, or was, an orphan
+	lent     bool // a hanging call has its buffer for ever
+	once     sync.Once
+	kept     error // what durable returned
 }
 
 // keep makes the pack known as durable, the first time it is called.
@@ -78,10 +83,18 @@ func (p *parcel) keep(durable func(*parcel) error) error {
 	return p.kept
 }
 
+// newFanout opens a lane to every member but those that are down, or of whom
+// distrusted returns why their copies do not count.
 func newFanout(members []*Member, buffers int, c fanoutConfig) *fanout {
 	f := &fanout{fanoutConfig: c, change: make(chan struct{}), free: make([][]byte, buffers)}
 	for _, m := range members {
-		f.lanes = append(f.lanes, &lane{m: m, out: m.Down()})
+		l := &lane{m: m, out: c.distrusted(m)}
+		l.shut = l.out != nil
+		if l.out == nil {
+			l.out = m.Down()
+		}
+		l.alive = l.out == nil
+		f.lanes = append(f.lanes, l)
 	}
 	return f
 }
@@ -166,9 +179,12 @@ func (f *fanout) shed() time.Duration {
 			return left
 		}
 		for l := range p.waiting {
-			f.leave(l, errLagging)
+			l.shut = true
+			if l.out == nil {
+				f.leave(l, errLagging)
+			}
 		}
-		return time.Millisecond
+		return 0 // their uploads end now, and signal
 	}
 	return 0
 }
@@ -193,13 +209,17 @@ func (f *fanout) leave(l *lane, cause error) {
 	f.signal()
 }
 
-// offer hands a pack to every lane. The fanout owns its buffer from here on.
+// offer hands a pack to every lane. The fanout owns its buffer from here on. A
+// lane whose target failed is open again when its breaker is.
 func (f *fanout) offer(pack format.Pack, ids []chunk.ID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := &parcel{pack: pack, ids: ids, offered: f.now(), waiting: map[*lane]context.CancelFunc{}}
 	f.parcels = append(f.parcels, p)
 	for _, l := range f.lanes {
+		if l.out != nil && !l.shut && l.m.Down() == nil {
+			l.out = nil
+		}
 		if l.out == nil {
 			l.queue = append(l.queue, p)
 			p.waiting[l] = nil
@@ -229,18 +249,26 @@ func (f *fanout) drain(ctx context.Context) error {
 	return f.failed
 }
 
-// finish frees a parcel's buffer when no lane needs it. A pack that no target
-// took becomes an orphan, for the spool. f.mu is held.
+// finish frees a parcel's buffer when no lane needs it. A pack that too few
+// targets took for the commit rule becomes an orphan, for the spool. f.mu is
+// held.
 func (f *fanout) finish(p *parcel) {
 	if len(p.waiting) > 0 {
 		return
 	}
-	if len(p.copies) == 0 && !p.spooled {
+	if p.settled.IsZero() && !p.fostered {
+		p.fostered = true
 		f.orphans = append(f.orphans, p)
+		return
+	}
+	if slices.Contains(f.orphans, p) {
 		return
 	}
 	i := slices.Index(f.parcels, p)
 	f.parcels = slices.Delete(f.parcels, i, i+1)
+	if p.lent {
+		p.pack.Data = nil // a call that hangs may still read it
+	}
 	f.free = append(f.free, p.pack.Data)
 	p.pack.Data = nil
 }
@@ -271,12 +299,14 @@ func (f *fanout) foster(ctx context.Context) {
 		f.orphans = f.orphans[1:]
 		f.mu.Unlock()
 		err := f.spool.put(p.pack.Hash, p.pack.Data)
+		if errors.Is(err, ErrSpoolFull) && len(p.copies) > 0 {
+			err = nil // too few have it, but it is not lost
+		}
 		if err == nil {
 			err = p.keep(f.durable)
 		}
 		f.mu.Lock()
 		f.fail(err)
-		p.spooled = true
 		f.finish(p)
 		f.signal()
 	}
@@ -330,6 +360,7 @@ func (f *fanout) serve(ctx context.Context, l *lane) {
 			}
 		}
 		delete(p.waiting, l)
+		p.lent = p.lent || errors.Is(err, ErrHung)
 		f.finish(p)
 		if err != nil && l.out == nil {
 			f.leave(l, err)

@@ -2,7 +2,9 @@ package embassy
 
 import (
 	"io/fs"
+	"log/slog"
 	"slices"
+	"strconv"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -11,8 +13,9 @@ import (
 )
 
 const (
-	cacheBatch   = 256     // folders written to the catalog at once
-	cacheWaiting = 1 << 16 // chunk ids that may wait to become durable
+	cachePart    = 8192    // files of a folder in one record
+	cacheBatch   = 256     // records written to the catalog at once
+	cacheWaiting = 1 << 16 // files that may wait for their chunks to become durable
 )
 
 // cachedFile is what the file cache remembers of one file.
@@ -37,45 +40,100 @@ func (f *cachedFile) sameStat(o cachedFile) bool {
 	return f.Size == o.Size && f.Mtime == o.Mtime && f.Ctime == o.Ctime && f.Inode == o.Inode
 }
 
-// dirRecord is the cache's record of one folder, to be.
-type dirRecord struct {
-	path  string
-	files []cachedFile
+// cachedPart is one record of the file cache: some files of a folder, in
+// ascending order of names. A folder has one part after another; Last ends it.
+type cachedPart struct {
+	Files []cachedFile `cbor:"1,keyasint"`
+	Last  bool         `cbor:"2,keyasint"`
+}
+
+func partKey(path string, part int) string {
+	if part == 0 {
+		return path
+	}
+	return path + "\x00" + strconv.Itoa(part)
 }
 
 // fileCache tells which files are unchanged since they were last stored. A
 // record is written only when every chunk it names lies in a pack that the
-// catalog knows, so a hit needs no look-up of chunks.
+// catalog knows, so a hit needs no look-up of chunks. What cannot be written
+// or read costs reading files again, and nothing else.
 type fileCache struct {
 	catalog Catalog
-	series  string
+	series  string // names a chain and a dataset
 	used    *packSet
+	log     *slog.Logger
 	known   map[PackNum]bool // packs asked for in this run
 
-	waiting []*dirRecord // in order of the walk
-	wants   int          // chunk ids in waiting
+	waiting []waitingPart // oldest first
+	files   int           // in waiting
+	left    int           // of waiting, after the last settle
 	ready   map[string][]byte
 }
 
-func newFileCache(cat Catalog, series string, used *packSet) *fileCache {
-	return &fileCache{catalog: cat, series: series, used: used, known: map[PackNum]bool{}, ready: map[string][]byte{}}
+// waitingPart is a part, some chunks of which were not durable when last
+// looked.
+type waitingPart struct {
+	key  string
+	part cachedPart
 }
 
-// open returns the folder's files by name.
-func (c *fileCache) open(path string) (map[string]*cachedFile, error) {
-	raw, ok, err := c.catalog.CachedDir(c.series, path)
-	if err != nil || !ok {
-		return nil, err
+func newFileCache(cat Catalog, series string, used *packSet, log *slog.Logger) *fileCache {
+	return &fileCache{
+		catalog: cat, series: series, used: used, log: log,
+		known: map[PackNum]bool{}, ready: map[string][]byte{},
 	}
-	var files []cachedFile
-	if err := cbor.Unmarshal(raw, &files); err != nil {
-		return nil, nil // a record of another shape is no record
+}
+
+// dirCursor reads what is remembered of a folder, in step with a walk over its
+// names in ascending order.
+type dirCursor struct {
+	cache *fileCache
+	path  string
+	next  int // part to be read
+	part  cachedPart
+	at    int
+	same  bool // no remembered file is gone so far
+}
+
+func (c *fileCache) open(path string) *dirCursor {
+	d := &dirCursor{cache: c, path: path, same: true}
+	d.load()
+	return d
+}
+
+func (d *dirCursor) load() {
+	d.part, d.at = cachedPart{Last: true}, 0
+	raw, ok, err := d.cache.catalog.CachedDir(d.cache.series, partKey(d.path, d.next))
+	if err != nil {
+		d.cache.log.Warn("read file cache", "err", err)
 	}
-	byName := make(map[string]*cachedFile, len(files))
-	for i := range files {
-		byName[string(files[i].Name)] = &files[i]
+	d.next++
+	if !ok || cbor.Unmarshal(raw, &d.part) != nil {
+		d.part = cachedPart{Last: true} // a record of another shape is no record
+		d.same = false
 	}
-	return byName, nil
+}
+
+// find returns what is remembered of a name, or nil. Names ascend.
+func (d *dirCursor) find(name string) *cachedFile {
+	for {
+		for d.at < len(d.part.Files) {
+			f := &d.part.Files[d.at]
+			if string(f.Name) > name {
+				return nil
+			}
+			d.at++
+			if string(f.Name) == name {
+				return f
+			}
+			d.same = false // a remembered file is gone
+		}
+		if d.part.Last {
+			return nil
+		}
+		d.load()
+	}
 }
 
 // alive reports whether the catalog still has all of these packs.
@@ -97,63 +155,100 @@ func (c *fileCache) alive(packs []PackNum) bool {
 // use notes that the snapshot uses these packs.
 func (c *fileCache) use(packs []PackNum) { c.used.add(packs...) }
 
-// put queues the record of a folder.
-func (c *fileCache) put(r *dirRecord) error {
-	c.waiting = append(c.waiting, r)
-	for i := range r.files {
-		c.wants += len(r.files[i].wants)
-	}
-	if c.wants > cacheWaiting || len(c.waiting) > cacheBatch {
-		return c.settle()
-	}
-	return nil
+// dirRecord gathers what shall be remembered of a folder.
+type dirRecord struct {
+	cache *fileCache
+	path  string
+	next  int
+	part  cachedPart
+	fresh bool // something is not as it was remembered
 }
 
-// settle writes the records whose chunks are durable by now, oldest first.
-func (c *fileCache) settle() error {
-	for len(c.waiting) > 0 {
-		r := c.waiting[0]
-		ok, err := c.resolve(r)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			break
-		}
-		c.waiting = c.waiting[1:]
-		raw, err := cbor.Marshal(r.files)
-		if err != nil {
-			return err
-		}
-		c.ready[r.path] = raw
+func (c *fileCache) record(path string) *dirRecord { return &dirRecord{cache: c, path: path} }
+
+// add appends a file; same says that it is as it was remembered.
+func (r *dirRecord) add(f cachedFile, same bool) {
+	r.part.Files = append(r.part.Files, f)
+	r.fresh = r.fresh || !same
+	if len(r.part.Files) == cachePart {
+		r.flush(false)
 	}
+}
+
+// close ends the folder. One that is as its cursor remembers it is not
+// written again.
+func (r *dirRecord) close(was *dirCursor) {
+	unchanged := was.same && was.next == 1 && was.part.Last && was.at == len(was.part.Files)
+	if unchanged && !r.fresh && r.next == 0 {
+		return
+	}
+	r.flush(true)
+}
+
+func (r *dirRecord) flush(last bool) {
+	c := r.cache
+	r.part.Last = last
+	c.waiting = append(c.waiting, waitingPart{partKey(r.path, r.next), r.part})
+	c.files += len(r.part.Files)
+	r.next, r.part = r.next+1, cachedPart{}
+	if len(c.waiting) >= max(cacheBatch, 2*c.left) || c.files > cacheWaiting {
+		c.settle()
+	}
+}
+
+// settle writes the parts whose chunks are all durable by now. When too many
+// files still wait, the oldest are forgotten: they are read again next time.
+func (c *fileCache) settle() {
+	keep := c.waiting[:0]
+	c.files = 0
+	for _, w := range c.waiting {
+		if !c.resolve(&w.part) {
+			keep = append(keep, w)
+			c.files += len(w.part.Files)
+			continue
+		}
+		raw, err := cbor.Marshal(w.part)
+		if err != nil {
+			c.log.Warn("encode file cache", "err", err)
+			continue
+		}
+		c.ready[w.key] = raw
+		if len(c.ready) >= cacheBatch {
+			c.write()
+		}
+	}
+	c.write()
+	drop := 0
+	for ; c.files > cacheWaiting/2; drop++ {
+		c.files -= len(keep[drop].part.Files)
+	}
+	c.waiting = slices.Delete(keep, 0, drop)
+	c.left = len(c.waiting)
+}
+
+func (c *fileCache) write() {
 	if len(c.ready) == 0 {
-		return nil
+		return
 	}
-	err := c.catalog.PutCachedDirs(c.series, c.ready)
+	if err := c.catalog.PutCachedDirs(c.series, c.ready); err != nil {
+		c.log.Warn("write file cache", "err", err)
+	}
 	clear(c.ready)
-	return err
 }
 
-// resolve finds the packs of the record's new chunks; false: some are not
-// durable yet.
-func (c *fileCache) resolve(r *dirRecord) (bool, error) {
-	for i := range r.files {
-		f := &r.files[i]
+// resolve finds the packs of new chunks; false: some are not durable yet.
+func (c *fileCache) resolve(p *cachedPart) bool {
+	for i := range p.Files {
+		f := &p.Files[i]
 		if len(f.wants) == 0 {
 			continue
 		}
 		packs := make([]PackNum, len(f.wants))
-		if err := c.catalog.FindChunks(f.wants, packs); err != nil {
-			return false, err
-		}
-		if slices.Contains(packs, 0) {
-			return false, nil
+		if err := c.catalog.FindChunks(f.wants, packs); err != nil || slices.Contains(packs, 0) {
+			return false
 		}
 		slices.Sort(packs)
-		f.Packs = slices.Compact(packs)
-		c.wants -= len(f.wants)
-		f.wants = nil
+		f.Packs, f.wants = slices.Compact(packs), nil
 	}
-	return true, nil
+	return true
 }

@@ -19,14 +19,17 @@ const (
 	probeTimeout = 5 * time.Second  // a target that does not answer within it is down
 	downFor      = 30 * time.Second // before a target that failed is asked again
 	attempts     = 3                // for one operation, on a fault that may pass
+	hangGrace    = 5 * time.Second  // for an operation to end after it was cancelled
 )
 
-// never is later than any clock.
-var never = time.Unix(1<<40, 0)
-
-// ErrDown is wrapped by the error of an operation that was not tried, because
-// the target failed a short while ago.
-var ErrDown = errors.New("target is down")
+var (
+	// ErrDown is wrapped by the error of an operation that was not tried,
+	// because the target failed a short while ago.
+	ErrDown = errors.New("target is down")
+	// ErrHung: an operation did not end after it was cancelled, as on a disk
+	// that is gone. The target is not used again by this process.
+	ErrHung = errors.New("hangs, and is not used any more by this run")
+)
 
 // Member is one target of the nation, with what people and this run know of
 // it. Its breaker is shared by all that use it.
@@ -43,11 +46,12 @@ type Member struct {
 
 // health is the circuit breaker of one target.
 type health struct {
-	mu    sync.Mutex
-	cause error     // nil: closed
-	until time.Time // when one more attempt is allowed
-	now   func() time.Time
-	told  atomic.Bool // a reader has been told that the target is down
+	mu     sync.Mutex
+	cause  error     // nil: closed
+	until  time.Time // when one more attempt is allowed
+	banned bool      // for the rest of the process
+	now    func() time.Time
+	told   atomic.Bool // a reader has been told that the target is down
 }
 
 // NewMember wraps an opened target. A target that could not be opened has a
@@ -55,7 +59,7 @@ type health struct {
 func NewMember(name, url, jurisdiction string, t targets.Target, cause error, now func() time.Time) *Member {
 	h := &health{now: now}
 	if t == nil {
-		h.cause, h.until = cause, never
+		h.cause, h.banned = cause, true
 	}
 	return &Member{Name: name, URL: url, Jurisdiction: jurisdiction, Target: t, health: h}
 }
@@ -71,17 +75,19 @@ func (m *Member) At(t policy.Tier) *Member {
 func (m *Member) Down() error {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	if m.health.cause == nil || !m.health.now().Before(m.health.until) {
-		return nil
+	if m.health.banned || m.health.cause != nil && m.health.now().Before(m.health.until) {
+		return m.health.cause
 	}
-	return m.health.cause
+	return nil
 }
 
 // trip opens the breaker.
 func (m *Member) trip(cause error) {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	m.health.cause, m.health.until = cause, m.health.now().Add(downFor)
+	if !m.health.banned {
+		m.health.cause, m.health.until = cause, m.health.now().Add(downFor)
+	}
 }
 
 // ban opens the breaker for the rest of the process: the target answers, and
@@ -89,13 +95,15 @@ func (m *Member) trip(cause error) {
 func (m *Member) ban(cause error) {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	m.health.cause, m.health.until = cause, never
+	m.health.cause, m.health.banned = cause, true
 }
 
 func (m *Member) recovered() {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	m.health.cause = nil
+	if !m.health.banned {
+		m.health.cause = nil
+	}
 }
 
 // answered reports whether err is the target's answer about one object rather
@@ -105,25 +113,31 @@ func answered(err error) bool {
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errBadCopy)
 }
 
-// do runs one operation with retries. A fault of the target opens its
-// breaker; an answer about one object, even a bad one, does not.
+// do runs one operation that reads, with retries. A fault of the target opens
+// its breaker; an answer about one object, even a bad one, does not.
 func (m *Member) do(ctx context.Context, f func(ctx context.Context) error) error {
+	return m.attempt(ctx, answered, f)
+}
+
+// attempt is do with its own idea of what needs no retry.
+func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(ctx context.Context) error) error {
 	for try := 1; ; try++ {
 		if cause := m.Down(); cause != nil {
 			return fmt.Errorf("target %s: %w: %w", m.Name, ErrDown, cause)
 		}
 		err := f(ctx)
 		if answered(err) {
-			m.recovered()
 			if err != nil {
 				return fmt.Errorf("target %s: %w", m.Name, err)
 			}
+			m.recovered()
 			return nil
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
-		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore)
+		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore) ||
+			errors.Is(err, targets.ErrName) || errors.Is(err, ErrHung)
 		if final || try == attempts {
 			m.trip(err)
 			return fmt.Errorf("target %s: %w", m.Name, err)
@@ -155,16 +169,17 @@ func probe(ctx context.Context, nation format.ID, members []*Member) {
 			continue
 		}
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-			defer cancel()
-			for _, err := range m.Target.List(ctx, format.CharterPrefix(nation)) {
-				if err != nil {
-					if ctx.Err() != nil {
-						err = fmt.Errorf("no answer within %s: %w", probeTimeout, err)
-					}
-					m.trip(err)
+			err := m.bounded(ctx, probeTimeout, func(ctx context.Context) error {
+				for _, err := range m.Target.List(ctx, format.CharterPrefix(nation)) {
+					return err
 				}
-				return
+				return nil
+			})
+			if err != nil && ctx.Err() == nil {
+				if errors.Is(err, context.DeadlineExceeded) {
+					err = fmt.Errorf("no answer within %s: %w", probeTimeout, err)
+				}
+				m.trip(err)
 			}
 		})
 	}
@@ -200,9 +215,57 @@ func (m *Member) fetch(ctx context.Context, name string, size uint64, want forma
 	return data, nil
 }
 
-// put writes an object to one member.
+// put writes an object to one member. Whatever went wrong, a write may be
+// tried again, but for what the target will never allow. When the error is
+// ErrHung, data is lent for ever.
 func (m *Member) put(ctx context.Context, name string, data []byte, sum format.Hash) error {
-	return m.do(ctx, func(ctx context.Context) error {
-		return m.Target.Put(ctx, targets.Object{Name: name, Data: data, SHA256: sum})
+	done := func(err error) bool { return err == nil }
+	return m.attempt(ctx, done, func(ctx context.Context) error {
+		return m.bounded(ctx, 0, func(ctx context.Context) error {
+			return m.Target.Put(ctx, targets.Object{Name: name, Data: data, SHA256: sum})
+		})
 	})
+}
+
+// stat asks for one object's size.
+func (m *Member) stat(ctx context.Context, name string) (info targets.Info, err error) {
+	err = m.do(ctx, func(ctx context.Context) error {
+		var got targets.Info
+		err := m.bounded(ctx, 0, func(ctx context.Context) (err error) {
+			got, err = m.Target.Stat(ctx, name)
+			return err
+		})
+		if err == nil {
+			info = got
+		}
+		return err
+	})
+	return info, err
+}
+
+// bounded calls f, at most for limit unless that is 0. If f does not return
+// hangGrace after its context has ended, bounded returns without it and bans
+// the member: what f was lent is lent for ever.
+func (m *Member) bounded(ctx context.Context, limit time.Duration, f func(ctx context.Context) error) error {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	t := time.NewTimer(hangGrace)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-t.C:
+		m.ban(ErrHung)
+		return ErrHung
+	}
 }

@@ -7,10 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
-
-	"github.com/google/renameio/v2"
 
 	"embassy/crypto"
 	"embassy/embassy/format"
@@ -118,10 +117,10 @@ func (s *Service) initRoot(o InitOptions) (root *crypto.Root, resumed bool, err 
 	if err := os.MkdirAll(filepath.Dir(o.KitPath), 0o700); err != nil {
 		return nil, false, err
 	}
-	if err := renameio.WriteFile(o.KitPath, []byte(text), 0o600); err != nil {
+	if err := writeFile(filepath.Dir(o.KitPath), o.KitPath, []byte(text)); err != nil {
 		return nil, false, fmt.Errorf("write recovery kit: %w", err)
 	}
-	return root, false, syncDir(filepath.Dir(o.KitPath))
+	return root, false, nil
 }
 
 // OpenKit reads a kit file and unwraps its root; crypto.ErrAuthentication for
@@ -136,6 +135,7 @@ func OpenKit(path string, passphrase []byte) (*format.Kit, *crypto.Root, error) 
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	root, err := kit.Unwrap(passphrase)
+	debug.FreeOSMemory() // the 256 MiB of Argon2 must not be the floor of what follows
 	if err != nil {
 		return nil, nil, fmt.Errorf("open recovery kit %s: wrong passphrase, or a damaged kit: %w", path, err)
 	}

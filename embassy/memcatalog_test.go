@@ -63,7 +63,7 @@ func (c *memCatalog) AddPack(p embassy.PackState, ids []chunk.ID) (embassy.PackN
 func (c *memCatalog) Pack(n embassy.PackNum) (embassy.PackState, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n == 0 || int(n) > len(c.packs) {
+	if n == 0 || int(n) > len(c.packs) || c.packs[n-1].Num == 0 {
 		return embassy.PackState{}, false, nil
 	}
 	return c.packs[n-1], true, nil
@@ -110,6 +110,19 @@ func (c *memCatalog) ListedHead(chain format.ID) (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.heads[chain], nil
+}
+
+func (c *memCatalog) Forget() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.packs {
+		c.packs[i] = embassy.PackState{} // the number stays taken
+	}
+	clear(c.chunks)
+	clear(c.heads)
+	clear(c.placed)
+	clear(c.dirs)
+	return nil
 }
 
 func (c *memCatalog) Place(target string, h format.Hash, at time.Time) error {

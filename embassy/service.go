@@ -112,12 +112,17 @@ type TargetResult struct {
 	Err    error // nil: done
 }
 
-// publish puts a charter on every member at once.
+// publish puts a charter on every member at once, but on none that holds
+// other nations only.
 func (s *Service) publish(ctx context.Context, ch *format.Charter, object []byte) []TargetResult {
 	h := format.HashOf(object)
 	name := format.CharterName(ch.Nation, ch.Seq, h)
 	results := make([]TargetResult, len(s.order))
+	probe(ctx, ch.Nation, s.order)
 	each(s.order, func(i int, m *Member) {
+		if m.Down() == nil && foreign(ctx, m, ch.Nation) {
+			m.trip(ErrForeignTarget)
+		}
 		results[i] = TargetResult{Target: m.Name, Err: m.put(ctx, name, object, h)}
 	})
 	return results

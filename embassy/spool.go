@@ -3,11 +3,8 @@ package embassy
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/google/renameio/v2"
 
 	"embassy/embassy/format"
 )
@@ -25,10 +22,6 @@ const spoolReserve = 256 << 20
 type spool struct {
 	dir string
 	max int64 // bytes in all; 0: bounded by the disk only
-}
-
-func openSpool(dir string, max int64) (*spool, error) {
-	return &spool{dir: dir, max: max}, os.MkdirAll(dir, 0o700)
 }
 
 func (s *spool) path(h format.Hash) string { return filepath.Join(s.dir, h.String()) }
@@ -54,10 +47,10 @@ func (s *spool) put(h format.Hash, data []byte) error {
 			return fmt.Errorf("spool %s: spool.max_bytes is %d: %w", s.dir, s.max, ErrSpoolFull)
 		}
 	}
-	if err := renameio.WriteFile(s.path(h), data, 0o600); err != nil {
+	if err := writeFile(s.dir, s.path(h), data); err != nil {
 		return fmt.Errorf("spool %s: %w", s.dir, err)
 	}
-	return syncDir(s.dir)
+	return nil
 }
 
 func (s *spool) size() (int64, error) {
@@ -90,12 +83,4 @@ func (s *spool) get(h format.Hash) ([]byte, error) {
 		return nil, fmt.Errorf("spool %s: %s: %w", s.dir, h, errBadCopy)
 	}
 	return data, nil
-}
-
-// remove forgets an object that targets hold.
-func (s *spool) remove(h format.Hash) error {
-	if err := os.Remove(s.path(h)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
-
 	"embassy/crypto"
 	"embassy/embassy/format"
 )
@@ -96,7 +94,7 @@ func createState(dir, name string, root *crypto.Root) (*State, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := renameio.WriteFile(keyFile, key.Marshal(), 0o600, renameio.IgnoreUmask()); err != nil {
+		if err := writeFile(dir, keyFile, key.Marshal()); err != nil {
 			return nil, err
 		}
 	}
@@ -107,22 +105,15 @@ func createState(dir, name string, root *crypto.Root) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, "nation.json"), append(raw, '\n'), 0o600); err != nil {
-		return nil, err
-	}
-	if err := syncDir(dir); err != nil {
+	if err := writeFile(dir, filepath.Join(dir, "nation.json"), append(raw, '\n')); err != nil {
 		return nil, err
 	}
 	return OpenState(dir)
 }
 
 func readAgentKey(path string) (*crypto.AgentKey, error) {
-	info, err := os.Stat(path)
-	if err != nil {
+	if err := checkPrivate(path); err != nil {
 		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s can be read by others (mode %04o): run chmod 600 on it, and consider the key captured", path, info.Mode().Perm())
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -168,17 +159,25 @@ func (s *State) acceptCharter(object []byte) (*format.Charter, error) {
 	if have, _, err := s.charter(); err == nil && have.Seq >= ch.Seq {
 		return have, nil
 	}
-	if err := renameio.WriteFile(filepath.Join(s.dir, "charter"), object, 0o600); err != nil {
-		return nil, err
-	}
-	return ch, syncDir(s.dir)
+	return ch, writeFile(s.dir, filepath.Join(s.dir, "charter"), object)
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+// makeDirs makes a folder below the state directory, durably.
+func (s *State) makeDirs(parts ...string) (string, error) {
+	dir := s.dir
+	for _, p := range parts {
+		parent := dir
+		dir = filepath.Join(dir, p)
+		err := os.Mkdir(dir, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = syncDir(parent)
+		}
+		if err != nil {
+			return "", err
+		}
 	}
-	defer d.Close()
-	return d.Sync()
+	return dir, nil
 }

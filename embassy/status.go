@@ -63,7 +63,7 @@ func (s Status) Exit() int {
 		}
 	}
 	for _, t := range s.Targets {
-		if errors.Is(t.Err, ErrRolledBack) || errors.Is(t.Err, ErrForked) {
+		if suspect(t.Err) {
 			code = exitLie
 		}
 	}
@@ -106,15 +106,13 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 			if err := l.replay(ctx); err != nil {
 				return Status{}, err
 			}
-			if live {
-				each(l.members, func(_ int, m *Member) {
+			each(l.members, func(_ int, m *Member) {
+				if live && m.Down() == nil {
 					_, err := l.survey(ctx, m)
-					said.set(m.Name, err)
-					l.mu.Lock()
-					l.outcome[m.Name] = err
-					l.mu.Unlock()
-				})
-			}
+					l.judge(m, err)
+				}
+				said.set(m.Name, l.found(m))
+			})
 			for _, m := range l.members {
 				seen, ok, err := s.catalog.SeenHead(m.Name, l.chain.id())
 				if err != nil {
@@ -176,7 +174,7 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 	}
 	ds.Newest, ds.Time = snap.Hash, snap.Time
 	ds.Age = l.s.now().Sub(ds.Time)
-	ds.Late = d.RPO > 0 && ds.Age > d.RPO
+	ds.Late = d.RPO > 0 && (ds.Age > d.RPO || ds.Age < -clockSlack) // a snapshot of the future proves nothing
 	for _, m := range l.members {
 		t := TierStatus{Tier: m.Tier, Target: m.Name, Behind: l.chain.head()}
 		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
@@ -184,8 +182,8 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 			return ds, err
 		}
 		if ok {
-			t.Behind = l.chain.head() - seen.Seq
-			t.Has = seen.Seq >= snap.Seq && l.outcome[m.Name] == nil
+			t.Behind = l.chain.head() - min(seen.Seq, l.chain.head())
+			t.Has = seen.Seq >= snap.Seq && !suspect(l.found(m))
 		}
 		if t.Has {
 			ds.Copies++

@@ -225,11 +225,7 @@ func (w *walk) dir(path string) (format.Content, error) {
 		w.gap(path, err)
 	}
 	// ReadDir sorts by name, as bytes: the order of a node list.
-	known, err := w.cache.open(path)
-	if err != nil {
-		return format.Content{}, err
-	}
-	record := &dirRecord{path: path}
+	known, record := w.cache.open(path), w.cache.record(path)
 	var line []waitingNode
 	advance := func(keep int) error {
 		for len(line) > keep {
@@ -291,9 +287,7 @@ func (w *walk) dir(path string) (format.Content, error) {
 		return format.Content{}, err
 	}
 	if !w.dry {
-		if err := w.cache.put(record); err != nil {
-			return format.Content{}, err
-		}
+		record.close(known)
 	}
 	return t.Finish()
 }
@@ -308,9 +302,9 @@ type fileContent struct {
 
 // recall returns the content of an unchanged file from the file cache, and
 // reads every other one.
-func (w *walk) recall(path string, fi fs.FileInfo, known map[string]*cachedFile) (*fileContent, error) {
+func (w *walk) recall(path string, fi fs.FileInfo, known *dirCursor) (*fileContent, error) {
 	now := statOf(fi)
-	if k := known[fi.Name()]; k != nil {
+	if k := known.find(fi.Name()); k != nil {
 		if k.sameStat(now) && w.cache.alive(k.Packs) {
 			return &fileContent{stat: *k, same: true}, nil
 		}
@@ -382,8 +376,8 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		}
 	}
 	w.counts.bytes += n.Content.Size
-	if record != nil {
-		record.files = append(record.files, f.stat)
+	if record != nil && !w.dry {
+		record.add(f.stat, f.same)
 	}
 	w.progress(&w.counts)
 	return true, nil

@@ -85,8 +85,9 @@ func TestBadTargets(t *testing.T) {
 	}
 }
 
-// TestOtherNationsTarget points a nation at a bucket of another one, in a
-// backup and in a restore. Neither nation loses anything.
+// TestOtherNationsTarget points a nation at a bucket of another one: when it
+// is founded, when it backs up, signs a charter and restores. Neither nation
+// loses anything.
 func TestOtherNationsTarget(t *testing.T) {
 	src := t.TempDir()
 	write(t, filepath.Join(src, "file"), noise(1, mib))
@@ -103,17 +104,20 @@ func TestOtherNationsTarget(t *testing.T) {
 	s.backup(0)
 	s.stores = stores
 	s.configure(d)
-	r := s.exits(0, "backup")
-	if !strings.Contains(r.stdout+r.stderr, "holds the data of another nation") {
-		t.Errorf("the backup does not say what is wrong:\n%s%s", r.stdout, r.stderr)
+	third := newSite(t, stores[2])
+	third.nation = "lt"
+	third.configure(d)
+	for _, r := range []result{s.exits(0, "charter", "apply"), s.exits(0, "backup"), third.exits(1, "init")} {
+		if !strings.Contains(r.stdout+r.stderr, "holds the data of another nation") {
+			t.Errorf("%q does not say what is wrong:\n%s%s", r.args, r.stdout, r.stderr)
+		}
 	}
 	if now := stores[2].contents(); !maps.Equal(now, theirs) {
 		t.Errorf("their bucket was changed:\n%v\n%v", theirs, now)
 	}
 	sameStores(t, stores[:2])
 
-	r = s.rescue(1, stores[2:], "--to", filepath.Join(t.TempDir(), "out"))
-	r.says(t, "holds another nation")
+	s.rescue(1, stores[2:], "--to", filepath.Join(t.TempDir(), "out")).says(t, "holds another nation")
 	s.restore(d)
 	other.restore(d)
 }

@@ -1,0 +1,336 @@
+package embassy
+
+import (
+	"context"
+	"embassy/chunk"
+	"embassy/embassy/config"
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+	"embassy/targets"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+)
+
+var (
+	// ErrRolledBack: a target shows less than it once showed or confirmed.
+	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count; if that was done on purpose, give it a new name in the configuration")
+	// ErrForked: somebody else writes this chain.
+	ErrForked = errors.New("another machine wrote on this chain: this state directory was cloned, or restored from an old copy; this run goes on with a new chain, and stores again what only the old one listed")
+	// ErrLost: an object that this machine has to bring to a target is nowhere
+	// any more.
+	ErrLost = errors.New("no copy is left on any target or on this machine; the next run starts a new chain and stores again what is lost")
+	// errForged marks an object in a chain's folder that is no entry of it.
+	errForged = errors.New("lies among the ledger entries and is none: the host or somebody with its credentials put it there; it is ignored")
+)
+
+// ledger is the write side of one compartment on this machine: its own chain,
+// its spool, and the targets that the chain goes to.
+type ledger struct {
+	s       *Service
+	comp    *Compartment
+	rule    policy.Rule
+	members []*Member // in PACE order
+	chain   *chain
+	spool   *spool
+
+	opened time.Time // what was placed before is looked at again
+	alarm  error     // a fork that was found and left behind
+
+	committing sync.Mutex // one entry at a time
+	background sync.WaitGroup
+
+	mu      sync.Mutex
+	outcome map[string]error // of advance, by member
+	nudged  map[string]bool  // members that nudge is at work on
+	forged  map[string]bool  // forgeries that were told
+}
+
+func (s *Service) openLedger(state *State, comp *Compartment, site config.Compartment) (*ledger, error) {
+	c, err := state.openChain(comp.ID)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := state.makeDirs("spool", comp.ID.String())
+	if err != nil {
+		return nil, err
+	}
+	l := &ledger{
+		s: s, comp: comp, rule: site.Commit, members: s.Ranked(site.Name), chain: c,
+		spool:  &spool{dir: dir, max: s.site.Spool.MaxBytes},
+		opened: s.now(), outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{},
+	}
+	for _, m := range l.members {
+		raw, _, err := s.catalog.Noted(l.suspectKey(m))
+		if err != nil {
+			return nil, err
+		}
+		if len(raw) > 0 {
+			l.outcome[m.Name] = ErrRolledBack
+		}
+	}
+	return l, nil
+}
+
+// prepare looks at every target before a run writes anything: a chain that
+// somebody else wrote on, or that cannot be completed any more, is left as it
+// is, and a new one begins. Then the catalog learns what it lacks.
+func (l *ledger) prepare(ctx context.Context, state *State) error {
+	each(l.members, func(_ int, m *Member) {
+		if m.Down() == nil {
+			_, err := l.survey(ctx, m)
+			l.judge(m, err)
+		}
+	})
+	lost, _, err := l.s.catalog.Noted(l.lostKey())
+	if err != nil {
+		return err
+	}
+	for _, err := range l.outcome {
+		if errors.Is(err, ErrForked) {
+			l.alarm = err
+		}
+	}
+	if l.alarm != nil || len(lost) > 0 {
+		if l.alarm != nil {
+			l.s.warn(Finding{Object: "chain " + l.chain.id().String(), Err: l.alarm})
+		}
+		if l.chain, err = state.newChain(l.comp.ID, l.chain); err != nil {
+			return err
+		}
+		if err := l.s.catalog.Forget(); err != nil {
+			return err
+		}
+		clear(l.outcome)
+	}
+	return l.replay(ctx)
+}
+
+func (l *ledger) suspectKey(m *Member) string {
+	return "suspect/" + l.chain.id().String() + "/" + m.Name
+}
+
+func (l *ledger) lostKey() string { return "lost/" + l.chain.id().String() }
+
+// judge books what was found out about a target, and remembers a rollback
+// until the target shows again what it confirmed.
+func (l *ledger) judge(m *Member, err error) {
+	var mark []byte
+	if errors.Is(err, ErrRolledBack) {
+		mark = []byte(err.Error())
+	}
+	l.mu.Lock()
+	before := l.outcome[m.Name]
+	if err == nil || mark != nil || !suspect(before) {
+		l.outcome[m.Name] = err
+	}
+	l.mu.Unlock()
+	if mark != nil || err == nil && suspect(before) {
+		if err := l.s.catalog.Note(l.suspectKey(m), mark); err != nil {
+			l.s.log.Error("note rollback", "target", m.Name, "err", err)
+		}
+	}
+	if errors.Is(err, ErrLost) {
+		if err := l.s.catalog.Note(l.lostKey(), []byte(err.Error())); err != nil {
+			l.s.log.Error("note lost object", "target", m.Name, "err", err)
+		}
+	}
+}
+
+// suspect reports whether a target's copies must not be counted.
+func suspect(err error) bool { return errors.Is(err, ErrRolledBack) || errors.Is(err, ErrForked) }
+
+// found is what judge last booked.
+func (l *ledger) found(m *Member) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.outcome[m.Name]
+}
+
+// replay teaches the catalog the entries of the own chain that it does not
+// know: after a crash between entry and catalog, or when the catalog is new.
+// What cannot be learned, because no target gives it, costs deduplication and
+// nothing else.
+func (l *ledger) replay(ctx context.Context) error {
+	head, err := l.s.catalog.ListedHead(l.chain.id())
+	if err != nil {
+		return err
+	}
+	for seq := head + 1; seq <= l.chain.head(); seq++ {
+		e, _, err := l.chain.entry(seq)
+		if err != nil {
+			return err
+		}
+		if err := l.learn(ctx, e); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			l.s.warn(Finding{Object: fmt.Sprintf("ledger entry %d", seq), Err: fmt.Errorf("cannot be learned again, so its data will be stored a second time: %w", err)})
+		}
+		var listed []ListedPack
+		for i, a := range e.Adds {
+			if a.Kind != format.KindPack {
+				continue
+			}
+			p, ok, err := l.s.catalog.PackByHash(a.Hash)
+			if err != nil {
+				return err
+			}
+			if ok {
+				listed = append(listed, ListedPack{Num: p.Num, Pos: uint32(i)})
+			}
+		}
+		if err := l.s.catalog.SetListed(l.chain.id(), seq, listed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learn adds to the catalog the packs of an entry that it lacks, from their
+// index objects, and the entry's snapshots.
+func (l *ledger) learn(ctx context.Context, e format.Entry) error {
+	var failed []error
+	for _, a := range e.Adds {
+		var err error
+		switch {
+		case a.Kind == format.KindIndex:
+			var known bool
+			if known, err = l.knows(e); err == nil && !known {
+				err = l.learnIndex(ctx, e.Chain, a)
+			}
+		case slices.Contains(e.Snapshots, a.Hash):
+			var object []byte
+			if object, err = l.object(ctx, a, l.members); err == nil {
+				err = l.remember(e.Seq, object)
+			}
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// knows reports whether the catalog has every pack of the entry.
+func (l *ledger) knows(e format.Entry) (bool, error) {
+	for _, a := range e.Adds {
+		if a.Kind == format.KindPack {
+			if _, ok, err := l.s.catalog.PackByHash(a.Hash); err != nil || !ok {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+func (l *ledger) learnIndex(ctx context.Context, chain format.ID, a format.Listed) error {
+	object, err := l.object(ctx, a, l.members)
+	if err != nil {
+		return err
+	}
+	packs, err := format.ParseIndex(object)
+	if err != nil {
+		return fmt.Errorf("index %s: %w", a.Hash, err)
+	}
+	for _, p := range packs {
+		var ids []chunk.ID
+		for _, seg := range p.Segments {
+			if ids, err = l.directory(ids, seg); err != nil {
+				return fmt.Errorf("index %s, pack %s: %w", a.Hash, p.Hash, err)
+			}
+		}
+		if _, err := l.s.catalog.AddPack(PackState{Hash: p.Hash, Size: int64(p.Size), Chain: chain}, ids); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newest is what the catalog remembers of a dataset's newest own snapshot.
+type newest struct {
+	Hash format.Hash `json:"hash"`
+	Seq  uint64      `json:"seq"` // of the entry that commits it
+	Time time.Time   `json:"time"`
+}
+
+func (l *ledger) newestKey(dataset string) string {
+	return "newest/" + l.chain.id().String() + "/" + dataset
+}
+
+// remember notes a snapshot of the own chain as the newest of its dataset.
+func (l *ledger) remember(seq uint64, object []byte) error {
+	snap, err := format.ParseSnapshot(object)
+	if err != nil {
+		return err
+	}
+	w, err := l.comp.Writer(snap.Header.Scope.Epoch)
+	if err != nil {
+		return err
+	}
+	sum, err := snap.Summary(w)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(newest{Hash: format.HashOf(object), Seq: seq, Time: sum.When()})
+	if err != nil {
+		return err
+	}
+	return l.s.catalog.Note(l.newestKey(sum.Dataset), raw)
+}
+
+// newestOf returns the newest own snapshot of a dataset; ok is false if there
+// is none.
+func (l *ledger) newestOf(dataset string) (n newest, ok bool, err error) {
+	raw, ok, err := l.s.catalog.Noted(l.newestKey(dataset))
+	if err != nil || !ok {
+		return n, false, err
+	}
+	return n, true, json.Unmarshal(raw, &n)
+}
+
+// directory appends the chunk ids of a segment.
+func (l *ledger) directory(ids []chunk.ID, seg format.IndexedSegment) ([]chunk.ID, error) {
+	var err error
+	for _, w := range l.comp.Writers {
+		var dir []format.DirEntry
+		if _, dir, err = format.OpenDirectory(w, seg.Head, seg.Dir, seg.Length); err == nil {
+			for _, d := range dir {
+				ids = append(ids, d.ID)
+			}
+			return ids, nil
+		}
+	}
+	return nil, err
+}
+
+// object returns a listed object from the spool or from a target that has it.
+func (l *ledger) object(ctx context.Context, a format.Listed, from []*Member) ([]byte, error) {
+	data, err := l.spool.get(a.Hash)
+	if err == nil {
+		return data, nil
+	}
+	var errs []error
+	lost := len(from) == len(l.members) // every target is asked
+	if !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	name := l.chain.objectName(a.Kind, a.Hash)
+	for _, m := range from {
+		data, err := m.fetch(ctx, name, a.Size, a.Hash)
+		if err == nil {
+			return data, nil
+		}
+		if answered(err) && !errors.Is(err, targets.ErrNotFound) {
+			l.s.warn(Finding{Target: m.Name, Object: name, Err: err})
+		}
+		lost = lost && answered(err)
+		errs = append(errs, err)
+	}
+	if lost {
+		errs = append(errs, ErrLost)
+	}
+	return nil, fmt.Errorf("%s %s: no copy: %w", a.Kind, a.Hash, errors.Join(errs...))
+}

@@ -1,0 +1,121 @@
+package embassy
+
+import (
+	"context"
+	"embassy/embassy/format"
+	"embassy/targets"
+	"errors"
+	"fmt"
+)
+
+// survey finds out how far a target has come with the own chain, and that it
+// is neither rolled back nor ahead.
+func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
+	seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
+	if err != nil {
+		return 0, err
+	}
+	var head uint64
+	if ok {
+		// The head that it showed must still be there, and be ours.
+		if seen.Seq > l.chain.head() || l.chain.hash(seen.Seq) != seen.Hash {
+			return 0, ErrForked
+		}
+		_, err := m.stat(ctx, l.chain.name(seen.Seq))
+		if errors.Is(err, targets.ErrNotFound) {
+			return 0, ErrRolledBack
+		}
+		if err != nil {
+			return 0, err
+		}
+		head = seen.Seq
+	}
+	shown, err := l.shown(ctx, m, head+1)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range shown {
+		switch {
+		case e.seq > l.chain.head() || l.chain.hash(e.seq) != e.hash:
+			if err := l.convict(ctx, m, e); err != nil {
+				return 0, err
+			}
+		case e.seq == head+1:
+			head = e.seq
+		}
+	}
+	if head > seen.Seq {
+		err = l.s.catalog.SetSeenHead(m.Name, l.chain.id(), SeenHead{Seq: head, Hash: l.chain.hash(head), At: l.s.now()})
+	}
+	return head, err
+}
+
+// shownEntry is a name in the chain's folder on a target.
+type shownEntry struct {
+	seq  uint64
+	hash format.Hash
+	size int64
+	name string
+}
+
+// shown lists the entries of the own chain on a target from a number on, up to
+// the one after our head.
+func (l *ledger) shown(ctx context.Context, m *Member, from uint64) ([]shownEntry, error) {
+	folder := format.LedgerPrefix(l.chain.scope.Nation, l.chain.scope.Compartment, l.chain.scope.Agent) + l.chain.id().String() + "/"
+	end := l.chain.head() + 1
+	prefixes := []string{folder}
+	if end-from < 4 { // few numbers are asked for one by one, many with all before them
+		prefixes = nil
+		for seq := from; seq <= end; seq++ {
+			prefixes = append(prefixes, folder+fmt.Sprintf("%016x", seq))
+		}
+	}
+	var out []shownEntry
+	err := m.do(ctx, func(ctx context.Context) error {
+		out = nil
+		names := uint64(0)
+		for _, p := range prefixes {
+			for info, err := range m.Target.List(ctx, p) {
+				if err != nil {
+					return err
+				}
+				if names++; names > 2*end+1000 {
+					return fmt.Errorf("%s: more than %d names: the host makes them up", folder, names)
+				}
+				seq, h, err := format.ParseNumbered(info.Name[len(folder):])
+				if err == nil && seq >= from {
+					out = append(out, shownEntry{seq, h, info.Size, info.Name})
+				}
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// convict returns ErrForked when what lies in our chain's folder, and is not
+// ours, is an entry that our key signed. Anything else there is a forgery, and
+// is told.
+func (l *ledger) convict(ctx context.Context, m *Member, e shownEntry) error {
+	if e.size > 0 && e.size <= format.MaxEntrySize {
+		object, err := m.fetch(ctx, e.name, uint64(e.size), e.hash)
+		if err != nil && !answered(err) {
+			return err
+		}
+		want := l.chain.scope
+		want.Seq = e.seq
+		if err == nil {
+			if _, err = format.OpenEntry(object, l.chain.key.Signer.Verifier(), want); err == nil {
+				return ErrForked
+			}
+		}
+	}
+	l.mu.Lock()
+	told := l.forged[m.Name+e.name]
+	l.forged[m.Name+e.name] = true
+	l.mu.Unlock()
+	if !told {
+		l.s.warn(Finding{Target: m.Name, Object: e.name, Err: errForged})
+	}
+	return nil
+}
