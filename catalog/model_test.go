@@ -94,6 +94,15 @@ func (m *model) UnlistedPacks(chain format.ID) (out []embassy.PackState, _ error
 	return out, nil
 }
 
+func (m *model) Forget() error {
+	clear(m.packs) // m.last stays: no number is used again
+	clear(m.chunks)
+	clear(m.heads)
+	clear(m.placed)
+	clear(m.dirs)
+	return nil
+}
+
 var errRefused = errors.New("refused")
 
 func (m *model) SetListed(chain format.ID, seq uint64, packs []embassy.ListedPack) error {
@@ -269,6 +278,11 @@ func TestAgreesWithModel(t *testing.T) {
 					Exit: rapid.IntRange(0, 130).Draw(t, "exit"), Snapshot: genHash.Draw(t, "snapshot"),
 				}
 				both(func(c embassy.Catalog) error { return c.AddRun(r) })
+			},
+			"forget": func(t *rapid.T) {
+				if rapid.IntRange(0, 4).Draw(t, "really") == 0 {
+					both(func(c embassy.Catalog) error { return c.Forget() })
+				}
 			},
 			"note": func(t *rapid.T) {
 				key, value := genName.Draw(t, "key"), genBytes.Draw(t, "value")

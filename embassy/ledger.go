@@ -99,10 +99,12 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 		if l.alarm != nil {
 			l.s.warn(Finding{Object: "chain " + l.chain.id().String(), Err: l.alarm})
 		}
-		if l.chain, err = state.newChain(l.comp.ID, l.chain); err != nil {
+		// Forget first: a crash in between only makes the next run find the
+		// same and do the same.
+		if err := l.s.catalog.Forget(); err != nil {
 			return err
 		}
-		if err := l.s.catalog.Forget(); err != nil {
+		if l.chain, err = state.newChain(l.comp.ID, l.chain); err != nil {
 			return err
 		}
 		clear(l.outcome)
