@@ -167,10 +167,13 @@ func noAnswer(members []*Member) error {
 	return fmt.Errorf("no target answered: %w", errors.Join(causes...))
 }
 
+// errBadCharters: there is a charter, and no copy of it is good.
+var errBadCharters = errors.New("none is whole and signed by its root")
+
 // noCharter is the error when members answered and none holds a good charter.
 func noCharter(ctx context.Context, live []*Member, nation format.ID, bad int) error {
 	if bad > 0 {
-		return fmt.Errorf("%w of nation %s: %d copies found, none is whole and signed by its root", ErrNoCharter, nation, bad)
+		return fmt.Errorf("%w of nation %s: %d copies found: %w", ErrNoCharter, nation, bad, errBadCharters)
 	}
 	say := make([]string, len(live))
 	var wg sync.WaitGroup

@@ -147,8 +147,8 @@ func OpenKit(path string, passphrase []byte) (*format.Kit, *crypto.Root, error) 
 func (s *Service) firstCharter(ctx context.Context, state *State, root *crypto.Root, o InitOptions) (*format.Charter, []byte, error) {
 	probe(ctx, state.Nation(), s.order)
 	prev, object, err := FindCharter(ctx, s.order, state.Nation(), state.Verifier(), s.warn)
-	if err != nil && !errors.Is(err, ErrNoCharter) {
-		return nil, nil, err
+	if err != nil && (!errors.Is(err, ErrNoCharter) || errors.Is(err, errBadCharters)) {
+		return nil, nil, err // a second first charter would be worse than none
 	}
 	if err != nil {
 		prev, object = nil, nil
