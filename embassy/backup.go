@@ -388,7 +388,7 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	}
 	r.cache = newFileCache(cat, l.chain.id().String()+"/"+d.Name, r.used, l.s.log)
 	r.walk = &walk{
-		store: r.store, cache: r.cache, exclude: parsePatterns(d.Exclude), keeper: r.store.newKeeper(),
+		store: r.store, cache: r.cache, exclude: matcher(d.Exclude), keeper: r.store.newKeeper(),
 		names: newNames(), dry: dry,
 	}
 	return r, nil

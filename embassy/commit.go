@@ -261,7 +261,8 @@ func (l *ledger) settle(ctx context.Context, patience time.Duration, alive []*Me
 	} else if len(missing) > 0 {
 		again := slices.DeleteFunc(slices.Clone(alive), func(m *Member) bool {
 			err := l.found(m)
-			return err == nil || suspect(err) || errors.Is(err, ErrLost)
+			refused := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore)
+			return err == nil || refused || suspect(err) || errors.Is(err, ErrLost)
 		})
 		if len(again) > 0 {
 			if err := sleep(ctx, downFor); err != nil {

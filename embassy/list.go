@@ -133,3 +133,31 @@ func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bo
 	}
 	return damaged
 }
+
+// timeLayouts are the forms that ParseTime reads, with how much time each of
+// them names.
+var timeLayouts = []struct {
+	layout string
+	span   time.Duration
+}{
+	{time.RFC3339Nano, 0},
+	{time.RFC3339, time.Second},
+	{time.DateTime, time.Second},
+	{"2006-01-02 15:04", time.Minute},
+	{time.DateOnly, 24 * time.Hour},
+}
+
+// ParseTime reads a time as people write it and as listings print it. Without
+// a zone it is UTC. It returns the last moment of the second, minute or day
+// that is named, so that a time copied from a listing finds its snapshot.
+func ParseTime(text string) (time.Time, error) {
+	for _, l := range timeLayouts {
+		if l.span == 0 && !strings.Contains(text, ".") {
+			continue // only a fraction of a second is exact
+		}
+		if t, err := time.Parse(l.layout, text); err == nil {
+			return t.Add(max(0, l.span-1)).UTC(), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is no time; write 2026-11-21, \"2026-11-21 14:00\" (in UTC) or 2026-11-21T14:00:00+02:00", text)
+}

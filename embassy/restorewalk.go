@@ -86,20 +86,6 @@ func newSelection(paths, include, exclude []string) (*selection, error) {
 	return s, nil
 }
 
-// matcher returns nil for no patterns.
-func matcher(patterns []string) gitignore.Matcher {
-	var ps []gitignore.Pattern
-	for _, p := range patterns {
-		if p = strings.TrimSpace(p); p != "" {
-			ps = append(ps, gitignore.ParsePattern(p, nil))
-		}
-	}
-	if len(ps) == 0 {
-		return nil
-	}
-	return gitignore.NewMatcher(ps)
-}
-
 // judge says whether a name is to be restored, and whether something below it
 // may be. inside says that an include pattern matches something above.
 func (s *selection) judge(src string, dir, inside bool) (take, enter, nowInside bool) {

@@ -84,16 +84,6 @@ func sourceTree(sources []string) *branch {
 	return root
 }
 
-// parsePatterns reads exclude patterns in gitignore syntax. They are matched
-// against absolute paths.
-func parsePatterns(lines []string) gitignore.Matcher {
-	var ps []gitignore.Pattern
-	for _, l := range lines {
-		ps = append(ps, gitignore.ParsePattern(l, nil))
-	}
-	return gitignore.NewMatcher(ps)
-}
-
 func (w *walk) excluded(path string, dir bool) bool {
 	return w.exclude != nil && w.exclude.Match(strings.Split(strings.Trim(path, "/"), "/"), dir)
 }

@@ -166,34 +166,9 @@ func decode(c *cli.Context) (options, error) {
 	}
 	if at := c.String("at"); at != "" {
 		var err error
-		if o.at, err = parseTime(at); err != nil {
-			return o, err
+		if o.at, err = embassy.ParseTime(at); err != nil {
+			return o, &usageError{"--at: " + err.Error()}
 		}
 	}
 	return o, nil
-}
-
-// layouts are the times that --at takes, and what is meant by each.
-var layouts = []struct {
-	layout string
-	span   time.Duration
-}{
-	{time.RFC3339, time.Second},
-	{"2006-01-02 15:04:05", time.Second},
-	{"2006-01-02 15:04", time.Minute},
-	{time.DateOnly, 24 * time.Hour},
-}
-
-// parseTime returns the last moment of the second, minute or day that is
-// named, since times are listed to the second. Without a zone it is UTC.
-func parseTime(text string) (time.Time, error) {
-	for _, l := range layouts {
-		if t, err := time.Parse(l.layout, text); err == nil {
-			if strings.Contains(text, ".") {
-				return t, nil // a fraction of a second is exact
-			}
-			return t.Add(l.span - 1), nil
-		}
-	}
-	return time.Time{}, &usageError{fmt.Sprintf("--at %q is no time: write 2026-11-21, \"2026-11-21 14:00\" (in UTC) or 2026-11-21T14:00:00+02:00", text)}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"embassy/embassy"
 	"embassy/embassy/format"
 
 	"github.com/urfave/cli/v2"
@@ -34,9 +35,11 @@ func decodeWhen(c *cli.Context) (w when, err error) {
 		if c.IsSet("snapshot") {
 			return w, usage("--snapshot and --at both name a snapshot: give one of them")
 		}
-		w.at, err = parseTime(c.String("at"))
+		if w.at, err = embassy.ParseTime(c.String("at")); err != nil {
+			return w, usage("--at: %s", err)
+		}
 	}
-	return w, err
+	return w, nil
 }
 
 // place in a nation: DATASET or DATASET:PATH.

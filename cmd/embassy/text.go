@@ -133,30 +133,3 @@ func dash(s string) string {
 	}
 	return s
 }
-
-// layouts of --at, with how much time each of them names.
-var layouts = []struct {
-	layout string
-	span   time.Duration
-}{
-	{time.RFC3339Nano, 0},
-	{time.RFC3339, time.Second},
-	{"2006-01-02 15:04:05", time.Second},
-	{"2006-01-02 15:04", time.Minute},
-	{"2006-01-02", 24 * time.Hour},
-}
-
-// parseTime reads the value of --at. Without a zone it is UTC, as all times
-// are that embassy prints. It returns the last moment of the second, minute or
-// day that is named.
-func parseTime(text string) (time.Time, error) {
-	for _, l := range layouts {
-		if l.span == 0 && !strings.Contains(text, ".") {
-			continue
-		}
-		if t, err := time.Parse(l.layout, text); err == nil {
-			return t.Add(max(0, l.span-1)).UTC(), nil
-		}
-	}
-	return time.Time{}, usage("--at %s is no time; write 2026-11-21, 2026-11-21 14:00 (in UTC) or 2026-11-21T14:00:00+02:00", text)
-}

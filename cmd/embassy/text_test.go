@@ -23,15 +23,15 @@ func TestParseTime(t *testing.T) {
 		"":                               "",
 	}
 	for text, want := range tests {
-		got, err := parseTime(text)
+		got, err := embassy.ParseTime(text)
 		if want == "" {
 			if err == nil {
-				t.Errorf("parseTime(%q) = %v, want an error", text, got)
+				t.Errorf("embassy.ParseTime(%q) = %v, want an error", text, got)
 			}
 			continue
 		}
 		if err != nil || got.Format(time.RFC3339Nano) != want {
-			t.Errorf("parseTime(%q) = %v, %v; want %s", text, got, err, want)
+			t.Errorf("embassy.ParseTime(%q) = %v, %v; want %s", text, got, err, want)
 		}
 	}
 }
@@ -39,7 +39,7 @@ func TestParseTime(t *testing.T) {
 // TestParseTimeOfListing: what a listing prints names the snapshot it prints.
 func TestParseTimeOfListing(t *testing.T) {
 	taken := time.Date(2026, 11, 21, 14, 0, 5, 987654321, time.UTC)
-	at, err := parseTime(moment(taken))
+	at, err := embassy.ParseTime(moment(taken))
 	if err != nil || at.Before(taken) {
 		t.Errorf("--at %q is %v, %v: before the snapshot itself", moment(taken), at, err)
 	}
