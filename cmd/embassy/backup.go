@@ -54,6 +54,9 @@ func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err 
 	var codes []int
 	for _, r := range reports {
 		codes = append(codes, r.Exit)
+		if r.Err != nil {
+			fmt.Fprintf(con.stderr, "embassy: dataset %s: %s\n", r.Dataset, oneLine(r.Err))
+		}
 	}
 	if con.json {
 		err = printBackupJSON(con.stdout, o.DryRun, reports)
@@ -77,6 +80,7 @@ func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err 
 var backupMeaning = map[int]string{
 	0: "done",
 	1: "FAILED",
+	2: "NOT BACKED UP",
 	3: "done, but parts of the source could not be read",
 	4: "DEGRADED: the commit rule does not hold yet",
 	5: "INTEGRITY FAILURE: a target shows less than it confirmed, or a chain forks",
@@ -92,6 +96,11 @@ func printBackup(out io.Writer, r embassy.BackupReport) error {
 		name = "snapshot " + short(r.Snapshot) + " of " + moment(r.Started)
 	}
 	fmt.Fprintf(out, "%s: %s\n", r.Dataset, name)
+	if r.Err != nil && r.Files+r.Dirs == 0 {
+		printGaps(w, "not read", r.Gaps)
+		fmt.Fprintf(w, "  result\t%s: %s (exit code %d)\n", backupMeaning[r.Exit], reason(r), r.Exit)
+		return w.Flush()
+	}
 	fmt.Fprintf(w, "  files\t%s new, %s changed, %s unchanged; %s, %s\n", count(r.New), count(r.Changed), count(r.Same),
 		plural(r.Dirs, "folder", "folders"), plural(r.Others, "other", "others"))
 	fmt.Fprintf(w, "  bytes\t%s in all, %s read, %s added to each target\n", size(r.Bytes), size(r.Read), size(r.Added))
@@ -103,7 +112,7 @@ func printBackup(out io.Writer, r embassy.BackupReport) error {
 	if why := reason(r); why != "" {
 		verdict += ": " + why
 	}
-	fmt.Fprintf(w, "  in %s\t%s (exit code %d)\n", length(r.Elapsed), verdict, r.Exit)
+	fmt.Fprintf(w, "  result\t%s (exit code %d), in %s\n", verdict, r.Exit, length(r.Elapsed))
 	return w.Flush()
 }
 
