@@ -67,7 +67,7 @@ func sound() []lint.Package {
 		pkg("crypto", "crypto", "crypto/aes", "crypto/hpke", "crypto/rand", "golang.org/x/crypto/argon2"),
 		pkg("targets", "targets", "github.com/minio/minio-go/v7"),
 		pkg("targets/targettest", "targettest", "embassy/targets", "math/rand/v2"),
-		pkg("embassy", "embassy", "embassy/chunk", "embassy/crypto", "embassy/targets", "embassy/embassy/format"),
+		pkg("embassy", "embassy", "embassy/chunk", "embassy/crypto", "embassy/targets", "embassy/embassy/format", "math/rand/v2"),
 		pkg("embassy/format", "format", "embassy/crypto"),
 		pkg("catalog", "catalog", "embassy/embassy", "github.com/dgraph-io/badger/v4"),
 		pkg("cmd/embassy", "main", "embassy/embassy", "embassy/catalog", "embassy/targets"),
