@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -194,7 +192,7 @@ func (s *source) awaitDown(ctx context.Context, q request, done uint64) bool {
 	for {
 		hope := false
 		for _, r := range s.order {
-			if r.bit&done != 0 || r.Target == nil || (q.only && r.bit&q.shown == 0) || r.desk.strikes.Load() >= maxStrikes {
+			if r.bit&done != 0 || r.Banned() || (q.only && r.bit&q.shown == 0) || r.desk.strikes.Load() >= maxStrikes {
 				continue
 			}
 			if cause := r.Down(); cause != nil && final(cause) {
@@ -288,36 +286,6 @@ func (s *source) ranges(ctx context.Context, o object, dst []byte, spans []span,
 		}
 		return check()
 	})
-}
-
-// read fills dst from an offset of the object. A timeout opens the breaker at
-// once: others have the object too, and repeating would cost as long again.
-// The error does not name the member.
-func (m *Member) read(ctx context.Context, name string, offset int64, dst []byte) error {
-	err := m.do(ctx, func(ctx context.Context) error {
-		err := m.fill(ctx, name, offset, dst)
-		var slow net.Error
-		if errors.As(err, &slow) && slow.Timeout() && ctx.Err() == nil {
-			m.trip(err)
-		}
-		return err
-	})
-	if inner := errors.Unwrap(err); inner != nil {
-		return inner
-	}
-	return err
-}
-
-func (m *Member) fill(ctx context.Context, name string, offset int64, dst []byte) error {
-	r, err := m.Target.Get(ctx, name, offset, int64(len(dst)))
-	if err == nil {
-		_, err = io.ReadFull(r, dst)
-		r.Close()
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("shorter than %d bytes: %w", offset+int64(len(dst)), err)
-	}
-	return err
 }
 
 // tally counts what was served and what was bad, for one dataset. A nil tally

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,8 @@ const (
 	downFor      = 30 * time.Second // before a target that failed is asked again
 	attempts     = 3                // for one operation, on a fault that may pass
 	hangGrace    = 5 * time.Second  // for an operation to end after it was cancelled
+	slowest      = 64 << 10         // bytes a second
+	copyPiece    = 256 << 10        // bytes
 )
 
 var (
@@ -69,6 +72,13 @@ func (m *Member) At(t policy.Tier) *Member {
 	c := *m
 	c.Tier = t
 	return &c
+}
+
+// Banned reports whether the target is out for the rest of the process.
+func (m *Member) Banned() bool {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	return m.health.banned
 }
 
 // Down returns why the target is not asked now, or nil.
@@ -138,7 +148,7 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 		}
 		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore) ||
 			errors.Is(err, targets.ErrName) || errors.Is(err, ErrHung)
-		if final || try == attempts {
+		if final || try == attempts || m.Down() != nil {
 			m.trip(err)
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
@@ -191,28 +201,86 @@ var errBadCopy = errors.New("bytes do not match the hash")
 
 // fetch reads a whole object of known size and hash from one member.
 func (m *Member) fetch(ctx context.Context, name string, size uint64, want format.Hash) ([]byte, error) {
-	var data []byte
-	err := m.do(ctx, func(ctx context.Context) error {
-		r, err := m.Target.Get(ctx, name, 0, int64(size))
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		if cap(data) < int(size) {
-			data = make([]byte, size)
-		}
-		if _, err := io.ReadFull(r, data); err != nil {
-			return err
-		}
-		if format.HashOf(data) != want {
-			return errBadCopy
-		}
-		return nil
-	})
+	data := make([]byte, size)
+	err := m.read(ctx, name, 0, data)
+	if err == nil && format.HashOf(data) != want {
+		err = errBadCopy
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("target %s: %w", m.Name, err)
 	}
 	return data, nil
+}
+
+// read fills dst from an offset of the object. A timeout opens the breaker at
+// once: others have the object too, and repeating would cost as long again.
+// The error does not name the member. dst is the caller's again when read
+// returns, whatever hangs.
+func (m *Member) read(ctx context.Context, name string, offset int64, dst []byte) error {
+	err := m.do(ctx, func(ctx context.Context) error {
+		lent := &loan{dst: dst}
+		err := m.bounded(ctx, transferTime(len(dst)), func(ctx context.Context) error {
+			return m.fill(ctx, name, offset, lent)
+		})
+		lent.end()
+		var slow net.Error
+		if errors.As(err, &slow) && slow.Timeout() && ctx.Err() == nil {
+			m.trip(err)
+		}
+		return err
+	})
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
+}
+
+func (m *Member) fill(ctx context.Context, name string, offset int64, to *loan) error {
+	size := int64(len(to.dst))
+	r, err := m.Target.Get(ctx, name, offset, size)
+	if err == nil {
+		_, err = io.CopyBuffer(to, io.LimitReader(r, size), make([]byte, min(size, copyPiece)))
+		if err == nil && int64(to.n) < size {
+			err = io.ErrUnexpectedEOF
+		}
+		r.Close()
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("shorter than %d bytes: %w", offset+size, err)
+	}
+	return err
+}
+
+// loan is a buffer that is filled by a call that may hang: once the loan has
+// ended, nothing is written to it any more.
+type loan struct {
+	mu    sync.Mutex
+	dst   []byte
+	n     int
+	ended bool
+}
+
+func (l *loan) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return 0, ErrHung
+	}
+	n := copy(l.dst[l.n:], p)
+	l.n += n
+	return n, nil
+}
+
+func (l *loan) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+}
+
+// transferTime is the longest that so many bytes may take. A target that is
+// slower serves nobody.
+func transferTime(bytes int) time.Duration {
+	return 20*time.Second + time.Duration(bytes)*time.Second/slowest
 }
 
 // put writes an object to one member. Whatever went wrong, a write may be
@@ -221,7 +289,7 @@ func (m *Member) fetch(ctx context.Context, name string, size uint64, want forma
 func (m *Member) put(ctx context.Context, name string, data []byte, sum format.Hash) error {
 	done := func(err error) bool { return err == nil }
 	return m.attempt(ctx, done, func(ctx context.Context) error {
-		return m.bounded(ctx, 0, func(ctx context.Context) error {
+		return m.bounded(ctx, transferTime(len(data)), func(ctx context.Context) error {
 			return m.Target.Put(ctx, targets.Object{Name: name, Data: data, SHA256: sum})
 		})
 	})

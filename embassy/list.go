@@ -52,7 +52,13 @@ func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
 		}
 	}
 	switch {
-	case len(found) == 1 || len(found) > 1 && id == "":
+	case len(found) > 0 && id == "":
+		latest := found[0]
+		if at.IsZero() {
+			latest.Newer = v.Doubt(latest.Summary.Dataset, latest.Summary.When())
+		}
+		return latest, nil
+	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
 		var b strings.Builder

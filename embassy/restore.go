@@ -76,6 +76,10 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 		} else {
 			d.Missing = []format.Gap{{Path: []byte("/"), Reason: "not begun: " + fatal.Error()}}
 		}
+		if n := len(s.Newer); n > 0 {
+			d.Missing = append(d.Missing, format.Gap{Path: []byte("/"), Reason: fmt.Sprintf(
+				"may not be the latest state: %d later snapshots, such as %s, are committed, and no target that answers gives them whole", n, s.Newer[0])})
+		}
 		if len(d.Missing) > 0 {
 			broken = append(broken, d.Dataset)
 		}

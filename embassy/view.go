@@ -36,6 +36,10 @@ type SnapshotInfo struct {
 	Seq         uint64 // of the entry that commits it
 	Hash        format.Hash
 	Summary     format.Summary
+	// Newer, of a snapshot picked as the latest, are those that may be later
+	// states of the dataset, and that no target gives whole. A restore of it
+	// is incomplete.
+	Newer []format.Hash
 }
 
 // View is what the answering targets show of a nation, verified: the union of
@@ -52,6 +56,7 @@ type View struct {
 
 	compartments []*compartmentView
 	snapshots    []SnapshotInfo // newest first
+	unread       []committed    // committed, and not to be had
 }
 
 // compartmentView is one compartment of a View.

@@ -3,10 +3,12 @@ package embassy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -50,6 +52,9 @@ func (v *View) readSnapshots(ctx context.Context) error {
 			defer mu.Unlock()
 			if err != nil {
 				v.warn(Finding{Object: s.c.source.name(s.object), Err: fmt.Errorf("snapshot left out: %w", err)})
+				if !errors.Is(err, errNotItsDataset) {
+					v.unread = append(v.unread, s)
+				}
 				return nil
 			}
 			v.snapshots = append(v.snapshots, info)
@@ -130,6 +135,35 @@ func (v *View) snapshot(ctx context.Context, s committed, t *tally) (*format.Sna
 	return snap, summary, err
 }
 
+// errNotItsDataset: the charter does not let the agent write the dataset.
+var errNotItsDataset = errors.New("may not write the dataset")
+
+// Doubt returns the snapshots that valid entries commit, that no target gives
+// whole, and that may be of the dataset: its agents made them, in entries after
+// the given time. Which dataset they are of is sealed in them.
+func (v *View) Doubt(dataset string, after time.Time) []format.Hash {
+	var out []format.Hash
+	for _, s := range v.unread {
+		may := slices.ContainsFunc(s.c.Part.Datasets, func(d format.Dataset) bool {
+			return d.Name == dataset && slices.Contains(d.Agents, s.ch.agent)
+		})
+		if may && s.made().After(after) {
+			out = append(out, s.hash)
+		}
+	}
+	return out
+}
+
+// made returns the time of the entry that commits the snapshot.
+func (s committed) made() time.Time {
+	for _, e := range s.ch.entries[s.seq] {
+		if slices.Contains(e.Snapshots, s.hash) {
+			return e.When()
+		}
+	}
+	return time.Time{}
+}
+
 // summary returns what a list shows of a snapshot, if the agent may write its
 // dataset.
 func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
@@ -139,7 +173,7 @@ func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
 	}
 	i := slices.IndexFunc(s.c.Part.Datasets, func(d format.Dataset) bool { return d.Name == summary.Dataset })
 	if i < 0 || !slices.Contains(s.c.Part.Datasets[i].Agents, s.ch.agent) {
-		return SnapshotInfo{}, fmt.Errorf("agent %s may not write dataset %q in compartment %s", s.ch.agent, summary.Dataset, s.c.Part.Name)
+		return SnapshotInfo{}, fmt.Errorf("agent %s: %w: %q in compartment %s", s.ch.agent, errNotItsDataset, summary.Dataset, s.c.Part.Name)
 	}
 	summary.Refs = nil
 	return SnapshotInfo{

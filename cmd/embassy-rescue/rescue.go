@@ -71,11 +71,17 @@ func (r *rescue) run(ctx context.Context) error {
 	if r.list {
 		return r.listSnapshots(view, keys)
 	}
-	chosen, err := r.choose(view, keys)
+	chosen, absent, err := r.choose(view, keys)
 	if err != nil {
 		return err
 	}
 	report, err := view.Restore(ctx, embassy.RestoreOptions{Snapshots: chosen, To: r.to, Owners: os.Geteuid() == 0})
+	if len(report.Datasets) > 0 && len(absent) > 0 {
+		report.Datasets = append(report.Datasets, absent...)
+		if err == nil {
+			err = embassy.ErrIncomplete
+		}
+	}
 	r.tell(report, err)
 	return err
 }
@@ -220,8 +226,9 @@ func ordered(keys *embassy.Keys) []format.Dataset {
 	return all
 }
 
-// choose picks the snapshots, in the order of restore priority.
-func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) ([]embassy.SnapshotInfo, error) {
+// choose picks the snapshots, in the order of restore priority. absent are the
+// datasets of the charter that have none, though everything is asked for.
+func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embassy.SnapshotInfo, absent []embassy.DatasetRestore, err error) {
 	all := ordered(keys)
 	for _, name := range r.datasets {
 		if !slices.ContainsFunc(all, func(d format.Dataset) bool { return d.Name == name }) {
@@ -229,10 +236,9 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) ([]embassy.Snaps
 			for _, d := range all {
 				known = append(known, d.Name)
 			}
-			return nil, &usageError{fmt.Sprintf("the charter knows no dataset %q; it knows %s", name, strings.Join(known, ", "))}
+			return nil, nil, &usageError{fmt.Sprintf("the charter knows no dataset %q; it knows %s", name, strings.Join(known, ", "))}
 		}
 	}
-	var chosen []embassy.SnapshotInfo
 	for _, d := range all {
 		if len(r.datasets) > 0 && !slices.Contains(r.datasets, d.Name) {
 			continue
@@ -240,17 +246,19 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) ([]embassy.Snaps
 		s, err := view.Pick(d.Name, "latest", r.at)
 		if err != nil {
 			if len(r.datasets) > 0 {
-				return nil, err
+				return nil, nil, err
 			}
-			r.say("warning: dataset %s: %v", d.Name, err)
+			absent = append(absent, embassy.DatasetRestore{
+				Dataset: d.Name, Missing: []format.Gap{{Path: []byte("/"), Reason: err.Error()}},
+			})
 			continue
 		}
 		chosen = append(chosen, s)
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("nothing to restore: %w", embassy.ErrNoSnapshot)
+		return nil, nil, fmt.Errorf("nothing to restore: %w", embassy.ErrNoSnapshot)
 	}
-	return chosen, nil
+	return chosen, absent, nil
 }
 
 func (r *rescue) listSnapshots(view *embassy.View, keys *embassy.Keys) error {
