@@ -48,7 +48,7 @@ var (
 	// ErrNoSource: no source of a dataset exists.
 	ErrNoSource = errors.New("no source exists")
 	// ErrForeignTarget: a target holds another nation's data and none of ours.
-	ErrForeignTarget = errors.New("holds the data of another nation and none of this one: check the URL, or add a prefix to it")
+	ErrForeignTarget = errors.New("holds another nation")
 )
 
 // BackupOptions say what to back up.
@@ -147,7 +147,11 @@ func (r *BackupReport) note() string {
 	case len(r.Missing) > 0:
 		return "commit rule not met: " + strings.Join(r.Missing, ", ") + " missing"
 	case len(r.Gaps) > 0:
-		return fmt.Sprintf("%d files could not be read whole", len(r.Gaps))
+		noun := "items"
+		if len(r.Gaps) == 1 {
+			noun = "item"
+		}
+		return fmt.Sprintf("%d %s of the source not read", len(r.Gaps), noun)
 	}
 	return "done"
 }
@@ -185,8 +189,8 @@ func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte
 		if !errors.Is(err, targets.ErrNotFound) {
 			return // there, or down: the breaker knows
 		}
-		if foreign(ctx, m, ch.Nation) {
-			m.ban(ErrForeignTarget)
+		if err := m.Foreign(ctx, ch.Nation); err != nil {
+			m.ban(err)
 			return
 		}
 		// An agent that may not write charters leaves it to others.
@@ -205,17 +209,21 @@ func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte
 	})
 }
 
-// foreign reports whether a target holds other nations and not this one.
-func foreign(ctx context.Context, m *Member, nation format.ID) bool {
+// Foreign returns an ErrForeignTarget that names the other nation, when the
+// target holds one and nothing of this one, else nil.
+func (m *Member) Foreign(ctx context.Context, nation format.ID) error {
 	for range m.Target.List(ctx, nation.String()+"/") {
-		return false // ours, or no answer
+		return nil // ours, or no answer
 	}
 	for info, err := range m.Target.List(ctx, "") {
 		first, _, ok := strings.Cut(info.Name, "/")
 		_, bad := format.ParseID(first)
-		return err == nil && ok && bad == nil
+		if err != nil || !ok || bad != nil {
+			return nil
+		}
+		return fmt.Errorf("%w (%s…): correct the url or add a prefix", ErrForeignTarget, first[:8])
 	}
-	return false
+	return nil
 }
 
 // ledgerFor opens a dataset's compartment once per run.
@@ -281,6 +289,9 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	if dry {
 		return rep, nil
 	}
+	if err := l.vouch(d.Name); err != nil { // for the one before
+		return rep, err
+	}
 	if rep.Snapshot, err = l.commit(r.used.sorted(), r.snapshot(d, root, rep)); err != nil {
 		return rep, fmt.Errorf("commit: %w", err)
 	}
@@ -294,6 +305,9 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 		return rep, err
 	}
 	if rep.Missing, err = l.missing(l.chain.head()); err != nil {
+		return rep, err
+	}
+	if err := l.vouch(d.Name); err != nil {
 		return rep, err
 	}
 	codes := []int{rep.Exit}

@@ -125,7 +125,7 @@ func TestBackupBelowCommitRule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if st.Exit() != 4 || st.Datasets[0].Copies != 2 || len(st.Datasets[0].Missing) == 0 {
+	if st.Exit() != 4 || st.Datasets[0].Pending == nil || st.Datasets[0].Pending.Copies != 2 || len(st.Datasets[0].Pending.Missing) == 0 {
 		t.Fatalf("%+v", st)
 	}
 	s.wrap = nil

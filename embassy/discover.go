@@ -20,6 +20,7 @@ const (
 	maxCharterNames = 10_000 // that one target may list
 	maxCharters     = 64     // newest, that are tried per target
 	maxNations      = 8      // that an error message names
+	shownNation     = 8      // digits of each
 )
 
 // numberedCopy is a charter as one target lists it.
@@ -178,24 +179,57 @@ func noCharter(ctx context.Context, live []*Member, nation format.ID, bad int) e
 	say := make([]string, len(live))
 	var wg sync.WaitGroup
 	for i, m := range live {
-		wg.Go(func() {
-			others, empty := nationsOn(ctx, m)
-			switch {
-			case len(others) > 0:
-				say[i] = fmt.Sprintf("target %s holds another nation: %s", m.Name, strings.Join(others, ", "))
-			case empty:
-				say[i] = fmt.Sprintf("target %s is empty", m.Name)
-			default:
-				say[i] = fmt.Sprintf("target %s holds no nation", m.Name)
-			}
-		})
+		wg.Go(func() { say[i] = "target " + m.Name + " " + holding(ctx, m) })
 	}
 	wg.Wait()
 	return fmt.Errorf("%w of nation %s: %s", ErrNoCharter, nation, strings.Join(say, "; "))
 }
 
-// nationsOn returns the first pseudonyms that a target shows, within the time
-// of a probe.
+// holding says what lies on a target that shows no charter of the nation.
+func holding(ctx context.Context, m *Member) string {
+	others, empty := nationsOn(ctx, m)
+	switch {
+	case len(others) > 1:
+		return "holds other nations (" + strings.Join(others, ", ") + ")"
+	case len(others) == 1:
+		return "holds another nation (" + others[0] + ")"
+	case empty:
+		return "is empty"
+	}
+	return "holds no Embassy data"
+}
+
+// Witnesses returns the answering members that list a charter of the nation,
+// and useful, which are these and the dead ones and those that hold other
+// objects of it. Of each that is not useful, warn is told what it holds.
+func Witnesses(ctx context.Context, members []*Member, nation format.ID, warn func(Finding)) (witnesses, useful []*Member) {
+	copies := listCharters(ctx, tellDown(members, warn), nation, warn)
+	for _, m := range members {
+		switch {
+		case slices.ContainsFunc(copies, func(c numberedCopy) bool { return c.member == m }):
+			witnesses = append(witnesses, m)
+		case m.Down() == nil && !holdsAny(ctx, m, nation):
+			warn(Finding{Target: m.Name, Err: errors.New(holding(ctx, m) + ", not used")})
+			continue
+		}
+		useful = append(useful, m)
+	}
+	return witnesses, useful
+}
+
+// holdsAny reports whether the target lists any object of the nation, or
+// cannot tell within the time of a probe.
+func holdsAny(ctx context.Context, m *Member, nation format.ID) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	for range m.Target.List(ctx, nation.String()+"/") {
+		return true
+	}
+	return false
+}
+
+// nationsOn returns the starts of the first pseudonyms that a target shows,
+// within the time of a probe.
 func nationsOn(ctx context.Context, m *Member) (nations []string, empty bool) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -206,8 +240,11 @@ func nationsOn(ctx context.Context, m *Member) (nations []string, empty bool) {
 		}
 		empty = false
 		first, _, _ := strings.Cut(info.Name, "/")
-		if _, err := format.ParseID(first); err == nil && !slices.Contains(nations, first) {
-			if nations = append(nations, first); len(nations) == maxNations {
+		if _, err := format.ParseID(first); err != nil {
+			continue
+		}
+		if short := first[:shownNation] + "…"; !slices.Contains(nations, short) {
+			if nations = append(nations, short); len(nations) == maxNations {
 				break
 			}
 		}

@@ -236,7 +236,7 @@ func (s *source) name(o object) string { return s.prefix(o.kind, o.agent, o.hash
 func (s *source) whole(ctx context.Context, o object, dst []byte, fastest bool, t *tally) error {
 	q := request{name: s.name(o), shown: o.shown, size: int64(o.size), fastest: fastest, tally: t}
 	return s.try(ctx, q, func(ctx context.Context, r ranked) error {
-		if err := r.read(ctx, q.name, 0, dst); err != nil {
+		if err := r.readCounted(ctx, q.name, 0, dst, t.arriving(r)); err != nil {
 			return err
 		}
 		if format.HashOf(dst) != o.hash {
@@ -280,7 +280,7 @@ func (s *source) ranges(ctx context.Context, o object, dst []byte, spans []span,
 	}
 	return s.try(ctx, q, func(ctx context.Context, r ranked) error {
 		for _, p := range spans {
-			if err := r.read(ctx, q.name, p.from, dst[p.from:p.to]); err != nil {
+			if err := r.readCounted(ctx, q.name, p.from, dst[p.from:p.to], t.arriving(r)); err != nil {
 				return err
 			}
 		}
@@ -313,7 +313,15 @@ func (t *tally) served(r ranked, bytes int64) {
 	s.Objects++
 	s.Bytes += uint64(bytes)
 	t.mu.Unlock()
-	t.meter.add(func(p *Progress) { p.PerTarget[r.Name] += uint64(bytes) })
+}
+
+// arriving returns what counts bytes for the progress, as they come.
+func (t *tally) arriving(r ranked) func(n int) {
+	return func(n int) {
+		if t != nil {
+			t.meter.add(func(p *Progress) { p.PerTarget[r.Name] += uint64(n) })
+		}
+	}
 }
 
 func (t *tally) found(f Finding) {

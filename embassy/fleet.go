@@ -217,8 +217,14 @@ func (m *Member) fetch(ctx context.Context, name string, size uint64, want forma
 // The error does not name the member. dst is the caller's again when read
 // returns, whatever hangs.
 func (m *Member) read(ctx context.Context, name string, offset int64, dst []byte) error {
+	return m.readCounted(ctx, name, offset, dst, func(int) {})
+}
+
+// readCounted is read that tells arrived of bytes as they come, those of
+// attempts that fail included. It is called from one goroutine at a time.
+func (m *Member) readCounted(ctx context.Context, name string, offset int64, dst []byte, arrived func(n int)) error {
 	err := m.do(ctx, func(ctx context.Context) error {
-		lent := &loan{dst: dst}
+		lent := &loan{dst: dst, arrived: arrived}
 		err := m.bounded(ctx, transferTime(len(dst)), func(ctx context.Context) error {
 			return m.fill(ctx, name, offset, lent)
 		})
@@ -254,6 +260,8 @@ func (m *Member) fill(ctx context.Context, name string, offset int64, to *loan) 
 // loan is a buffer that is filled by a call that may hang: once the loan has
 // ended, nothing is written to it any more.
 type loan struct {
+	arrived func(n int)
+
 	mu    sync.Mutex
 	dst   []byte
 	n     int
@@ -268,6 +276,7 @@ func (l *loan) Write(p []byte) (int, error) {
 	}
 	n := copy(l.dst[l.n:], p)
 	l.n += n
+	l.arrived(n)
 	return n, nil
 }
 
@@ -280,7 +289,7 @@ func (l *loan) end() {
 // transferTime is the longest that so many bytes may take. A target that is
 // slower serves nobody.
 func transferTime(bytes int) time.Duration {
-	return 20*time.Second + time.Duration(bytes)*time.Second/slowest
+	return time.Minute + time.Duration(bytes)*time.Second/slowest
 }
 
 // put writes an object to one member. Whatever went wrong, a write may be

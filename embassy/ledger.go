@@ -286,11 +286,54 @@ func (l *ledger) remember(seq uint64, object []byte) error {
 // newestOf returns the newest own snapshot of a dataset; ok is false if there
 // is none.
 func (l *ledger) newestOf(dataset string) (n newest, ok bool, err error) {
-	raw, ok, err := l.s.catalog.Noted(l.newestKey(dataset))
+	return l.noted(l.newestKey(dataset))
+}
+
+func (l *ledger) noted(key string) (n newest, ok bool, err error) {
+	raw, ok, err := l.s.catalog.Noted(key)
 	if err != nil || !ok {
 		return n, false, err
 	}
 	return n, true, json.Unmarshal(raw, &n)
+}
+
+// safeKey is where vouch notes a snapshot.
+func (l *ledger) safeKey(dataset string) string {
+	return "safe/" + l.chain.id().String() + "/" + dataset
+}
+
+// vouch notes the newest snapshot of a dataset as safe, if the commit rule
+// holds for it. So the last safe one is known when a newer one is not safe.
+func (l *ledger) vouch(dataset string) error {
+	n, ok, err := l.newestOf(dataset)
+	if err != nil || !ok {
+		return err
+	}
+	if missing, err := l.missing(n.Seq); err != nil || len(missing) > 0 {
+		return err
+	}
+	raw, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	return l.s.catalog.Note(l.safeKey(dataset), raw)
+}
+
+// safeOf returns the newest snapshot of a dataset that the commit rule holds
+// for, as far as it was noted; ok is false if there is none.
+func (l *ledger) safeOf(dataset string) (n newest, ok bool, err error) {
+	for _, key := range []string{l.newestKey(dataset), l.safeKey(dataset)} {
+		if n, ok, err = l.noted(key); err != nil {
+			return n, false, err
+		}
+		if !ok {
+			continue
+		}
+		if missing, err := l.missing(n.Seq); err != nil || len(missing) == 0 {
+			return n, err == nil, err
+		}
+	}
+	return newest{}, false, nil
 }
 
 // directory appends the chunk ids of a segment.

@@ -1,11 +1,13 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 // ErrNoSnapshot: no snapshot is there under that name or of that time.
 var ErrNoSnapshot = errors.New("no such snapshot")
 
-// maxCandidates bounds what the error about an ambiguous prefix lists.
+// maxCandidates bounds what one error lists.
 const maxCandidates = 10
 
 // Snapshots returns the snapshots of a dataset, or of all for "", newest
@@ -35,7 +37,9 @@ func (v *View) Snapshots(dataset string) []SnapshotInfo {
 
 // Pick returns the one snapshot of a dataset ("": of any) whose hash begins
 // with id, or the newest for "latest" or "". Unless at is zero, newer ones do
-// not count. The error wraps ErrNoSnapshot, or lists the candidates.
+// not count. Where the order of a chain contradicts the time that its agent
+// claims, the order counts. The error wraps ErrNoSnapshot, or lists the
+// candidates.
 func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
 	what := "dataset " + dataset
 	if dataset == "" {
@@ -47,7 +51,7 @@ func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
 	all := v.Snapshots(dataset)
 	var found []SnapshotInfo
 	for _, s := range all {
-		if (at.IsZero() || !s.Summary.When().After(at)) && strings.HasPrefix(s.Hash.String(), strings.ToLower(id)) {
+		if (at.IsZero() || !s.placed().After(at)) && strings.HasPrefix(s.Hash.String(), strings.ToLower(id)) {
 			found = append(found, s)
 		}
 	}
@@ -55,7 +59,7 @@ func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
 	case len(found) > 0 && id == "":
 		latest := found[0]
 		if at.IsZero() {
-			latest.Newer = v.Doubt(latest.Summary.Dataset, latest.Summary.When())
+			latest.Newer = v.Doubt(latest.Summary.Dataset, latest.placed())
 		}
 		return latest, nil
 	case len(found) == 1:
@@ -75,8 +79,9 @@ func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
 	case id != "":
 		return SnapshotInfo{}, fmt.Errorf("%w: none of %s begins with %q", ErrNoSnapshot, what, id)
 	default:
+		oldest := slices.MinFunc(all, func(a, b SnapshotInfo) int { return cmp.Compare(a.when, b.when) })
 		return SnapshotInfo{}, fmt.Errorf("%w: the oldest of %s is of %s", ErrNoSnapshot, what,
-			all[len(all)-1].Summary.When().Format(time.RFC3339))
+			oldest.placed().Format(time.RFC3339))
 	}
 }
 
@@ -84,7 +89,8 @@ func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
 // a folder, with each name in it, and recursively with all below, parents
 // first; for anything else with itself. The paths begin with a slash. The node
 // is fn's to keep. A folder whose list is damaged is passed over and makes the
-// error; a path that is not there is fs.ErrNotExist.
+// error; a tree with more in it than the snapshot says ends the walk. A path
+// that is not there is fs.ErrNotExist.
 func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bool, fn func(path string, n *format.Node) error) error {
 	r, err := v.open(ctx, s, nil, false)
 	if err != nil {
@@ -108,18 +114,32 @@ func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bo
 		}
 		dir, above = *n.Content, path.Join(above, name)
 	}
-	var damaged error
+	var damaged []error
+	harm := func(at string, err error) {
+		if len(damaged) < maxCandidates {
+			damaged = append(damaged, fmt.Errorf("%s: %w", at, err))
+		} else if len(damaged) == maxCandidates {
+			damaged = append(damaged, errors.New("and more"))
+		}
+	}
 	var walk func(dir format.Content, at string, depth int) error
 	walk = func(dir format.Content, at string, depth int) error {
-		var wrong error // of fn
+		var wrong error // of fn, or errTooMuch
 		err := r.nodes(ctx, dir, func(n *format.Node) error {
+			if wrong = r.count(n); wrong != nil {
+				return wrong
+			}
+			if len(at)+len(n.Name) > maxSource {
+				harm(at, errTooDeep)
+				return nil
+			}
 			name := path.Join(at, string(n.Name))
 			if wrong = fn(name, n); wrong != nil {
 				return wrong
 			}
 			if n.Type == format.Dir && recursive {
 				if depth == format.MaxTreeDepth {
-					damaged = errors.Join(damaged, fmt.Errorf("%s: %w", name, errTooDeep))
+					harm(name, errTooDeep)
 					return nil
 				}
 				wrong = walk(*n.Content, name, depth+1)
@@ -130,14 +150,14 @@ func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bo
 			return err
 		}
 		if err != nil {
-			damaged = errors.Join(damaged, fmt.Errorf("%s: %w", at, err))
+			harm(at, err)
 		}
 		return nil
 	}
 	if err := walk(dir, above, 0); err != nil {
 		return err
 	}
-	return damaged
+	return errors.Join(damaged...)
 }
 
 // timeLayouts are the forms that ParseTime reads, with how much time each of

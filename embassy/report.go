@@ -38,7 +38,7 @@ type Progress struct {
 	FilesTotal uint64
 	Bytes      uint64
 	BytesTotal uint64
-	PerTarget  map[string]uint64 // bytes sent or fetched; the callee may keep it
+	PerTarget  map[string]uint64 // bytes sent, or fetched so far; the callee may keep it
 	Elapsed    time.Duration
 }
 

@@ -24,8 +24,10 @@ var (
 
 const (
 	markerName = ".embassy-restore"
+	markerNew  = markerName + ".new" // being written
 	markerLine = "An unfinished restore; the same command resumes it, and removes this file at its end."
 	maxMarker  = 1 << 20 // bytes
+	nameCost   = 4 << 10 // bytes that a file or folder may take beside its content
 )
 
 // RestoreOptions say what to restore and where.
@@ -47,9 +49,10 @@ type RestoreOptions struct {
 // then files that are there and right are verified and kept. Nothing outside
 // To is written, whatever a snapshot holds.
 //
-// One dataset does not stop the others. The error wraps ErrIncomplete unless
-// every byte asked for is right; the report is valid either way. ErrNotEmpty
-// and errors about To itself come before anything is written.
+// One dataset does not stop the others, and one that may fill the disk comes
+// after them. The error wraps ErrIncomplete unless every byte asked for is
+// right and durable; the report is valid either way. ErrNotEmpty and errors
+// about To itself come before anything is written.
 func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, error) {
 	start := v.now()
 	var report RestoreReport
@@ -61,18 +64,21 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 		return report, err
 	}
 	defer to.Close()
-	if err := to.WriteFile(markerName, marker(o.Snapshots), 0o600); err != nil {
+	if err := writeMarker(to, marker(o.Snapshots)); err != nil {
 		return report, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
+	dest := destination{root: to, fresh: fresh, fold: folding(to)}
+	report.Datasets = make([]DatasetRestore, len(o.Snapshots))
 	var broken []string
 	var fatal error
-	for _, s := range o.Snapshots {
-		d := DatasetRestore{
+	one := func(i int) {
+		s, d := o.Snapshots[i], &report.Datasets[i]
+		*d = DatasetRestore{
 			Dataset: s.Summary.Dataset, Snapshot: s.Hash, Time: s.Summary.When(),
 			Dir: filepath.Join(o.To, s.Summary.Dataset),
 		}
 		if fatal == nil {
-			fatal = v.restoreDataset(ctx, to, s, o, fresh, &d)
+			fatal = v.restoreDataset(ctx, dest, s, o, d)
 		} else {
 			d.Missing = []format.Gap{{Path: []byte("/"), Reason: "not begun: " + fatal.Error()}}
 		}
@@ -83,7 +89,17 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 		if len(d.Missing) > 0 {
 			broken = append(broken, d.Dataset)
 		}
-		report.Datasets = append(report.Datasets, d)
+	}
+	var late []int
+	for i, s := range o.Snapshots {
+		if fatal == nil && !v.fits(o.To, s.Summary) {
+			late = append(late, i)
+			continue
+		}
+		one(i)
+	}
+	for _, i := range late {
+		one(i)
 	}
 	report.Elapsed = v.now().Sub(start)
 	if fatal != nil {
@@ -92,10 +108,37 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	if len(broken) > 0 {
 		return report, fmt.Errorf("%w: %s", ErrIncomplete, strings.Join(broken, ", "))
 	}
+	if err := syncAll(to); err != nil {
+		return report, fmt.Errorf("%w: make %s durable: %w", ErrIncomplete, o.To, err)
+	}
 	if err := to.Remove(markerName); err != nil {
 		return report, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
 	return report, nil
+}
+
+// destination is a folder to restore into.
+type destination struct {
+	root  *os.Root
+	fresh bool                // nothing was there
+	fold  func(string) string // names with one result are the same to the system; nil: if equal
+}
+
+// fits reports whether what a snapshot says to hold surely fits on the disk.
+func (v *View) fits(to string, s format.Summary) bool {
+	free, err := freeBytes(to)
+	if err != nil {
+		v.warn(Finding{Object: "folder " + to, Err: fmt.Errorf("ask for its free space: %w", err)})
+		return true
+	}
+	// The numbers are the writer's, so that their sum may overflow an integer.
+	need := float64(s.Bytes) + nameCost*(float64(s.Files)+float64(s.Dirs)+float64(s.Others))
+	if need <= float64(free) {
+		return true
+	}
+	v.warn(Finding{Object: "dataset " + s.Dataset,
+		Err: fmt.Errorf("comes after the others: it may need %.0f bytes, and %s has %d", need, to, free)})
+	return false
 }
 
 func checkRestore(o RestoreOptions) error {
@@ -108,7 +151,7 @@ func checkRestore(o RestoreOptions) error {
 		if seen[name] {
 			return fmt.Errorf("dataset %s was asked for twice: restore its snapshots into different folders", name)
 		}
-		if !localName(name) || name == markerName {
+		if !localName(name) || strings.HasPrefix(strings.ToLower(name), markerName) {
 			return fmt.Errorf("dataset %q: not a name for a folder", name)
 		}
 		seen[name] = true
@@ -149,47 +192,100 @@ func vacant(to *os.Root) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	_, err = f.ReadDir(1)
-	if err == io.EOF {
-		return true, nil
+	entries, err := f.ReadDir(2)
+	if err != nil && err != io.EOF {
+		return false, err
 	}
-	return false, err
+	return len(entries) == 0 || len(entries) == 1 && entries[0].Name() == markerNew, nil
 }
 
 // resumable returns nil if the folder is that of an interrupted restore of the
 // same snapshots.
 func resumable(to *os.Root, o RestoreOptions) error {
-	f, err := to.Open(markerName)
+	was, err := readMarker(to)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w: name another one, or add --overwrite to replace files in it", o.To, ErrNotEmpty)
 	}
 	if err != nil {
 		return fmt.Errorf("restore into %s: %w", o.To, err)
 	}
-	defer f.Close()
-	was, err := io.ReadAll(io.LimitReader(f, maxMarker))
-	if err != nil {
-		return fmt.Errorf("restore into %s: %w", o.To, err)
-	}
-	if string(was) != string(marker(o.Snapshots)) {
+	if was != marker(o.Snapshots) {
 		return fmt.Errorf("%s: %w: it holds an unfinished restore of other snapshots; name the same ones to resume, name another folder, or add --overwrite", o.To, ErrNotEmpty)
 	}
 	return nil
 }
 
 // marker names the snapshots of a restore, in whatever order they come.
-func marker(snapshots []SnapshotInfo) []byte {
+func marker(snapshots []SnapshotInfo) string {
 	var lines []string
 	for _, s := range snapshots {
 		lines = append(lines, s.Hash.String()+" "+s.Summary.Dataset)
 	}
 	slices.Sort(lines)
-	return []byte(markerLine + "\n" + strings.Join(lines, "\n") + "\n")
+	return markerLine + "\n" + strings.Join(lines, "\n") + "\n"
+}
+
+// writeMarker replaces the marker, which is there as a whole or not at all.
+func writeMarker(to *os.Root, text string) error {
+	if err := to.Remove(markerNew); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := to.OpenFile(markerNew, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return to.Rename(markerNew, markerName)
+}
+
+func readMarker(to *os.Root) (string, error) {
+	f, err := to.Open(markerName)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxMarker))
+	return string(text), err
+}
+
+// Unfinished returns the snapshots, as hexadecimal hashes by dataset, whose
+// restore into a folder was interrupted. Of any other folder, or of none, it
+// returns nothing.
+func Unfinished(folder string) (map[string]string, error) {
+	to, err := os.OpenRoot(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	text, err := readMarker(to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	lines, ok := strings.CutPrefix(text, markerLine+"\n")
+	if !ok {
+		return nil, nil
+	}
+	found := map[string]string{}
+	for line := range strings.Lines(lines) {
+		if hash, dataset, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
+			found[dataset] = hash
+		}
+	}
+	return found, nil
 }
 
 // restoreDataset restores one snapshot and fills its report. The error is for
 // what stops the other datasets too: the end of ctx, or a full disk.
-func (v *View) restoreDataset(ctx context.Context, to *os.Root, s SnapshotInfo, o RestoreOptions, fresh bool, d *DatasetRestore) error {
+func (v *View) restoreDataset(ctx context.Context, to destination, s SnapshotInfo, o RestoreOptions, d *DatasetRestore) error {
 	meter := newMeter(v.progress, v.now, "restore", d.Dataset)
 	defer meter.end()
 	meter.add(func(p *Progress) { p.FilesTotal, p.BytesTotal = s.Summary.Files, s.Summary.Bytes })
@@ -209,11 +305,14 @@ func (v *View) restoreDataset(ctx context.Context, to *os.Root, s SnapshotInfo, 
 	if err != nil {
 		return lost(err)
 	}
-	w := newRestorer(to, r, o, fresh, meter, d)
+	w := newRestorer(to, r, o, meter, d)
 	err = w.run(ctx, chosen)
 	w.tellUnset()
+	if w.untold > 0 {
+		d.Missing = append(d.Missing, format.Gap{Path: []byte("…"), Reason: fmt.Sprintf("%d more are not named", w.untold)})
+	}
 	if err != nil {
-		w.missing("/", "not finished: "+err.Error())
+		d.Missing = append(d.Missing, format.Gap{Path: []byte("/"), Reason: "not finished: " + err.Error()})
 	}
 	return err
 }

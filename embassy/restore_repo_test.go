@@ -101,7 +101,7 @@ func (r *repo) enrol() *agent {
 
 // agent starts a chain of the agent.
 func (r *repo) agent(key *crypto.AgentKey) *agent {
-	a := &agent{r: r, key: key, full: 8 << 20, chunks: map[chunk.ID]bool{}}
+	a := &agent{r: r, key: key, full: 8 << 20, chunks: map[chunk.ID]bool{}, holds: map[string]format.Summary{}}
 	a.scope = format.Scope{Nation: r.nation, Compartment: r.comp, Agent: key.ID(), Chain: format.ID(crypto.NewSecret().Bytes()), Epoch: 1}
 	var err error
 	a.session, err = format.NewSession(a.scope, []format.Recipient{{Epoch: 1, Key: r.root.Reader(r.comp, 1).Recipient()}})
@@ -201,7 +201,9 @@ type agent struct {
 	noIndex bool
 
 	builder *format.PackBuilder
-	chunks  map[chunk.ID]bool // of all runs
+	chunks  map[chunk.ID]bool         // of all runs
+	holds   map[string]format.Summary // numbers of what is in a folder, by its chunks
+	claims  *format.Summary           // numbers that the next snapshot claims; nil: those of its tree
 	adds    []format.Listed
 	heads   [][]byte
 	refs    []format.Refs // of all runs
@@ -210,9 +212,14 @@ type agent struct {
 // chunk stores a chunk and returns its id.
 func (a *agent) chunk(kind format.ChunkKind, data []byte) chunk.ID {
 	id := a.r.writer.Hasher().ID(data)
-	if a.chunks[id] {
-		return id
+	if !a.chunks[id] {
+		a.named(kind, id, data)
 	}
+	return id
+}
+
+// named stores a chunk under an id.
+func (a *agent) named(kind format.ChunkKind, id chunk.ID, data []byte) {
 	a.chunks[id] = true
 	encoded := chunk.NewEncoder().Encode(nil, data)
 	if a.builder != nil && a.builder.Free() < len(encoded) {
@@ -222,7 +229,6 @@ func (a *agent) chunk(kind format.ChunkKind, data []byte) chunk.ID {
 		a.builder = format.NewPackBuilder(a.session, a.full, nil)
 	}
 	a.builder.Add(kind, id, encoded)
-	return id
 }
 
 func (a *agent) seal() {
@@ -309,6 +315,7 @@ func (a *agent) folder(v any) format.Content {
 			list = append(list, b...)
 		}
 		id := a.chunk(format.TreeChunk, list)
+		a.hold(id[:], nodes...)
 		return format.Content{Size: uint64(len(list)), Chunks: id[:]}
 	}
 	d := v.(dir)
@@ -318,13 +325,34 @@ func (a *agent) folder(v any) format.Content {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	var nodes []format.Node
 	for _, name := range names {
 		n := a.node(name, d[name])
 		a.r.must(b.Add(&n))
+		nodes = append(nodes, n)
 	}
 	c, err := b.Finish()
 	a.r.must(err)
+	a.hold(c.Chunks, nodes...)
 	return c
+}
+
+// hold notes the numbers of a folder and all below it.
+func (a *agent) hold(folder []byte, nodes ...format.Node) {
+	var s format.Summary
+	for _, n := range nodes {
+		switch n.Type {
+		case format.File:
+			s.Files++
+			s.Bytes += n.Content.Size
+		case format.Dir:
+			below := a.holds[string(n.Content.Chunks)]
+			s.Files, s.Dirs, s.Others, s.Bytes = s.Files+below.Files, s.Dirs+below.Dirs+1, s.Others+below.Others, s.Bytes+below.Bytes
+		default:
+			s.Others++
+		}
+	}
+	a.holds[string(folder)] = s
 }
 
 // snapshot stores a tree as a snapshot of the dataset and commits it.
@@ -352,8 +380,13 @@ func (a *agent) commit(dataset string, root format.Content, gaps ...format.Gap) 
 		}
 	}
 	a.heads = nil
+	numbers := a.holds[string(root.Chunks)]
+	if a.claims != nil {
+		numbers, a.claims = *a.claims, nil
+	}
 	object, err := format.SealSnapshot(a.session, a.r.writer, format.Summary{
 		Dataset: dataset, Time: a.r.now(), Refs: a.refs, Errors: uint64(len(gaps)),
+		Files: numbers.Files, Dirs: numbers.Dirs, Others: numbers.Others, Bytes: numbers.Bytes,
 	}, format.Root{Tree: root, Errors: gaps})
 	a.r.must(err)
 	h := a.add(format.KindSnapshot, object)

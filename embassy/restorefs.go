@@ -8,9 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/text/unicode/norm"
 
 	"embassy/chunk"
 	"embassy/embassy/format"
@@ -38,7 +42,6 @@ type restoredFile struct {
 	mu       sync.Mutex
 	seen     bool // examined
 	existing bool // a file of the right size was there, and is mended in place
-	shared   bool // it may have other hard links, and is not
 	touched  bool // made or written by this run
 	handle   *os.File
 	err      error
@@ -113,6 +116,9 @@ func (w *restorer) finishDir(f *folder) {
 		w.note("mode", f.src, w.to.Chmod(name, m))
 		w.note("time", f.src, w.to.Chtimes(name, time.Time{}, f.meta.time()))
 	}
+	if err := syncFolder(w.to, w.path(f)); err != nil {
+		w.missing(cmp.Or(f.src, "/"), "may not be durable: "+err.Error())
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if f.parent != nil {
@@ -166,7 +172,8 @@ func (w *restorer) tellUnset() {
 
 // examine looks at what is there under the name of a part's file and returns
 // the jobs that are still to be done: none of a chunk that is there and right.
-// What cannot become the file is removed, unless it is a folder.
+// What cannot become the file is removed, unless it is a folder; so is what has
+// another hard link, for that may be outside To.
 func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opener) []job {
 	f := p.file
 	f.mu.Lock()
@@ -175,7 +182,6 @@ func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opene
 	if f.err != nil || f.dir.err != nil {
 		return nil
 	}
-	whole := p.last && p.at == 0
 	if !f.seen {
 		f.seen = true
 		info, err := w.to.Lstat(name)
@@ -185,8 +191,8 @@ func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opene
 			f.err = err
 		case info.IsDir():
 			f.err = errors.New("a folder of that name is in the way")
-		case info.Mode().IsRegular() && uint64(info.Size()) == f.size && (oneName(info) || whole):
-			f.existing, f.shared = true, !oneName(info)
+		case info.Mode().IsRegular() && uint64(info.Size()) == f.size && oneName(w.to, name, info):
+			f.existing = true
 			f.err = w.to.Chmod(name, 0o600)
 		default:
 			f.err = w.to.Remove(name)
@@ -203,11 +209,6 @@ func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opene
 	wrong := w.wrong(ctx, in, jobs, o)
 	if err := in.Close(); err != nil {
 		f.err = err
-	}
-	if len(wrong) > 0 && f.shared && ctx.Err() == nil {
-		// Writing into it would change what another name shows.
-		f.existing, f.err = false, w.to.Remove(name)
-		return jobs
 	}
 	return wrong
 }
@@ -230,6 +231,24 @@ func (w *restorer) wrong(ctx context.Context, in *os.File, jobs []job, o *opener
 		w.meter.add(func(p *Progress) { p.Bytes += uint64(pl.raw) })
 	}
 	return wrong
+}
+
+// folding returns what names must differ in to be two in the folder, which
+// holds the marker, or nil if any two are.
+func folding(to *os.Root) func(string) string {
+	one, err := to.Lstat(markerName)
+	if err != nil {
+		return nil
+	}
+	other, err := to.Lstat(strings.ToUpper(markerName))
+	switch {
+	case err == nil && os.SameFile(one, other):
+		// Of names that only this takes for the same, one is reported as lost.
+		return func(s string) string { return norm.NFC.String(strings.ToLower(strings.ToUpper(norm.NFC.String(s)))) }
+	case runtime.GOOS == "darwin":
+		return norm.NFC.String
+	}
+	return nil
 }
 
 // hand is what one goroutine writes with: it keeps the folder of its last file
@@ -346,6 +365,9 @@ func (h *hand) done(f *restoredFile) error {
 	}
 	if f.err == nil {
 		f.err = h.finish(f)
+	}
+	if f.err == nil && f.handle != nil {
+		f.err = syncFile(f.handle)
 	}
 	if err := h.shut(f); f.err == nil {
 		f.err = err

@@ -23,7 +23,7 @@ func fatalWrite(err error) error {
 }
 
 // oneName reports whether a file has no other hard link.
-func oneName(info fs.FileInfo) bool {
+func oneName(_ *os.Root, _ string, info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	return ok && s.Nlink == 1
 }

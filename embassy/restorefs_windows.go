@@ -19,9 +19,17 @@ func fatalWrite(err error) error {
 	return nil
 }
 
-// oneName reports whether a file surely has no other hard link. Windows does
-// not say it here, so a file that is there is written anew.
-func oneName(fs.FileInfo) bool { return false }
+// oneName reports whether a file has no other hard link.
+func oneName(to *os.Root, name string, _ fs.FileInfo) bool {
+	f, err := to.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var info windows.ByHandleFileInformation
+	err = windows.GetFileInformationByHandle(windows.Handle(f.Fd()), &info)
+	return err == nil && info.NumberOfLinks == 1
+}
 
 // setLinkTime leaves the time of a symbolic link as it is: Windows shows none.
 func setLinkTime(*os.Root, string, time.Time) error { return nil }

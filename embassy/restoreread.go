@@ -16,11 +16,17 @@ var (
 	ErrNoReader = errors.New("an agent cannot read what it stored: name the recovery kit with --kit FILE")
 
 	errTooDeep = fmt.Errorf("%w: folders nested too deep", format.ErrMalformed)
+	errTooMuch = fmt.Errorf("%w: the tree holds more than its snapshot says", format.ErrMalformed)
 	errFound   = errors.New("found")
 )
 
 // treeCache bounds the packs that are kept to read trees from, in bytes.
 const treeCache = 48 << 20
+
+const (
+	maxLive   = 32 << 20 // bytes of the node lists of a folder and those above it
+	maxSource = 64 << 10 // bytes of a source path
+)
 
 // reading is an open snapshot: its root, and its chunks by id. Tree chunks are
 // read through it by one goroutine.
@@ -33,7 +39,9 @@ type reading struct {
 	fastest bool
 
 	opener *opener
-	cache  []*cachedPack // least recently used first
+	cache  []*cachedPack  // least recently used first
+	live   int            // bytes of the node lists that are being gone through
+	left   format.Summary // what of its numbers is not yet counted
 }
 
 // cachedPack is a pack of which some blocks are there.
@@ -61,12 +69,40 @@ func (v *View) open(ctx context.Context, info SnapshotInfo, t *tally, fastest bo
 	if err != nil {
 		return nil, err
 	}
-	r := &reading{view: v, c: s.c, root: root, tally: t, fastest: fastest, opener: newOpener(s.c)}
+	seen := map[format.Head]bool{}
+	for _, ref := range summary.Refs {
+		at := format.Head{Chain: ref.Chain, Seq: ref.Seq}
+		if seen[at] {
+			return nil, fmt.Errorf("%w: entry %d of chain %s is referred to twice", format.ErrMalformed, ref.Seq, ref.Chain)
+		}
+		seen[at] = true
+	}
+	r := &reading{view: v, c: s.c, root: root, tally: t, fastest: fastest, opener: newOpener(s.c), left: summary}
 	if r.table, err = v.locate(ctx, s, summary.Refs, fastest, t); err != nil {
 		r.close()
 		return nil, err
 	}
+	r.left.Refs = nil
 	return r, nil
+}
+
+// count takes a node off the numbers of the snapshot's summary. A walk of an
+// honest tree meets no more than these, however many chunks it shares; the
+// error, errTooMuch, ends one of a tree that only shares them to exhaust us.
+func (r *reading) count(n *format.Node) error {
+	left, size := &r.left.Others, uint64(0)
+	switch n.Type {
+	case format.File:
+		left, size = &r.left.Files, n.Content.Size
+	case format.Dir:
+		left = &r.left.Dirs
+	}
+	if *left == 0 || size > r.left.Bytes {
+		return errTooMuch
+	}
+	*left--
+	r.left.Bytes -= size
+	return nil
 }
 
 // close releases what the reading holds.
@@ -116,7 +152,13 @@ func (r *reading) nodes(ctx context.Context, dir format.Content, fn func(n *form
 		if err != nil {
 			return err
 		}
-		size += uint64(len(list))
+		n := len(list)
+		size += uint64(n)
+		r.live += n
+		defer func() { r.live -= n }()
+		if r.live > maxLive {
+			return errTooDeep
+		}
 		nodes, err := format.ParseNodes(list, after)
 		if err != nil {
 			return err
@@ -180,7 +222,9 @@ func errNoPlace(id chunk.ID) error {
 }
 
 // fetch opens one chunk, from the cache if it is there. Of a pack full of tree
-// chunks all is fetched at once, of another the blocks that hold the chunk.
+// chunks all is fetched at once, of another the blocks that hold the chunk. If
+// they do not open, the hash of the whole pack tells whether a copy is bad or
+// its agent wrote it so; only where no copy is whole is each tried for itself.
 func (r *reading) fetch(ctx context.Context, p place, id chunk.ID, max int) (data []byte, err error) {
 	ref := r.table.segments[p.segment]
 	pack := r.table.packs[ref.pack]
@@ -201,19 +245,34 @@ func (r *reading) fetch(ctx context.Context, p place, id chunk.ID, max int) (dat
 		return data, nil
 	}
 	clear(cp.segments)
-	if pack.tree >= pack.size/2 {
-		if err := r.c.source.whole(ctx, pack.object, cp.buf, r.fastest, r.tally); err == nil {
-			cp.mark([]span{{0, int64(pack.size)}}, true)
-			return data, open()
-		} else if ctx.Err() != nil {
-			return nil, err
-		}
-		clear(cp.have)
-	}
-	err = r.c.source.ranges(ctx, pack.object, cp.buf, blocks, r.fastest, r.tally, func() error {
+	again := func() error {
 		delete(cp.segments, p.segment) // the header was read again
 		return open()
-	})
+	}
+	if pack.tree < pack.size/2 {
+		var unfit error
+		err = r.c.source.ranges(ctx, pack.object, cp.buf, blocks, r.fastest, r.tally, func() error {
+			unfit = again()
+			return nil
+		})
+		cp.mark(blocks, err == nil && unfit == nil)
+		if err != nil || unfit == nil {
+			return data, err
+		}
+	}
+	err = r.c.source.whole(ctx, pack.object, cp.buf, r.fastest, r.tally)
+	if err == nil {
+		cp.mark([]span{{0, int64(pack.size)}}, true)
+		if err = again(); err != nil {
+			return nil, fmt.Errorf("pack %s: %v", pack.hash, err) // no copy is bad
+		}
+		return data, nil
+	}
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	clear(cp.have)
+	err = r.c.source.ranges(ctx, pack.object, cp.buf, blocks, r.fastest, r.tally, again)
 	cp.mark(blocks, err == nil)
 	return data, err
 }

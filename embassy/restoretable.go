@@ -79,44 +79,51 @@ type tableBuilder struct {
 
 	mu    sync.Mutex
 	table *table
-	want  map[format.Hash]uint32 // packs not yet placed
+	want  map[wanted]uint32 // packs not yet placed
+}
+
+// wanted is a pack as one entry lists it. What another entry says of the same
+// pack, true or not, is another place.
+type wanted struct {
+	by   *readEntry
+	hash format.Hash
+	size uint64
 }
 
 // locate finds the chunks of the packs that refs name, in chains that the
 // agent's snapshots may use. What cannot be found is reported here, and missed
 // when a chunk is wanted.
 func (v *View) locate(ctx context.Context, s committed, refs []format.Refs, fastest bool, t *tally) (*table, error) {
-	b := &tableBuilder{view: v, c: s.c, table: &table{}, want: map[format.Hash]uint32{}}
-	indexes := map[format.Hash]object{}
+	b := &tableBuilder{view: v, c: s.c, table: &table{}, want: map[wanted]uint32{}}
+	kin := s.kin()
+	var g errgroup.Group
+	g.SetLimit(indexesAtOnce)
 	for _, ref := range refs {
-		entries := v.resolve(s.c, s.ch.agent, ref)
+		entries := v.resolve(s.c, kin, ref)
 		if len(entries) == 0 {
 			v.warn(Finding{Object: s.c.source.name(s.object),
 				Err: fmt.Errorf("needs entry %d of chain %s, which no target shows or which this agent may not use", ref.Seq, ref.Chain)})
 		}
 		for _, e := range entries {
-			if err := b.entry(e, ref.Runs, indexes); err != nil {
-				v.warn(Finding{Object: s.c.source.name(s.object), Err: err})
-			}
+			g.Go(func() error {
+				if ctx.Err() != nil {
+					return nil
+				}
+				if err := b.entry(ctx, e, ref.Runs, fastest, t); err != nil && ctx.Err() == nil {
+					v.warn(Finding{Object: s.c.source.name(s.object), Err: err})
+				}
+				return nil
+			})
 		}
-	}
-	var g errgroup.Group
-	g.SetLimit(indexesAtOnce)
-	for _, o := range indexes {
-		g.Go(func() error {
-			if ctx.Err() == nil {
-				b.index(ctx, o, fastest, t)
-			}
-			return nil
-		})
 	}
 	g.Wait()
 	g.SetLimit(packsAtOnce)
-	for _, n := range slices.Sorted(maps.Values(b.want)) { // no index was good for these
-		o := b.table.packs[n].object
+	// No index was good for these.
+	for _, w := range slices.SortedFunc(maps.Keys(b.want), func(x, y wanted) int { return cmp.Compare(b.want[x], b.want[y]) }) {
+		o := b.table.packs[b.want[w]].object
 		g.Go(func() error {
 			if ctx.Err() == nil {
-				b.direct(ctx, o, fastest, t)
+				b.direct(ctx, w.by, o, fastest, t)
 			}
 			return nil
 		})
@@ -128,70 +135,36 @@ func (v *View) locate(ctx context.Context, s committed, refs []format.Refs, fast
 	return b.table, ctx.Err()
 }
 
-// resolve returns the entries that a reference of an agent's snapshot means:
-// of the agent's own chains, of those these depend on, and of the stewards'.
-func (v *View) resolve(c *compartmentView, agent format.ID, ref format.Refs) []*readEntry {
-	var out []*readEntry
-	for _, ch := range c.sorted() {
-		if ch.chain != ref.Chain || len(ch.entries[ref.Seq]) == 0 {
-			continue
-		}
-		if ch.agent == agent || v.steward(c, ch.agent) || c.depends(agent, ch) {
-			out = append(out, ch.entries[ref.Seq]...)
-		}
-	}
-	return out
-}
-
-// depends reports whether an entry of the agent names an entry of the chain.
-func (c *compartmentView) depends(agent format.ID, on *readChain) bool {
-	for _, ch := range c.chains {
-		if ch.agent != agent {
-			continue
-		}
-		for _, es := range ch.entries {
-			for _, e := range es {
-				for _, d := range e.Depends {
-					if d.Chain == on.chain && on.entry(d.Seq, d.Hash) != nil {
-						return true
-					}
-				}
-			}
-		}
-	}
-	return false
-}
-
-// entry notes the packs of an entry that are wanted, and its indexes.
-func (b *tableBuilder) entry(e *readEntry, runs []uint32, indexes map[format.Hash]object) error {
-	positions, err := format.Positions(runs, uint32(len(e.Adds)))
+// entry reads an entry, and places the packs of it that are wanted.
+func (b *tableBuilder) entry(ctx context.Context, e *readEntry, runs []uint32, fastest bool, t *tally) error {
+	all, err := b.view.fetchEntry(ctx, b.c, chainKey{e.Agent, e.Chain}, e.Seq, e, nil, 0)
 	if err != nil {
 		return err
 	}
-	for _, p := range positions {
-		a := e.Adds[p]
-		if a.Kind != format.KindPack {
-			continue
-		}
-		n, ok := b.want[a.Hash]
-		if !ok {
-			n = uint32(len(b.table.packs))
-			b.want[a.Hash] = n
-			b.table.packs = append(b.table.packs, packRef{object: object{a.Kind, a.Hash, a.Size, e.Agent, 0}})
-		}
-		b.table.packs[n].shown |= e.shown
+	positions, err := format.Positions(runs, uint32(len(all.Adds)))
+	if err != nil {
+		return err
 	}
-	for _, a := range e.Adds {
-		if a.Kind == format.KindIndex {
-			o := object{a.Kind, a.Hash, a.Size, e.Agent, e.shown | indexes[a.Hash].shown}
-			indexes[a.Hash] = o
+	b.mu.Lock()
+	for _, p := range positions {
+		a := all.Adds[p]
+		key := wanted{e, a.Hash, a.Size}
+		if _, ok := b.want[key]; a.Kind == format.KindPack && !ok {
+			b.want[key] = uint32(len(b.table.packs))
+			b.table.packs = append(b.table.packs, packRef{object: object{a.Kind, a.Hash, a.Size, e.Agent, e.shown}})
+		}
+	}
+	b.mu.Unlock()
+	for _, a := range all.Adds {
+		if a.Kind == format.KindIndex && ctx.Err() == nil {
+			b.index(ctx, e, object{a.Kind, a.Hash, a.Size, e.Agent, e.shown}, fastest, t)
 		}
 	}
 	return nil
 }
 
-// index places the packs of an index object.
-func (b *tableBuilder) index(ctx context.Context, o object, fastest bool, t *tally) {
+// index places the packs of an index object that an entry lists.
+func (b *tableBuilder) index(ctx context.Context, by *readEntry, o object, fastest bool, t *tally) {
 	data := make([]byte, o.size)
 	if err := b.c.source.whole(ctx, o, data, fastest, t); err != nil {
 		b.tell(o, err)
@@ -203,20 +176,20 @@ func (b *tableBuilder) index(ctx context.Context, o object, fastest bool, t *tal
 		return
 	}
 	for _, p := range packs {
-		if err := b.place(p); err != nil {
+		if err := b.place(by, p); err != nil {
 			b.tell(o, err)
 		}
 	}
 }
 
 // direct places a pack by its own bytes.
-func (b *tableBuilder) direct(ctx context.Context, o object, fastest bool, t *tally) {
+func (b *tableBuilder) direct(ctx context.Context, by *readEntry, o object, fastest bool, t *tally) {
 	data := make([]byte, o.size)
 	err := b.c.source.whole(ctx, o, data, fastest, t)
 	if err == nil {
 		var p format.IndexedPack
 		if p, err = format.ParsePack(data); err == nil {
-			err = b.place(p)
+			err = b.place(by, p)
 		}
 	}
 	if err != nil {
@@ -228,10 +201,12 @@ func (b *tableBuilder) tell(o object, err error) {
 	b.view.warn(Finding{Object: b.c.source.name(o), Err: fmt.Errorf("read chunk directory: %w", err)})
 }
 
-// place adds the chunks of a pack, if the pack is still wanted.
-func (b *tableBuilder) place(p format.IndexedPack) error {
+// place adds the chunks of a pack, if the pack is still wanted as that entry
+// lists it.
+func (b *tableBuilder) place(by *readEntry, p format.IndexedPack) error {
+	key := wanted{by, p.Hash, p.Size}
 	b.mu.Lock()
-	n, ok := b.want[p.Hash]
+	n, ok := b.want[key]
 	var o object
 	if ok {
 		o = b.table.packs[n].object
@@ -239,9 +214,6 @@ func (b *tableBuilder) place(p format.IndexedPack) error {
 	b.mu.Unlock()
 	if !ok {
 		return nil
-	}
-	if p.Size != o.size {
-		return fmt.Errorf("%w: pack %s of %d bytes, its entry lists %d", format.ErrMalformed, p.Hash, p.Size, o.size)
 	}
 	var segments []segmentRef
 	var places [][]format.DirEntry
@@ -262,10 +234,10 @@ func (b *tableBuilder) place(p format.IndexedPack) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, ok := b.want[p.Hash]; !ok {
+	if _, ok := b.want[key]; !ok {
 		return nil // another index has it too
 	}
-	delete(b.want, p.Hash)
+	delete(b.want, key)
 	for i, dir := range places {
 		segment := uint32(len(b.table.segments))
 		b.table.segments = append(b.table.segments, segments[i])

@@ -18,6 +18,7 @@ import (
 const (
 	windowItems = 50_000  // files, links, folders and chunks
 	windowBytes = 4 << 30 // of content
+	longPath    = 256     // bytes of a path that count as one more item
 )
 
 // window is a piece of a restore: what is planned, fetched and written
@@ -36,8 +37,9 @@ type folder struct {
 	parent *folder
 	src    string // source path; empty: the dataset's own folder
 	meta   meta
-	placed bool  // in a window
-	err    error // why it could not be made
+	placed bool            // in a window
+	err    error           // why it could not be made
+	names  map[string]bool // folded, of what is in it; while it is walked
 }
 
 // meta is what is set on a restored name.
@@ -114,12 +116,14 @@ type walker struct {
 	choice *selection
 	emit   func(context.Context, *window) error // owns the window
 	lost   func(src, reason string)
+	fold   func(string) string // see destination
 	w      *window
-	err    error // of emit
+	err    error // of emit, or errTooMuch
 }
 
 // walk goes through the tree. It returns the error of emit; what cannot be
-// read is reported as lost, and the rest is walked.
+// read is reported as lost, and the rest is walked, unless the tree holds more
+// than its snapshot says.
 func (k *walker) walk(ctx context.Context) error {
 	k.w = &window{}
 	top := &folder{}
@@ -127,7 +131,9 @@ func (k *walker) walk(ctx context.Context) error {
 	if len(k.choice.paths) == 0 && inside {
 		k.place(top)
 	}
-	if err := k.folder(ctx, k.r.root.Tree, top, "", inside, 0); err != nil {
+	if err := k.folder(ctx, k.r.root.Tree, top, "", inside, 0); errors.Is(err, errTooMuch) {
+		k.lost("/", "given up: "+errTooMuch.Error())
+	} else if err != nil {
 		return err
 	}
 	if top.placed {
@@ -141,7 +147,7 @@ func (k *walker) walk(ctx context.Context) error {
 	return k.emit(ctx, k.w)
 }
 
-// folder walks one folder; the error is of emit or ctx.
+// folder walks one folder; the error is of emit or ctx, or errTooMuch.
 func (k *walker) folder(ctx context.Context, list format.Content, dir *folder, src string, inside bool, depth int) error {
 	if depth > format.MaxTreeDepth {
 		k.lost(src, errTooDeep.Error())
@@ -156,8 +162,12 @@ func (k *walker) folder(ctx context.Context, list format.Content, dir *folder, s
 		}
 		return k.err
 	})
-	if k.err != nil || ctx.Err() != nil {
-		return errors.Join(k.err, ctx.Err())
+	dir.names = nil
+	if k.err != nil {
+		return k.err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	if err != nil {
 		k.lost(cmp.Or(src, "/"), "folder list: "+err.Error())
@@ -182,10 +192,17 @@ func (k *walker) place(f *folder) {
 		k.place(f.parent)
 	}
 	k.w.dirs = append(k.w.dirs, f)
-	k.w.items++
+	k.w.items += 1 + len(f.src)/longPath
 }
 
 func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src string, inside bool, depth int) error {
+	if err := k.r.count(n); err != nil {
+		return err
+	}
+	if len(src) > maxSource {
+		k.lost(src, errTooDeep.Error())
+		return nil
+	}
 	take, enter, inside := k.choice.judge(src, n.Type == format.Dir, inside)
 	if !take && !enter {
 		return nil
@@ -194,27 +211,30 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src stri
 		k.lost(src, "this system cannot have a file of that name")
 		return nil
 	}
+	if k.fold != nil && !dir.claim(k.fold(string(n.Name))) {
+		k.lost(src, "this system takes its name for that of another one beside it")
+		return nil
+	}
 	if n.Type == format.Dir {
 		below := &folder{parent: dir, src: src, meta: metaOf(n)}
 		if take {
 			k.place(below)
 			k.extras(n, src)
 		}
+		var err error
 		if enter {
-			if err := k.folder(ctx, *n.Content, below, src, inside, depth+1); err != nil {
-				return err
-			}
+			err = k.folder(ctx, *n.Content, below, src, inside, depth+1)
 		}
 		if below.placed {
 			k.w.closed = append(k.w.closed, below)
 		}
-		return nil
+		return err
 	}
 	if !take {
 		return nil
 	}
 	k.place(dir)
-	k.w.items++
+	k.w.items += 1 + (len(src)+len(n.Link))/longPath
 	switch n.Type {
 	case format.File:
 		k.extras(n, src)
@@ -226,6 +246,18 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src stri
 		k.lost(src, kindName(n.Type)+": this version restores regular files, folders and symbolic links")
 	}
 	return nil
+}
+
+// claim reports whether no other name in the folder folded to the same.
+func (f *folder) claim(folded string) bool {
+	if f.names[folded] {
+		return false
+	}
+	if f.names == nil {
+		f.names = map[string]bool{}
+	}
+	f.names[folded] = true
+	return true
 }
 
 func kindName(t format.NodeType) string {

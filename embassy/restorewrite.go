@@ -23,6 +23,9 @@ const (
 	packFetches = 12        // at once
 	batchBytes  = 1 << 20   // of sealed chunks that a worker takes at once
 	keepBuffer  = 1 << 20   // smaller buffers are not reused
+
+	maxMissing = 8 << 20 // bytes of what is named as missing from a dataset
+	gapBytes   = 64      // that one takes beside its texts
 )
 
 // job is one chunk to be written to one place of a file.
@@ -50,12 +53,15 @@ type restorer struct {
 	base   string // folder of the dataset in to
 	r      *reading
 	o      RestoreOptions
-	fresh  bool // nothing was there
+	fresh  bool                // see destination
+	fold   func(string) string // see destination
 	meter  *meter
 	memory *semaphore.Weighted
 
 	mu      sync.Mutex
 	d       *DatasetRestore
+	told    int    // bytes of d.Missing
+	untold  uint64 // beyond maxMissing
 	unset   map[string]*unset
 	handles int      // open files
 	buffers [][]byte // free ones
@@ -63,9 +69,9 @@ type restorer struct {
 	failed  []job // of the pass under way
 }
 
-func newRestorer(to *os.Root, r *reading, o RestoreOptions, fresh bool, m *meter, d *DatasetRestore) *restorer {
+func newRestorer(to destination, r *reading, o RestoreOptions, m *meter, d *DatasetRestore) *restorer {
 	return &restorer{
-		to: to, base: d.Dataset, r: r, o: o, fresh: fresh, meter: m, d: d,
+		to: to.root, fresh: to.fresh, fold: to.fold, base: d.Dataset, r: r, o: o, meter: m, d: d,
 		memory: semaphore.NewWeighted(packMemory), unset: map[string]*unset{},
 	}
 }
@@ -74,6 +80,10 @@ func newRestorer(to *os.Root, r *reading, o RestoreOptions, fresh bool, m *meter
 func (w *restorer) missing(src, reason string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.told += len(src) + len(reason) + gapBytes; w.told > maxMissing {
+		w.untold++
+		return
+	}
 	w.d.Missing = append(w.d.Missing, format.Gap{Path: []byte(src), Reason: reason})
 }
 
@@ -88,7 +98,7 @@ func (w *restorer) run(ctx context.Context, chosen *selection) error {
 	windows := make(chan *window)
 	g.Go(func() error {
 		defer close(windows)
-		k := &walker{r: w.r, choice: chosen, lost: w.missing, emit: func(ctx context.Context, win *window) error {
+		k := &walker{r: w.r, choice: chosen, lost: w.missing, fold: w.fold, emit: func(ctx context.Context, win *window) error {
 			select {
 			case windows <- win:
 				return nil
@@ -157,6 +167,9 @@ func (w *restorer) plan(ctx context.Context, h *hand, parts []filePart) ([]job, 
 		})
 	}
 	g.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // not every part was examined
+	}
 	var jobs []job
 	for i, p := range parts {
 		if p.file.dir.err != nil {
@@ -307,30 +320,37 @@ func (w *restorer) giveUp(jobs []job, err error) {
 }
 
 // load reads the whole pack, or the ranges with the chunks of the jobs if they
-// are less than half of it. Ranges are verified by opening what they hold.
+// are less than half of it. Ranges are verified by opening what they hold; if
+// that fails, the whole pack tells whether a copy is bad or it was written so.
 func (w *restorer) load(ctx context.Context, o object, buf []byte, jobs []job) (map[uint32]*format.Segment, error) {
 	var spans []span
 	for _, j := range jobs {
 		spans = append(spans, w.r.table.spans(w.r.table.places[j.place])...)
 	}
 	spans, covered := align(spans, int64(o.size))
-	if covered >= int64(o.size)/2 {
-		if err := w.r.c.source.whole(ctx, o, buf, w.o.Fastest, w.r.tally); err != nil {
-			return nil, err
+	if covered < int64(o.size)/2 {
+		segments, unfit, err := w.ranges(ctx, o, buf, jobs, spans, false)
+		if err != nil || unfit == nil {
+			return segments, err
 		}
-		segments, err := w.segments(buf, jobs)
-		if err != nil { // no copy is bad: it was written so
-			return nil, fmt.Errorf("pack %s: %v", o.hash, err)
-		}
-		return segments, nil
 	}
-	return w.ranges(ctx, o, buf, jobs, spans)
+	if err := w.r.c.source.whole(ctx, o, buf, w.o.Fastest, w.r.tally); err != nil {
+		return nil, err
+	}
+	segments, err := w.segments(buf, jobs)
+	if err != nil { // no copy is bad
+		return nil, fmt.Errorf("pack %s: %v", o.hash, err)
+	}
+	return segments, nil
 }
 
-func (w *restorer) ranges(ctx context.Context, o object, buf []byte, jobs []job, spans []span) (segments map[uint32]*format.Segment, err error) {
+// ranges reads spans of a pack and opens the chunks of the jobs. If that fails
+// it asks the next target, should each copy be tried, or else returns why.
+func (w *restorer) ranges(ctx context.Context, o object, buf []byte, jobs []job, spans []span, each bool) (segments map[uint32]*format.Segment, unfit, err error) {
 	op := w.takeOpener()
 	defer w.giveOpener(op)
-	err = w.r.c.source.ranges(ctx, o, buf, spans, w.o.Fastest, w.r.tally, func() error {
+	check := func() error {
+		var err error
 		if segments, err = w.segments(buf, jobs); err != nil {
 			return err
 		}
@@ -341,8 +361,14 @@ func (w *restorer) ranges(ctx context.Context, o object, buf []byte, jobs []job,
 			}
 		}
 		return nil
+	}
+	err = w.r.c.source.ranges(ctx, o, buf, spans, w.o.Fastest, w.r.tally, func() error {
+		if unfit = check(); each {
+			return unfit
+		}
+		return nil
 	})
-	return segments, err
+	return segments, unfit, err
 }
 
 // segments opens the segments that the jobs need.
@@ -371,7 +397,7 @@ func (w *restorer) salvage(ctx context.Context, o object, buf []byte, jobs []job
 	for _, j := range jobs {
 		p := w.r.table.places[j.place]
 		spans, _ := align(w.r.table.spans(p), int64(o.size))
-		opened, err := w.ranges(ctx, o, buf, []job{j}, spans)
+		opened, _, err := w.ranges(ctx, o, buf, []job{j}, spans, true)
 		if err != nil {
 			w.giveUp([]job{j}, err)
 			continue

@@ -120,8 +120,10 @@ func (s *Service) publish(ctx context.Context, ch *format.Charter, object []byte
 	results := make([]TargetResult, len(s.order))
 	probe(ctx, ch.Nation, s.order)
 	each(s.order, func(i int, m *Member) {
-		if m.Down() == nil && foreign(ctx, m, ch.Nation) {
-			m.trip(ErrForeignTarget)
+		if m.Down() == nil {
+			if err := m.Foreign(ctx, ch.Nation); err != nil {
+				m.trip(err)
+			}
 		}
 		results[i] = TargetResult{Target: m.Name, Err: m.put(ctx, name, object, h)}
 	})

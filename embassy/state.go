@@ -27,6 +27,7 @@ var ErrNoState = errors.New("this machine is not set up: no nation in the state 
 // Nothing in it opens a pack or a snapshot root.
 type State struct {
 	dir       string
+	name      string
 	nation    format.ID
 	verifier  *crypto.Verifier
 	recipient *crypto.Recipient
@@ -49,26 +50,55 @@ func OpenState(dir string) (*State, error) {
 		return nil, fmt.Errorf("state directory %s: %w", dir, ErrNoState)
 	}
 	if err != nil {
-		return nil, err
+		return nil, stateError(dir, "nation.json", err)
 	}
-	if err := json.Unmarshal(raw, &p); err != nil || p.Version != format.Version {
-		return nil, fmt.Errorf("state directory %s: nation.json is damaged (%v): restore it from a copy, or run embassy init again with the kit", dir, err)
+	if json.Unmarshal(raw, &p) != nil {
+		return nil, stateError(dir, "nation.json", format.ErrMalformed)
 	}
-	s := &State{dir: dir}
+	if p.Version != format.Version {
+		return nil, fmt.Errorf("state directory %s: nation.json has version %d, and this program reads version %d", dir, p.Version, format.Version)
+	}
+	s := &State{dir: dir, name: p.Name}
 	if s.nation, err = format.ParseID(p.Nation); err != nil {
-		return nil, fmt.Errorf("state directory %s: nation.json: %w", dir, err)
+		return nil, stateError(dir, "nation.json", format.ErrMalformed)
 	}
 	if s.verifier, err = crypto.ParseVerifier(p.Signer); err != nil {
-		return nil, fmt.Errorf("state directory %s: nation.json: %w", dir, err)
+		return nil, stateError(dir, "nation.json", format.ErrMalformed)
 	}
 	if s.recipient, err = crypto.ParseRecipient(p.Recipient); err != nil {
-		return nil, fmt.Errorf("state directory %s: nation.json: %w", dir, err)
+		return nil, stateError(dir, "nation.json", format.ErrMalformed)
 	}
 	if s.key, err = readAgentKey(filepath.Join(dir, "agent.key")); err != nil {
-		return nil, fmt.Errorf("state directory %s: %w", dir, err)
+		return nil, stateError(dir, "agent.key", err)
 	}
 	return s, nil
 }
+
+// stateError says what to do about a file of the state directory.
+func stateError(dir, file string, err error) error {
+	what, do := "is damaged", "move the directory away and run embassy init with the kit, or bring the file back from a copy"
+	var path *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		what, do = "cannot be read by this user", "run embassy as the user that the directory belongs to"
+	case errors.Is(err, fs.ErrNotExist):
+		what = "is missing"
+	case errors.As(err, &path):
+		what, do = "cannot be read", "look at the disk: "+path.Err.Error()
+	case !errors.Is(err, format.ErrMalformed):
+		return fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	return &badState{fmt.Sprintf("state directory %s: %s %s: %s", dir, file, what, do), err}
+}
+
+// badState is a state directory that cannot be used.
+type badState struct {
+	text  string
+	cause error
+}
+
+func (e *badState) Error() string { return e.text }
+func (e *badState) Unwrap() error { return e.cause }
 
 // createState pins the nation and makes the agent's key, unless both are
 // there already. The pin comes last: with it the directory is complete.
@@ -121,10 +151,13 @@ func readAgentKey(path string) (*crypto.AgentKey, error) {
 	}
 	k, err := crypto.ParseAgentKey(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%w: %w", format.ErrMalformed, err)
 	}
 	return k, nil
 }
+
+// Name returns the nation's name when this machine was set up.
+func (s *State) Name() string { return s.name }
 
 // Nation returns the nation's pseudonym.
 func (s *State) Nation() format.ID { return s.nation }
@@ -147,6 +180,16 @@ func (s *State) charter() (*format.Charter, []byte, error) {
 	}
 	ch, err := format.OpenCharter(object, s.nation, s.verifier)
 	return ch, object, err
+}
+
+// Keys opens what the newest charter that this machine accepted gives to its
+// agent. No target is asked.
+func (s *State) Keys() (*Keys, error) {
+	ch, _, err := s.charter()
+	if err != nil {
+		return nil, err
+	}
+	return AgentKeys(ch, s.key)
 }
 
 // acceptCharter stores a verified charter, unless an equal or newer one is

@@ -17,26 +17,35 @@ import (
 type TierStatus struct {
 	Tier   policy.Tier
 	Target string
-	Has    bool   // the newest snapshot, complete
+	Has    bool   // the newest safe snapshot, complete; without one, the pending
 	Behind uint64 // entries of this agent's chain that it lacks
 }
 
-// DatasetStatus is what this machine knows of one dataset.
+// DatasetStatus is what this machine knows of one dataset. A snapshot is safe
+// when the commit rule holds for it.
 type DatasetStatus struct {
 	Name          string
 	Compartment   string
 	Priority      int
-	Newest        format.Hash // zero: never backed up
-	Time          time.Time
+	Newest        format.Hash // the newest safe snapshot; zero: none
+	Time          time.Time   // of Newest
 	Age           time.Duration
-	Copies        int // targets that confirmed it
+	Copies        int // targets that confirmed Newest
 	Guarded       int // of them, guarded ones
 	Jurisdictions []string
-	Missing       []string // what the commit rule lacks for it
+	Pending       *Pending // newer than Newest, and not safe; nil: none
 	RPO           time.Duration
-	Late          bool // older than the RPO, or never made
+	Late          bool // Newest is older than the RPO, or there is none
 	Tiers         []TierStatus
 	LastRun       *Run // nil: none
+}
+
+// Pending is a snapshot that the commit rule does not hold for yet.
+type Pending struct {
+	Snapshot format.Hash
+	Time     time.Time
+	Copies   int      // targets that confirmed it
+	Missing  []string // what the commit rule lacks
 }
 
 // TargetStatus is what this machine knows of one target.
@@ -58,7 +67,7 @@ type Status struct {
 func (s Status) Exit() int {
 	code := exitDone
 	for _, d := range s.Datasets {
-		if d.Late || len(d.Missing) > 0 {
+		if d.Late || d.Pending != nil {
 			code = exitDegraded
 		}
 	}
@@ -88,6 +97,13 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 		probe(ctx, state.Nation(), s.order)
 	}
 	said := &verdicts{err: map[string]error{}}
+	if live {
+		each(s.order, func(_ int, m *Member) {
+			if m.Down() == nil {
+				said.set(m.Name, m.Foreign(ctx, state.Nation()))
+			}
+		})
+	}
 	asOf := map[string]time.Time{}
 	ledgers := map[string]*ledger{}
 	var st Status
@@ -149,7 +165,7 @@ type verdicts struct {
 func (v *verdicts) set(target string, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err != nil {
+	if err != nil && !errors.Is(v.err[target], ErrForeignTarget) { // which explains the rest
 		v.err[target] = err
 	}
 }
@@ -164,28 +180,46 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 	if len(runs) > 0 {
 		ds.LastRun = &runs[0]
 	}
-	snap, ok, err := l.newestOf(d.Name)
+	last, ok, err := l.newestOf(d.Name)
 	if err != nil {
 		return ds, err
 	}
+	safe, protected, err := l.safeOf(d.Name)
+	if err != nil {
+		return ds, err
+	}
+	ds.Late = !protected
 	if !ok {
-		ds.Late = true
 		return ds, nil
 	}
-	ds.Newest, ds.Time = snap.Hash, snap.Time
-	ds.Age = l.s.now().Sub(ds.Time)
-	ds.Late = d.RPO > 0 && (ds.Age > d.RPO || ds.Age < -clockSlack) // a snapshot of the future proves nothing
+	shown := last
+	if protected {
+		shown = safe
+		ds.Newest, ds.Time = safe.Hash, safe.Time
+		ds.Age = l.s.now().Sub(ds.Time)
+		ds.Late = d.RPO > 0 && (ds.Age > d.RPO || ds.Age < -clockSlack) // a snapshot of the future proves nothing
+	}
+	if !protected || safe.Hash != last.Hash {
+		ds.Pending = &Pending{Snapshot: last.Hash, Time: last.Time}
+		if ds.Pending.Missing, err = l.missing(last.Seq); err != nil {
+			return ds, err
+		}
+	}
 	for _, m := range l.members {
 		t := TierStatus{Tier: m.Tier, Target: m.Name, Behind: l.chain.head()}
 		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
 		if err != nil {
 			return ds, err
 		}
+		trusted := ok && !suspect(l.found(m))
 		if ok {
 			t.Behind = l.chain.head() - min(seen.Seq, l.chain.head())
-			t.Has = seen.Seq >= snap.Seq && !suspect(l.found(m))
+			t.Has = seen.Seq >= shown.Seq && trusted
 		}
-		if t.Has {
+		if ds.Pending != nil && trusted && seen.Seq >= last.Seq {
+			ds.Pending.Copies++
+		}
+		if t.Has && protected {
 			ds.Copies++
 			if m.Guarded {
 				ds.Guarded++
@@ -196,6 +230,5 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 		}
 		ds.Tiers = append(ds.Tiers, t)
 	}
-	ds.Missing, err = l.missing(snap.Seq)
-	return ds, err
+	return ds, nil
 }

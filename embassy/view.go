@@ -9,6 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
+	"embassy/crypto"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
 )
@@ -40,6 +43,8 @@ type SnapshotInfo struct {
 	// states of the dataset, and that no target gives whole. A restore of it
 	// is incomplete.
 	Newer []format.Hash
+
+	when int64 // Summary.Time, corrected by the snapshot's place in its chain
 }
 
 // View is what the answering targets show of a nation, verified: the union of
@@ -53,6 +58,9 @@ type View struct {
 	warn     func(Finding)
 	progress func(Progress)
 	now      func() time.Time
+	signers  map[format.ID]*crypto.Verifier // of the charter's agents
+	room     *semaphore.Weighted            // bytes of snapshots that are open at once
+	texts    ration                         // of tags and target hints
 
 	compartments []*compartmentView
 	snapshots    []SnapshotInfo // newest first
@@ -79,18 +87,23 @@ type readChain struct {
 	last    uint64                  // greatest number
 }
 
-// readEntry is a verified entry. Confirmed of the Entry is left out.
+// readEntry is a verified entry. Of its Adds only snapshots are kept; packs
+// are many, and read again when they are wanted. Steward, Confirmed and Orders
+// are left out.
 type readEntry struct {
 	format.Entry
-	hash  format.Hash
-	shown uint64 // members that show it
+	hash format.Hash
+	*listed
 }
 
 // OpenView probes the members and reads all chains that any of them shows.
 // Bad copies, gaps and forks go to Warn and hide nothing else. The error is
 // about the context, or wraps ErrDown when no member answers.
 func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
-	v := &View{keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members}
+	v := &View{
+		keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members,
+		signers: map[format.ID]*crypto.Verifier{}, room: semaphore.NewWeighted(4 * format.MaxSnapshotSize),
+	}
 	if v.now == nil {
 		v.now = time.Now
 	}

@@ -1,11 +1,14 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/bits"
+	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -15,78 +18,72 @@ import (
 )
 
 const (
-	maxEntryNames   = 1 << 18 // that one target may list of one agent in one compartment
-	listsPerTarget  = 4       // at once
-	smallFetches    = 16      // entries or snapshots fetched at once
-	maxGapsReported = 20      // of one chain
+	smallFetches    = 16       // entries or snapshots fetched at once
+	maxGapsReported = 20       // of one chain
+	smallEntry      = 2 << 10  // bytes kept of an entry that always counts
+	entryRation     = 64 << 20 // bytes kept of the greater entries of one agent
 )
 
-// entryName is what a listing says of an entry.
-type entryName struct {
-	compartment int // in View.compartments
-	agent       int // in Charter.Agents
-	chain       format.ID
-	seq         uint64
-	hash        format.Hash
+// ration grants every agent so many bytes of memory.
+type ration struct {
+	mu   sync.Mutex
+	used map[format.ID]int
 }
 
-// listing is the union of what the members list.
-type listing struct {
-	mu    sync.Mutex
-	names map[entryName]*listed
+func (r *ration) take(agent format.ID, bytes, of int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.used == nil {
+		r.used = map[format.ID]int{}
+	}
+	if r.used[agent]+bytes > of {
+		return false
+	}
+	r.used[agent] += bytes
+	return true
 }
 
-// listed says who shows an entry, and of how many bytes.
-type listed struct {
-	shown uint64
-	sizes []uint32 // by member
-}
-
-// readChains lists and reads the chains of every agent in every compartment.
+// readChains lists and reads the chains of every agent in every compartment:
+// first what several members show. It spends little on a list that is mostly
+// forged, and then reads of it only what verified entries vouch for.
 func (v *View) readChains(ctx context.Context) error {
-	l := &listing{names: map[entryName]*listed{}}
-	v.list(ctx, l)
+	agents := v.keys.Charter.Agents
+	for i := range agents {
+		by, err := crypto.ParseVerifier(agents[i].Signer)
+		if err != nil {
+			v.warn(Finding{Object: "agent " + agents[i].ID.String(), Err: err})
+			continue
+		}
+		v.signers[agents[i].ID] = by
+	}
+	l := v.list(ctx)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	agents := v.keys.Charter.Agents
-	verifiers := make([]*crypto.Verifier, len(agents))
-	for i := range agents {
-		var err error
-		if verifiers[i], err = crypto.ParseVerifier(agents[i].Signer); err != nil {
-			v.warn(Finding{Object: "agent " + agents[i].ID.String(), Err: err})
-		}
-	}
-	meter := newMeter(v.progress, v.now, "ledgers", "")
-	defer meter.end()
-	meter.add(func(p *Progress) { p.FilesTotal = uint64(len(l.names)) })
-	var mu sync.Mutex
+	r := &chainReader{view: v, listing: l, aside: map[entryName]bool{}, meter: newMeter(v.progress, v.now, "ledgers", "")}
+	defer r.meter.end()
+	r.meter.add(func(p *Progress) { p.FilesTotal = uint64(len(l.names)) })
+	names := slices.Collect(maps.Keys(l.names))
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] }) // no host chooses what comes first
+	slices.SortStableFunc(names, func(a, b entryName) int {
+		return cmp.Compare(bits.OnesCount64(l.names[b].shown), bits.OnesCount64(l.names[a].shown))
+	})
 	var g errgroup.Group
 	g.SetLimit(smallFetches)
-	for n, where := range l.names {
-		if verifiers[n.agent] == nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			break
-		}
+	for _, n := range names {
 		g.Go(func() error {
-			c := v.compartments[n.compartment]
-			key := chainKey{agents[n.agent].ID, n.chain}
-			e, err := v.readEntry(ctx, c, key, n, where, verifiers[n.agent])
-			meter.add(func(p *Progress) { p.Files++ })
-			if err != nil {
-				return nil // reported, copy by copy
+			if ctx.Err() == nil {
+				r.read(ctx, n, false)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			ch := c.chains[key]
-			if ch == nil {
-				ch = &readChain{chainKey: key, entries: map[uint64][]*readEntry{}}
-				c.chains[key] = ch
+			return nil
+		})
+	}
+	g.Wait()
+	for _, n := range r.vouched() {
+		g.Go(func() error {
+			for ok := true; ok && ctx.Err() == nil; {
+				n, ok = r.read(ctx, n, true)
 			}
-			ch.entries[n.seq] = append(ch.entries[n.seq], e)
-			ch.last = max(ch.last, n.seq)
 			return nil
 		})
 	}
@@ -94,6 +91,10 @@ func (v *View) readChains(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	for n := range r.aside {
+		l.each(n, func(t *trial) { t.unread.Add(1) })
+	}
+	v.tellForged(l)
 	for _, c := range v.compartments {
 		for i := range agents {
 			if agents[i].Status == format.AgentRevoked {
@@ -107,91 +108,106 @@ func (v *View) readChains(ctx context.Context) error {
 	return nil
 }
 
-// list asks every member for every agent's ledger.
-func (v *View) list(ctx context.Context, l *listing) {
-	var wg sync.WaitGroup
-	for i, m := range v.members {
-		if m.Down() != nil {
-			continue
+// chainReader reads the entries of a listing.
+type chainReader struct {
+	view    *View
+	listing *listing
+	meter   *meter
+	kept    ration
+
+	mu    sync.Mutex
+	aside map[entryName]bool // not read: only lists that are cut off show them
+}
+
+// place returns whose entry n is.
+func (r *chainReader) place(n entryName) (*compartmentView, chainKey) {
+	agents := r.view.keys.Charter.Agents
+	return r.view.compartments[n.ledger/len(agents)], chainKey{agents[n.ledger%len(agents)].ID, n.chain}
+}
+
+// vouched returns what was put aside and is the Prev of a verified entry.
+func (r *chainReader) vouched() []entryName {
+	var out []entryName
+	for n := range r.aside {
+		c, key := r.place(n)
+		if ch := c.chains[key]; ch != nil && slices.ContainsFunc(ch.entries[n.seq+1], func(e *readEntry) bool { return e.Prev == n.hash }) {
+			out = append(out, n)
 		}
-		wg.Go(func() {
-			var g errgroup.Group
-			g.SetLimit(listsPerTarget)
-			for c := range v.compartments {
-				for a := range v.keys.Charter.Agents {
-					g.Go(func() error {
-						v.listOne(ctx, l, i, c, a)
-						return nil
-					})
-				}
-			}
-			g.Wait()
-			tellDown([]*Member{m}, v.warn)
-		})
 	}
-	wg.Wait()
+	return out
 }
 
-func (v *View) listOne(ctx context.Context, l *listing, member, compartment, agent int) {
-	m := v.members[member]
-	ch := v.keys.Charter
-	prefix := format.LedgerPrefix(ch.Nation, v.compartments[compartment].ID, ch.Agents[agent].ID)
-	odd, names := 0, 0
-	err := m.do(ctx, func(ctx context.Context) error {
-		odd, names = 0, 0
-		for info, err := range m.Target.List(ctx, prefix) {
-			if err != nil {
-				return err
-			}
-			if names++; names > maxEntryNames {
-				return nil
-			}
-			chain, seq, hash, err := format.ParseEntryName(strings.TrimPrefix(info.Name, prefix))
-			if err != nil {
-				odd++
-				continue
-			}
-			size := uint32(min(max(info.Size, 0), format.MaxEntrySize+1))
-			l.add(entryName{compartment, agent, chain, seq, hash}, member, len(v.members), size)
+// read reads one entry into its chain, or puts it aside. Of one that was put
+// aside and is vouched for, it returns the one before, if that was put aside
+// too.
+func (r *chainReader) read(ctx context.Context, n entryName, vouched bool) (entryName, bool) {
+	c, key := r.place(n)
+	r.mu.Lock()
+	skip := vouched && !r.aside[n] // another trail came here
+	if !vouched && r.listing.forged(n) {
+		r.aside[n], skip = true, true
+	} else {
+		delete(r.aside, n)
+	}
+	r.mu.Unlock()
+	if skip {
+		return n, false
+	}
+	where := r.listing.names[n]
+	e := &readEntry{hash: n.hash, listed: where}
+	var err error
+	e.Entry, err = r.view.fetchEntry(ctx, c, key, n.seq, e, r.listing.trials, n.ledger)
+	r.meter.add(func(p *Progress) { p.Files++ })
+	if err != nil {
+		return n, false // reported, copy by copy
+	}
+	if !r.keep(e) {
+		r.view.warn(Finding{Object: format.EntryName(e.Nation, c.ID, key.agent, key.chain, n.seq, n.hash),
+			Err: fmt.Errorf("left out: the agent's entries commit, or depend on, more than %d MiB can name", entryRation>>20)})
+		return n, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ch := c.chains[key]
+	if ch == nil {
+		ch = &readChain{chainKey: key, entries: map[uint64][]*readEntry{}}
+		c.chains[key] = ch
+	}
+	ch.entries[n.seq] = append(ch.entries[n.seq], e)
+	ch.last = max(ch.last, n.seq)
+	before := entryName{n.ledger, n.chain, n.seq - 1, e.Prev}
+	return before, r.aside[before]
+}
+
+// keep drops what a View does not need of an entry, and reports whether there
+// is room for the rest.
+func (r *chainReader) keep(e *readEntry) bool {
+	var snapshots []format.Listed
+	for _, a := range e.Adds {
+		if a.Kind == format.KindSnapshot {
+			snapshots = append(snapshots, a)
 		}
-		return nil
-	})
-	// A fault trips the breaker, which tells; what was listed before counts.
-	if err != nil && answered(err) {
-		v.warn(Finding{Target: m.Name, Object: prefix, Err: err})
 	}
-	if odd > 0 {
-		v.warn(Finding{Target: m.Name, Object: prefix, Err: fmt.Errorf("lists %d names that no ledger has", odd)})
-	}
-	if names > maxEntryNames {
-		v.warn(Finding{Target: m.Name, Object: prefix, Err: fmt.Errorf("lists more than %d entries; the rest is ignored", maxEntryNames)})
-	}
+	e.Adds, e.Confirmed, e.Steward, e.Orders = slices.Clip(snapshots), nil, nil, nil
+	bytes := 48*len(e.Adds) + 32*len(e.Snapshots) + 56*(len(e.Depends)+len(e.Continues))
+	return bytes <= smallEntry || r.kept.take(e.Agent, bytes, entryRation)
 }
 
-func (l *listing) add(n entryName, member, members int, size uint32) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	e := l.names[n]
-	if e == nil {
-		e = &listed{sizes: make([]uint32, members)}
-		l.names[n] = e
+// fetchEntry reads all of an entry from the best member that shows a good
+// copy. trials, which may be nil, learns of every copy of the ledger.
+func (v *View) fetchEntry(ctx context.Context, c *compartmentView, key chainKey, seq uint64, e *readEntry, trials [][]trial, ledger int) (format.Entry, error) {
+	by := v.signers[key.agent]
+	if by == nil {
+		return format.Entry{}, fmt.Errorf("%w: key of agent %s", format.ErrMalformed, key.agent)
 	}
-	e.shown |= 1 << member
-	e.sizes[member] = size
-}
-
-// readEntry reads an entry from the best member that shows a good copy.
-func (v *View) readEntry(ctx context.Context, c *compartmentView, key chainKey, n entryName, where *listed, by *crypto.Verifier) (*readEntry, error) {
-	want := format.Entry{
-		Nation: v.keys.Charter.Nation, Compartment: c.ID, Agent: key.agent, Chain: key.chain, Seq: n.seq,
-	}
+	want := format.Entry{Nation: v.keys.Charter.Nation, Compartment: c.ID, Agent: key.agent, Chain: key.chain, Seq: seq}
 	q := request{
-		name:  format.EntryName(want.Nation, c.ID, key.agent, key.chain, n.seq, n.hash),
-		shown: where.shown, only: true, size: 1,
+		name:  format.EntryName(want.Nation, c.ID, key.agent, key.chain, seq, e.hash),
+		shown: e.shown, only: true, size: 1,
 	}
-	e := &readEntry{hash: n.hash, shown: where.shown}
-	err := c.source.try(ctx, q, func(ctx context.Context, r ranked) error {
-		size := where.sizes[bitPlace(r.bit)]
+	var out format.Entry
+	get := func(ctx context.Context, r ranked) error {
+		size := e.sizes[bitPlace(r.bit)]
 		if size == 0 || size > format.MaxEntrySize {
 			return fmt.Errorf("%w: ledger entry of %d bytes", format.ErrMalformed, size)
 		}
@@ -199,17 +215,28 @@ func (v *View) readEntry(ctx context.Context, c *compartmentView, key chainKey, 
 		if err := r.read(ctx, q.name, 0, object); err != nil {
 			return err
 		}
-		if format.HashOf(object) != n.hash {
+		if format.HashOf(object) != e.hash {
 			return errBadCopy
 		}
 		var err error
-		if e.Entry, err = format.OpenEntry(object, by, want); errors.Is(err, crypto.ErrAuthentication) {
+		if out, err = format.OpenEntry(object, by, want); errors.Is(err, crypto.ErrAuthentication) {
 			return fmt.Errorf("%w: %w", format.ErrMalformed, err)
 		}
 		return err
+	}
+	err := c.source.try(ctx, q, func(ctx context.Context, r ranked) error {
+		err := get(ctx, r)
+		if trials != nil {
+			t := &trials[bitPlace(r.bit)][ledger]
+			if err == nil {
+				t.good.Add(1)
+			} else if final(err) {
+				t.bad.Add(1)
+			}
+		}
+		return err
 	})
-	e.Confirmed = nil
-	return e, err
+	return out, err
 }
 
 // curtail keeps of a revoked agent's chains the entries that the charter names

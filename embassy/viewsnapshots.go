@@ -1,7 +1,6 @@
 package embassy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,16 +17,22 @@ import (
 // bitPlace returns the place of a member from its bit.
 func bitPlace(bit uint64) int { return bits.TrailingZeros64(bit) }
 
-// committed is a snapshot that an entry commits.
+// textRation bounds what is kept of the tags and target hints of one agent's
+// snapshots, in bytes.
+const textRation = 16 << 20
+
+// committed is a snapshot that an entry commits. An agent may commit it again,
+// and lie about its size then.
 type committed struct {
-	c   *compartmentView
-	ch  *readChain
-	seq uint64
+	c     *compartmentView
+	ch    *readChain
+	seq   uint64       // of the first entry that does
+	by    []*readEntry // all that do
+	sizes []uint64     // that they list
 	object
 }
 
-// readSnapshots opens the summary of every snapshot that an entry commits and
-// its chain lists.
+// readSnapshots opens the summary of every snapshot that an entry commits.
 func (v *View) readSnapshots(ctx context.Context) error {
 	var all []committed
 	for _, c := range v.compartments {
@@ -62,9 +67,7 @@ func (v *View) readSnapshots(ctx context.Context) error {
 		})
 	}
 	g.Wait()
-	slices.SortFunc(v.snapshots, func(a, b SnapshotInfo) int {
-		return cmp.Or(cmp.Compare(b.Summary.Time, a.Summary.Time), cmp.Compare(b.Seq, a.Seq), slices.Compare(a.Hash[:], b.Hash[:]))
-	})
+	v.arrange()
 	for i := 1; i < len(v.snapshots); i++ { // ten thousand summaries share one list
 		if a, b := &v.snapshots[i-1].Summary, &v.snapshots[i].Summary; slices.Equal(a.Targets, b.Targets) {
 			b.Targets = a.Targets
@@ -73,36 +76,37 @@ func (v *View) readSnapshots(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// committed returns what the entries of a chain commit, once each.
+// committed returns what the entries of a chain commit and list, once each.
 func (v *View) committed(c *compartmentView, ch *readChain) []committed {
-	adds := map[format.Hash]object{}
-	for _, es := range ch.entries {
-		for _, e := range es {
-			for _, a := range e.Adds {
-				if a.Kind == format.KindSnapshot {
-					o := object{a.Kind, a.Hash, a.Size, ch.agent, e.shown | adds[a.Hash].shown}
-					adds[a.Hash] = o
-				}
-			}
-		}
-	}
 	var out []committed
-	seen := map[format.Hash]bool{}
+	at := map[format.Hash]int{} // in out
 	for _, n := range ch.numbers() {
 		for _, e := range ch.entries[n] {
+			sizes := map[format.Hash]uint64{}
+			for _, a := range e.Adds {
+				sizes[a.Hash] = a.Size
+			}
 			for _, h := range e.Snapshots {
-				o, ok := adds[h]
-				switch {
-				case seen[h]:
-				case !ok:
+				size, ok := sizes[h]
+				if !ok {
 					v.warn(Finding{
 						Object: format.EntryName(e.Nation, c.ID, ch.agent, ch.chain, n, e.hash),
-						Err:    fmt.Errorf("commits snapshot %s, which its chain does not list", h),
+						Err:    fmt.Errorf("commits snapshot %s, which it does not list", h),
 					})
-				default:
-					out = append(out, committed{c, ch, n, o})
+					continue
 				}
-				seen[h] = true
+				i, ok := at[h]
+				if !ok {
+					i = len(out)
+					at[h] = i
+					out = append(out, committed{c: c, ch: ch, seq: n, object: object{format.KindSnapshot, h, size, ch.agent, 0}})
+				}
+				s := &out[i]
+				s.by = append(s.by, e)
+				s.shown |= e.shown
+				if !slices.Contains(s.sizes, size) {
+					s.sizes = append(s.sizes, size)
+				}
 			}
 		}
 	}
@@ -112,8 +116,15 @@ func (v *View) committed(c *compartmentView, ch *readChain) []committed {
 // snapshot fetches and parses a snapshot object, and checks that it is of the
 // chain that lists it.
 func (v *View) snapshot(ctx context.Context, s committed, t *tally) (*format.Snapshot, format.Summary, error) {
-	data := make([]byte, s.size)
-	if err := s.c.source.whole(ctx, s.object, data, false, t); err != nil {
+	var data []byte
+	var err error
+	for _, s.size = range s.sizes {
+		data = make([]byte, s.size)
+		if err = s.c.source.whole(ctx, s.object, data, false, t); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
 		return nil, format.Summary{}, err
 	}
 	snap, err := format.ParseSnapshot(data)
@@ -167,6 +178,11 @@ func (s committed) made() time.Time {
 // summary returns what a list shows of a snapshot, if the agent may write its
 // dataset.
 func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
+	room := int64(slices.Max(s.sizes))
+	if err := v.room.Acquire(ctx, room); err != nil {
+		return SnapshotInfo{}, err
+	}
+	defer v.room.Release(room)
 	_, summary, err := v.snapshot(ctx, s, nil)
 	if err != nil {
 		return SnapshotInfo{}, err
@@ -176,6 +192,16 @@ func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
 		return SnapshotInfo{}, fmt.Errorf("agent %s: %w: %q in compartment %s", s.ch.agent, errNotItsDataset, summary.Dataset, s.c.Part.Name)
 	}
 	summary.Refs = nil
+	texts := 0
+	for _, tag := range summary.Tags {
+		texts += 16 + len(tag)
+	}
+	for _, h := range summary.Targets {
+		texts += 64 + len(h.Name) + len(h.URL) + len(h.Jurisdiction)
+	}
+	if !v.texts.take(s.ch.agent, texts, textRation) {
+		summary.Tags, summary.Targets = nil, nil
+	}
 	return SnapshotInfo{
 		Compartment: s.c.Part.Name, Agent: s.ch.agent, Chain: s.ch.chain, Seq: s.seq, Hash: s.hash, Summary: summary,
 	}, nil

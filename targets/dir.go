@@ -50,7 +50,7 @@ type Dir struct {
 func OpenDir(path string) (*Dir, error) {
 	d, err := openDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("open directory %s: %w", path, err)
+		return nil, failed("open", (&Dir{path: path}).explain(err))
 	}
 	d.removeStale()
 	return d, nil
@@ -64,7 +64,7 @@ func CreateDir(path string) (*Dir, error) {
 	switch {
 	case errors.Is(err, fs.ErrExist):
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("create directory %s: its parent does not exist; is the disk mounted? %w", path, ErrNoStore)
+		return nil, faulty(ErrNoStore, "cannot make %s: the folder that it lies in does not exist; is the disk mounted?", path)
 	case err != nil:
 		return nil, fmt.Errorf("create directory: %w", dirError(err))
 	default:
@@ -86,7 +86,7 @@ func openDir(path string) (*Dir, error) {
 	}
 	root, err := os.OpenRoot(abs)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNoStore
+		return nil, faulty(ErrNoStore, "there is no directory %s", abs)
 	}
 	if err != nil {
 		return nil, dirError(err)
@@ -106,7 +106,7 @@ func (d *Dir) Put(ctx context.Context, o Object) error {
 		err = d.put(ctx, o)
 	}
 	if err != nil {
-		return fmt.Errorf("put %s: %w", o.Name, err)
+		return failed("put", d.explain(err))
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func (d *Dir) Get(ctx context.Context, name string, offset, length int64) (io.Re
 		err = missing(err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
+		return nil, failed("get", d.explain(err))
 	}
 	part := struct {
 		io.Reader
@@ -140,7 +140,7 @@ func (d *Dir) Stat(ctx context.Context, name string) (Info, error) {
 		fi, err = d.lstat(name)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("stat %s: %w", name, err)
+		return Info{}, failed("stat", d.explain(err))
 	}
 	return Info{Name: name, Size: fi.Size(), Modified: fi.ModTime()}, nil
 }
@@ -158,7 +158,7 @@ func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 			err = d.begin(ctx)
 		}
 		if err != nil && err != errListStopped {
-			yield(Info{}, fmt.Errorf("list %q: %w", prefix, err))
+			yield(Info{}, failed("list", d.explain(err)))
 		}
 	}
 }
@@ -176,7 +176,7 @@ func (d *Dir) Delete(ctx context.Context, name string) error {
 		err = d.syncFolder(path.Dir(name))
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("delete %s: %w", name, err)
+		return failed("delete", d.explain(err))
 	}
 	return nil
 }
@@ -189,7 +189,7 @@ func (d *Dir) begin(ctx context.Context) error {
 	}
 	there, err := os.Stat(d.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", d.path, ErrNoStore)
+		return faulty(ErrNoStore, "there is no directory %s", d.path)
 	}
 	if err != nil {
 		return dirError(err)
@@ -199,7 +199,7 @@ func (d *Dir) begin(ctx context.Context) error {
 		return dirError(err)
 	}
 	if !os.SameFile(there, held) {
-		return fmt.Errorf("%s is another directory than the one that was opened: %w", d.path, ErrNoStore)
+		return faulty(ErrNoStore, "%s is another directory than the one that was opened", d.path)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package targets
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"iter"
 	"maps"
@@ -31,7 +30,7 @@ func NewMem() *Mem { return &Mem{objects: make(map[string]memObject)} }
 // Put implements Target.
 func (m *Mem) Put(ctx context.Context, o Object) error {
 	if err := firstErr(CheckName(o.Name), ctx.Err()); err != nil {
-		return fmt.Errorf("put %s: %w", o.Name, err)
+		return failed("put", err)
 	}
 	stored := memObject{data: bytes.Clone(o.Data), modified: time.Now()}
 	m.mu.Lock()
@@ -44,7 +43,7 @@ func (m *Mem) Put(ctx context.Context, o Object) error {
 func (m *Mem) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
 	o, err := m.find(ctx, name, checkRange(name, offset, length))
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, err)
+		return nil, failed("get", err)
 	}
 	rest := bytes.NewReader(o.data[min(offset, int64(len(o.data))):])
 	return &exactReader{ctx: ctx, body: io.NopCloser(rest), left: length}, nil
@@ -54,7 +53,7 @@ func (m *Mem) Get(ctx context.Context, name string, offset, length int64) (io.Re
 func (m *Mem) Stat(ctx context.Context, name string) (Info, error) {
 	o, err := m.find(ctx, name, CheckName(name))
 	if err != nil {
-		return Info{}, fmt.Errorf("stat %s: %w", name, err)
+		return Info{}, failed("stat", err)
 	}
 	return o.info(name), nil
 }
@@ -74,7 +73,7 @@ func (m *Mem) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 			}
 		}
 		if err := firstErr(err, ctx.Err()); err != nil {
-			yield(Info{}, fmt.Errorf("list %q: %w", prefix, err))
+			yield(Info{}, failed("list", err))
 		}
 	}
 }
@@ -82,7 +81,7 @@ func (m *Mem) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 // Delete implements Target.
 func (m *Mem) Delete(ctx context.Context, name string) error {
 	if err := firstErr(CheckName(name), ctx.Err()); err != nil {
-		return fmt.Errorf("delete %s: %w", name, err)
+		return failed("delete", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -146,7 +146,7 @@ func loopback(host string) bool {
 // answered is no S3 server.
 func (s *S3) Put(ctx context.Context, o Object) error {
 	if err := CheckName(o.Name); err != nil {
-		return fmt.Errorf("put %s: %w", o.Name, err)
+		return failed("put", err)
 	}
 	body := &lentBody{data: bytes.NewReader(o.Data)}
 	defer body.takeBack()
@@ -158,7 +158,7 @@ func (s *S3) Put(ctx context.Context, o Object) error {
 		err = errors.New("the answer has no ETag: is this an S3 server?")
 	}
 	if err != nil {
-		return fmt.Errorf("put %s: %w", o.Name, s3Error(ctx, err))
+		return failed("put", s.explain(ctx, err))
 	}
 	return nil
 }
@@ -189,7 +189,7 @@ func (b *lentBody) takeBack() {
 func (s *S3) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
 	body, err := s.get(ctx, name, offset, length)
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", name, s3Error(ctx, err))
+		return nil, failed("get", s.explain(ctx, err))
 	}
 	return &exactReader{ctx: ctx, body: body, left: length}, nil
 }
@@ -246,14 +246,14 @@ func checkAnswer(contentRange string, size, offset, length int64) (skip int64, e
 // Stat implements Target.
 func (s *S3) Stat(ctx context.Context, name string) (Info, error) {
 	if err := CheckName(name); err != nil {
-		return Info{}, fmt.Errorf("stat %s: %w", name, err)
+		return Info{}, failed("stat", err)
 	}
 	info, err := s.core.StatObject(ctx, s.config.Bucket, s.config.Prefix+name, minio.StatObjectOptions{})
 	if err == nil && info.Size < 0 {
 		err = fmt.Errorf("%w: the answer has no length", ErrCorrupt)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("stat %s: %w", name, s3Error(ctx, err))
+		return Info{}, failed("stat", s.explain(ctx, err))
 	}
 	return Info{Name: name, Size: info.Size, Modified: info.LastModified}, nil
 }
@@ -261,43 +261,17 @@ func (s *S3) Stat(ctx context.Context, name string) (Info, error) {
 // Delete implements Target.
 func (s *S3) Delete(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
-		return fmt.Errorf("delete %s: %w", name, err)
+		return failed("delete", err)
 	}
 	err := s.core.RemoveObject(ctx, s.config.Bucket, s.config.Prefix+name, minio.RemoveObjectOptions{})
 	var answer minio.ErrorResponse
 	if errors.As(err, &answer) && answer.StatusCode == http.StatusOK {
 		return nil // minio-go expects 204; some servers say 200
 	}
-	if err := s3Error(ctx, err); err != nil && !errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("delete %s: %w", name, err)
+	if err := s.explain(ctx, err); err != nil && !errors.Is(err, ErrNotFound) {
+		return failed("delete", err)
 	}
 	return nil
-}
-
-// s3Error maps the error of a call to the sentinels. What the server wrote
-// into it is shortened and stripped of control characters.
-func s3Error(ctx context.Context, err error) error {
-	var answer minio.ErrorResponse
-	if !errors.As(err, &answer) {
-		if err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
-		return err
-	}
-	text := printable(answer.Code, 80)
-	if message := printable(answer.Message, 300); message != "" && message != text {
-		text += ": " + message
-	}
-	switch answer.Code {
-	case minio.RequestTimeTooSkewed:
-		text += " (compare the clocks of this machine and of the server)"
-	case minio.AuthorizationHeaderMalformed, "PermanentRedirect", minio.InvalidRegion:
-		text += " (is the region of the target right?)"
-	}
-	if sentinel := sentinelOf(answer); sentinel != nil {
-		return fmt.Errorf("%w: %s (HTTP %d)", sentinel, text, answer.StatusCode)
-	}
-	return fmt.Errorf("%s (HTTP %d)", text, answer.StatusCode)
 }
 
 func sentinelOf(answer minio.ErrorResponse) error {

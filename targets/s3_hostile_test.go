@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -398,6 +399,41 @@ func TestS3ListAnswers(t *testing.T) {
 	}
 }
 
+// A fault of the server is told in words: without the URL of the request, and
+// without the name of an object.
+func TestS3FaultsInWords(t *testing.T) {
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	for name, c := range map[string]struct {
+		server string
+		secure bool
+		want   string
+	}{
+		"refused":    {closed.URL, false, " refuses connections"},
+		"plain http": {plain.URL, true, " speaks plain http: write s3+http, or another port"},
+		"no bucket":  {plain.URL, false, "no bucket \"bucket\" at "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := strings.TrimPrefix(c.server, "http://")
+			target := openS3(t, targets.S3Config{Endpoint: address, Secure: c.secure, Bucket: "bucket", AccessKey: "k", SecretKey: "s"})
+			said := ""
+			for _, err := range target.List(t.Context(), "some/name") {
+				said = fmt.Sprint(err)
+			}
+			if !strings.Contains(said, c.want) || !strings.Contains(said, address) || strings.Contains(said, "some") || strings.Contains(said, "://") {
+				t.Errorf("error %q, want %q", said, c.want)
+			}
+			if name == "refused" {
+				if err := target.Put(t.Context(), object("some/name", []byte("x"))); !errors.Is(err, syscall.ECONNREFUSED) || strings.Contains(err.Error(), "some") {
+					t.Errorf("put: error %q", err)
+				}
+			}
+		})
+	}
+}
+
 func TestS3ErrorHints(t *testing.T) {
 	for code, hint := range map[string]string{
 		"RequestTimeTooSkewed":         "clock",
@@ -409,7 +445,7 @@ func TestS3ErrorHints(t *testing.T) {
 			_, _ = fmt.Fprintf(w, "<Error><Code>%s</Code></Error>", code)
 		})
 		err := target.Put(t.Context(), object("some/name", []byte("x")))
-		for _, want := range []string{"put some/name", code, hint} {
+		for _, want := range []string{"put: ", code, hint} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: error %v does not contain %q", code, err, want)
 			}

@@ -33,7 +33,7 @@ func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 			err = s.list(ctx, prefix, yield)
 		}
 		if err != nil && err != errListStopped {
-			yield(Info{}, fmt.Errorf("list %q: %w", prefix, s3Error(ctx, err)))
+			yield(Info{}, failed("list", s.explain(ctx, err)))
 		}
 	}
 }

@@ -3,7 +3,8 @@
 // configuration, no catalog and no state, and writes to no target.
 //
 // Data goes to stdout, everything else to stderr. Exit codes: 0 every byte
-// asked for is right; 1 not; 2 usage; 6 wrong passphrase; 130 interrupted.
+// asked for is right; 1 not; 2 usage, or no kit or passphrase to read; 6 wrong
+// passphrase; 130 interrupted.
 package main
 
 import (
@@ -14,7 +15,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
+	"slices"
 	"syscall"
 	"time"
 
@@ -47,11 +48,18 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return 0
 	}
+	code := exitCode(ctx, err)
+	if code == 130 {
+		told := &interruptedError{}
+		errors.As(err, &told)
+		fmt.Fprintln(stderr, told)
+		return code
+	}
 	fmt.Fprintf(stderr, "error: %v\n", err)
 	if h := hint(err); h != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", h)
 	}
-	return exitCode(ctx, err)
+	return code
 }
 
 // usageError is a mistake in the command line.
@@ -65,9 +73,9 @@ func exitCode(ctx context.Context, err error) int {
 	switch {
 	case ctx.Err() != nil, errors.Is(err, context.Canceled):
 		return 130
-	case errors.As(err, &usage), errors.As(err, &order), errors.Is(err, term.ErrNone), errors.Is(err, embassy.ErrNotEmpty):
+	case errors.As(err, &usage), errors.As(err, &order), errors.Is(err, term.ErrNone), errors.Is(err, term.ErrUnfit), errors.Is(err, embassy.ErrNotEmpty):
 		return 2
-	case errors.Is(err, errKit), errors.Is(err, term.ErrUnfit):
+	case errors.Is(err, errKit), errors.Is(err, term.ErrEmpty):
 		return 6
 	}
 	return 1
@@ -78,17 +86,17 @@ func hint(err error) string {
 	var dial *net.OpError
 	switch {
 	case errors.Is(err, errKit) && errors.Is(err, crypto.ErrAuthentication):
-		return "type the passphrase of this very kit; a kit that was copied by hand is checked line by line, so its text is whole"
+		return "type the passphrase of this very kit; the sums of its lines are right, so none is missing or mistyped"
 	case errors.Is(err, embassy.ErrNoCharter):
-		return "compare the URL and its prefix with the kit's, or name another target with --from"
+		return "check the URL and its prefix, or name another target with --from"
 	case errors.Is(err, embassy.ErrNoSnapshot):
 		return "embassy-rescue --list shows what is there"
 	case errors.Is(err, targets.ErrNoStore):
-		return "the server answers, and has no such bucket or directory: check the end of the URL"
+		return "check the end of the URL and, for a directory, whether its disk is mounted"
 	case errors.Is(err, targets.ErrDenied):
-		return "the target refuses these credentials: name others with --credentials-file"
+		return "name other credentials with --credentials-file or, for a directory, run this as a user who may read it"
 	case errors.As(err, &dial) && dial.Op == "dial":
-		return "nothing answers at that address: check host, port and network, or name another target with --from"
+		return "check host, port and network, or name another target with --from"
 	}
 	return ""
 }
@@ -102,7 +110,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Description: "Without datasets all are restored, in the order of their restore priority.\n" +
 			"Without --from the targets that the kit names are used. Credentials for S3 come\n" +
 			"from --credentials-file, else from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,\n" +
-			"else from the kit.",
+			"else from the kit, else from ~/.aws/credentials. A kit made by embassy init\n" +
+			"carries none.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE`"},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "`FILE` whose first line is the passphrase (default: ask)", EnvVars: []string{"EMBASSY_PASSPHRASE_FILE"}},
@@ -111,6 +120,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			&cli.StringFlag{Name: "ca-file", Usage: "PEM `FILE` of the authorities that the targets' certificates are from"},
 			&cli.BoolFlag{Name: "insecure", Usage: "allow plain http beyond this machine"},
 			&cli.BoolFlag{Name: "list", Usage: "list the snapshots, restore nothing"},
+			&cli.BoolFlag{Name: "json", Usage: "print the list as JSON"},
 			&cli.StringFlag{Name: "at", Usage: "restore the newest state not after this `TIME`, such as 2026-11-21 or 2026-11-21T14:00:00Z"},
 			&cli.StringFlag{Name: "to", Usage: "`FOLDER` to restore into; it is made, or must be empty, or be one that was interrupted"},
 		},
@@ -122,7 +132,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ErrWriter:                 stderr,
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return &usageError{strings.Replace(err.Error(), "flag provided but not defined: -", "unknown flag --", 1)}
+			return &usageError{err.Error()}
 		},
 	}
 	app.Action = func(c *cli.Context) error {
@@ -140,7 +150,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 type options struct {
 	kit, phrases, credentials, ca, to string
 	from                              []targets.Location
-	insecure, list                    bool
+	insecure, list, json              bool
 	at                                time.Time // zero: now
 	datasets                          []string  // none: all
 }
@@ -148,7 +158,7 @@ type options struct {
 func decode(c *cli.Context) (options, error) {
 	o := options{
 		kit: c.String("kit"), phrases: c.String("passphrase-file"), credentials: c.String("credentials-file"),
-		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"),
+		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"), json: c.Bool("json"),
 		datasets: c.Args().Slice(),
 	}
 	switch {
@@ -156,11 +166,16 @@ func decode(c *cli.Context) (options, error) {
 		return o, &usageError{"name the recovery kit: --kit FILE"}
 	case o.list == (o.to != ""):
 		return o, &usageError{"say either where to restore to, --to FOLDER, or --list"}
+	case o.json && !o.list:
+		return o, &usageError{"--json is for --list"}
 	}
 	for _, url := range c.StringSlice("from") {
 		loc, err := targets.Parse(url)
 		if err != nil {
 			return o, &usageError{"--from: " + err.Error()}
+		}
+		if slices.Contains(o.from, loc) {
+			return o, &usageError{"--from " + url + " is given twice"}
 		}
 		o.from = append(o.from, loc)
 	}

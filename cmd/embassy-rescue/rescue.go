@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"embassy/cmd/internal/open"
@@ -21,14 +20,15 @@ import (
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
-
-	xterm "golang.org/x/term"
 )
 
 // errKit is wrapped by errors about the kit and its passphrase.
 var errKit = errors.New("the recovery kit cannot be opened")
 
-const maxShown = 20 // of what is missing in one dataset
+const (
+	maxShown = 20    // of what is missing in one dataset
+	maxBad   = 1_000 // bad copies that a report names at most
+)
 
 // rescue is one run.
 type rescue struct {
@@ -37,7 +37,8 @@ type rescue struct {
 	stdout, stderr io.Writer
 	now            func() time.Time
 
-	mu sync.Mutex // of stderr
+	mu   sync.Mutex // of stderr
+	live bool       // a line of progress may stand on stderr
 }
 
 func (r *rescue) run(ctx context.Context) error {
@@ -55,8 +56,9 @@ func (r *rescue) run(ctx context.Context) error {
 	}
 	charter, _, err := embassy.FindCharter(ctx, members, kit.Nation, root.Signer().Verifier(), r.warn)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w%s", err, r.others(hints))
 	}
+	witnesses, members := embassy.Witnesses(ctx, members, kit.Nation, r.warn)
 	keys, err := embassy.RootKeys(charter, root)
 	if err != nil {
 		return err
@@ -67,7 +69,7 @@ func (r *rescue) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.tellAge(view, charter, hints, members)
+	r.tellAge(view, charter, hints, len(witnesses))
 	if r.list {
 		return r.listSnapshots(view, keys)
 	}
@@ -75,20 +77,94 @@ func (r *rescue) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if chosen, err = r.resume(view, chosen); err != nil {
+		return err
+	}
 	report, err := view.Restore(ctx, embassy.RestoreOptions{Snapshots: chosen, To: r.to, Owners: os.Geteuid() == 0})
+	if err != nil && ctx.Err() != nil {
+		return interrupted(report, chosen)
+	}
+	if errors.Is(err, embassy.ErrNotEmpty) {
+		return fmt.Errorf("%s: %w: name another one, or, to resume a rescue that was interrupted, the datasets that it was asked for", r.to, embassy.ErrNotEmpty)
+	}
 	if len(report.Datasets) > 0 && len(absent) > 0 {
 		report.Datasets = append(report.Datasets, absent...)
 		if err == nil {
 			err = embassy.ErrIncomplete
 		}
 	}
+	nameTiers(report, chosen, hints, members)
 	r.tell(report, err)
 	return err
 }
 
+// interruptedError is the end of a run that a person stopped.
+type interruptedError struct{ done string }
+
+func (e *interruptedError) Error() string {
+	return "interrupted" + e.done + "; run the same command again to go on"
+}
+
+// interrupted says how far a restore came.
+func interrupted(report embassy.RestoreReport, chosen []embassy.SnapshotInfo) error {
+	var done []string
+	for _, d := range report.Datasets {
+		for _, s := range chosen {
+			if s.Hash == d.Snapshot {
+				done = append(done, fmt.Sprintf("%d of %s of %s", d.Files, plural(s.Summary.Files, "file"), d.Dataset))
+			}
+		}
+	}
+	if len(done) == 0 {
+		return &interruptedError{}
+	}
+	return &interruptedError{": " + strings.Join(done, ", ") + " are complete"}
+}
+
+// others tells of targets that were not asked, though the kit knows them.
+func (r *rescue) others(hints format.Hints) string {
+	var known []string
+	for _, h := range hints.Targets {
+		if len(r.from) > 0 && !slices.ContainsFunc(r.from, func(l targets.Location) bool { return l.String() == h.URL }) {
+			known = append(known, h.URL)
+		}
+	}
+	if len(known) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; the kit also knows %s: leave out --from to try them", strings.Join(known, ", "))
+}
+
+// nameTiers gives those that served the tiers by which the snapshot, else the
+// kit, knows them: --from only says in which order to ask.
+func nameTiers(report embassy.RestoreReport, chosen []embassy.SnapshotInfo, hints format.Hints, members []*embassy.Member) {
+	for _, d := range report.Datasets {
+		var known []format.TargetHint
+		for _, s := range chosen {
+			if s.Hash == d.Snapshot {
+				known = append(known, s.Summary.Targets...)
+			}
+		}
+		known = append(known, hints.Targets...)
+		for i := range d.Served {
+			for _, m := range members {
+				at := slices.IndexFunc(known, func(h format.TargetHint) bool { return h.URL == m.URL })
+				if m.Name == d.Served[i].Target && at >= 0 {
+					d.Served[i].Tier = policy.Tier(min(known[at].Tier, uint8(policy.Emergency)))
+				}
+			}
+		}
+	}
+}
+
 func (r *rescue) openKit(ctx context.Context) (*format.Kit, *crypto.Root, error) {
-	if _, err := os.Stat(r.kit); err != nil {
-		return nil, nil, fmt.Errorf("read recovery kit: %w", err) // before a passphrase is asked for
+	// Before a passphrase is asked for.
+	text, err := os.ReadFile(r.kit)
+	if err != nil {
+		return nil, nil, &usageError{"--kit: " + err.Error()}
+	}
+	if _, err := format.ParseKit(text); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", r.kit, err)
 	}
 	p := term.Passphrases{File: r.phrases, In: r.stdin, Out: r.stderr}
 	phrase, err := p.Existing(ctx, "the recovery kit")
@@ -138,11 +214,26 @@ func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
 	}
 	var members []*embassy.Member
 	for _, p := range places {
-		t, err := open.Target(p.loc, r.creds(hints, p.hint.Name), caFor(p.loc, r.ca), "", r.insecure)
+		t, err := r.open(p.loc, r.creds(hints, p.hint.Name))
 		m := embassy.NewMember(p.hint.Name, p.hint.URL, p.hint.Jurisdiction, t, err, r.now)
 		members = append(members, m.At(policy.Tier(p.hint.Tier)))
 	}
 	return members, nil
+}
+
+// open opens a target. Its errors name the flags of this program.
+func (r *rescue) open(loc targets.Location, creds open.Credentials) (targets.Target, error) {
+	t, err := open.Target(loc, creds, caFor(loc, r.ca), "", r.insecure)
+	switch {
+	case err == nil:
+	case errors.Is(err, open.ErrNowhere):
+		err = fmt.Errorf("%w: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --credentials-file FILE", open.ErrNoCredentials)
+	case !r.insecure:
+		if _, e := open.Target(loc, creds, caFor(loc, r.ca), "", true); e == nil {
+			err = errors.New("plain http is for this machine only: write s3+https, or give --insecure")
+		}
+	}
+	return t, err
 }
 
 // caFor leaves the authorities out where no certificate is checked.
@@ -167,8 +258,9 @@ func (r *rescue) creds(hints format.Hints, target string) open.Credentials {
 	return open.Credentials{}
 }
 
-// tellAge says how old what was found is, and what that proves.
-func (r *rescue) tellAge(view *embassy.View, charter *format.Charter, hints format.Hints, members []*embassy.Member) {
+// tellAge says how old what was found is, and what that proves. witnesses are
+// the targets that show this nation.
+func (r *rescue) tellAge(view *embassy.View, charter *format.Charter, hints format.Hints, witnesses int) {
 	if t := view.Newest(); t.IsZero() {
 		r.say("No ledger entry was found. The charter is number %d, of %s.", charter.Seq, r.age(charter.When()))
 	} else {
@@ -177,13 +269,7 @@ func (r *rescue) tellAge(view *embassy.View, charter *format.Charter, hints form
 	if hints.Time != 0 {
 		r.say("What the kit knows is of %s.", r.age(hints.When()))
 	}
-	live := 0
-	for _, m := range members {
-		if m.Down() == nil {
-			live++
-		}
-	}
-	if live == 1 {
+	if witnesses < 2 {
 		r.say("One target alone cannot prove that this is the newest state: ask another one too, if another is left.")
 	}
 	if charter.Seq < hints.Charter {
@@ -207,11 +293,11 @@ func (r *rescue) age(t time.Time) string {
 	case d < 0:
 		return stamp + ", which is in the future: check the clock of this machine"
 	case d < 2*time.Hour:
-		return fmt.Sprintf("%s, %d minutes ago", stamp, int(d.Minutes()))
+		return fmt.Sprintf("%s, %s ago", stamp, plural(uint64(d.Minutes()), "minute"))
 	case d < 48*time.Hour:
-		return fmt.Sprintf("%s, %d hours ago", stamp, int(d.Hours()))
+		return fmt.Sprintf("%s, %s ago", stamp, plural(uint64(d.Hours()), "hour"))
 	}
-	return fmt.Sprintf("%s, %d days ago", stamp, int(d.Hours()/24))
+	return fmt.Sprintf("%s, %s ago", stamp, plural(uint64(d.Hours()/24), "day"))
 }
 
 // ordered is every dataset of the charter, by restore priority.
@@ -261,37 +347,48 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 	return chosen, absent, nil
 }
 
-func (r *rescue) listSnapshots(view *embassy.View, keys *embassy.Keys) error {
-	w := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DATASET\tTIME\tSNAPSHOT\tFILES\tSIZE\tPRIORITY")
-	for _, d := range ordered(keys) {
-		if len(r.datasets) > 0 && !slices.Contains(r.datasets, d.Name) {
+// resume replaces what is chosen by the snapshots whose restore into the folder
+// was interrupted, unless a time is asked for: a target that came back since
+// may show later ones.
+func (r *rescue) resume(view *embassy.View, chosen []embassy.SnapshotInfo) ([]embassy.SnapshotInfo, error) {
+	begun, err := embassy.Unfinished(r.to)
+	if err != nil {
+		return nil, fmt.Errorf("look into %s: %w", r.to, err)
+	}
+	for i, s := range chosen {
+		hash := begun[s.Summary.Dataset]
+		if hash == "" || hash == s.Hash.String() || !r.at.IsZero() {
 			continue
 		}
-		for _, s := range view.Snapshots(d.Name) {
-			if !r.at.IsZero() && s.Summary.When().After(r.at) {
-				continue
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%d\n", d.Name, s.Summary.When().Format(time.RFC3339),
-				s.Hash.String()[:16], s.Summary.Files, size(s.Summary.Bytes), d.Priority)
+		if chosen[i], err = view.Pick(s.Summary.Dataset, hash, time.Time{}); err != nil {
+			return nil, fmt.Errorf("resume the restore in %s: %w", r.to, err)
 		}
+		r.say("Resuming dataset %s with its snapshot of %s, as begun. The one of %s can be restored into another folder.",
+			s.Summary.Dataset, chosen[i].Summary.When().Format(time.RFC3339), s.Summary.When().Format(time.RFC3339))
 	}
-	return w.Flush()
+	return chosen, nil
 }
 
 // tell prints what was restored from where, and the verdict.
 func (r *rescue) tell(report embassy.RestoreReport, err error) {
 	for _, d := range report.Datasets {
-		fmt.Fprintf(r.stdout, "%s: %d files, %d folders, %s of %s, in %s\n",
-			d.Dataset, d.Files, d.Dirs, size(d.Bytes), d.Time.UTC().Format(time.RFC3339), d.Dir)
+		fmt.Fprintf(r.stdout, "%s: %s, %s, %s of %s, in %s\n",
+			d.Dataset, plural(d.Files, "file"), plural(d.Dirs, "folder"), size(d.Bytes), d.Time.UTC().Format(time.RFC3339), d.Dir)
 		for _, s := range d.Served {
-			fmt.Fprintf(r.stdout, "  from %s (%s): %s in %d objects\n", s.Target, s.Tier, size(s.Bytes), s.Objects)
+			fmt.Fprintf(r.stdout, "  from %s (%s): %s in %s\n", s.Target, s.Tier, size(s.Bytes), plural(s.Objects, "object"))
 		}
 		if d.Skipped > 0 {
-			fmt.Fprintf(r.stdout, "  %d files were there already and are right\n", d.Skipped)
+			fmt.Fprintf(r.stdout, "  there already, and right: %s\n", plural(d.Skipped, "file"))
 		}
 		if n := len(d.Bad); n > 0 {
-			fmt.Fprintf(r.stdout, "  %d bad copies were met, and others used\n", n)
+			how, used := "", ", and others used"
+			if n >= maxBad {
+				how = "at least "
+			}
+			if len(d.Missing) > 0 {
+				used = ""
+			}
+			fmt.Fprintf(r.stdout, "  %s%d bad copies were met%s\n", how, n, used)
 		}
 		r.gaps("was not readable when it was backed up", d.SourceGaps)
 		r.gaps("MISSING", d.Missing)
@@ -303,8 +400,8 @@ func (r *rescue) tell(report embassy.RestoreReport, err error) {
 		fmt.Fprintln(r.stdout, "INCOMPLETE: not every byte was restored; see what is missing above.")
 		return
 	}
-	fmt.Fprintf(r.stdout, "Complete: every byte of %d datasets was restored and verified, in %s.\n",
-		len(report.Datasets), report.Elapsed.Round(time.Second/10))
+	fmt.Fprintf(r.stdout, "Complete: every byte of %s was restored and verified, in %s.\n",
+		plural(uint64(len(report.Datasets)), "dataset"), report.Elapsed.Round(time.Second/10))
 }
 
 func (r *rescue) gaps(what string, gaps []format.Gap) {
@@ -322,22 +419,18 @@ func (r *rescue) warn(f embassy.Finding) { r.say("warning: %s", f) }
 func (r *rescue) say(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.live {
+		format = clearBelow + format
+	}
 	fmt.Fprintf(r.stderr, format+"\n", args...)
 }
 
-// progress returns what shows progress on a terminal, or nil.
-func (r *rescue) progress() func(embassy.Progress) {
-	f, ok := r.stderr.(*os.File)
-	if !ok || !xterm.IsTerminal(int(f.Fd())) {
-		return nil
+// plural prints a count of things.
+func plural(n uint64, thing string) string {
+	if n != 1 {
+		thing += "s"
 	}
-	return func(p embassy.Progress) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		rate := uint64(float64(p.Bytes) / max(p.Elapsed.Seconds(), 0.1))
-		fmt.Fprintf(r.stderr, "\r\x1b[K%s %s: %d of %d files, %s of %s, %s/s\r",
-			p.Phase, p.Dataset, p.Files, p.FilesTotal, size(p.Bytes), size(p.BytesTotal), size(rate))
-	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 // size prints bytes for people.

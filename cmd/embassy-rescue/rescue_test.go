@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"embassy/catalog"
 	"embassy/embassy"
 	"embassy/embassy/config"
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
 )
@@ -126,9 +129,10 @@ func lostNation(t *testing.T) lost {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "EMBASSY_PASSPHRASE_FILE"} {
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SHARED_CREDENTIALS_FILE", "EMBASSY_PASSPHRASE_FILE"} {
 		t.Setenv(name, "")
 	}
+	t.Setenv("HOME", t.TempDir())
 	return n
 }
 
@@ -185,6 +189,9 @@ func TestRescueAll(t *testing.T) {
 	n.holds(t, to, "land")
 	if !strings.Contains(out, "Complete: every byte of 2 datasets") || strings.Index(out, "population:") > strings.Index(out, "land:") {
 		t.Errorf("stdout is\n%s", out)
+	}
+	if !strings.Contains(out, "from b (alternate)") {
+		t.Errorf("the target that served is not named as the kit knows it:\n%s", out)
 	}
 	for _, want := range []string{"The newest ledger entry found is of", "cannot prove that this is the newest state"} {
 		if !strings.Contains(errs, want) {
@@ -244,6 +251,41 @@ func TestRescueTwoTargetsOneDamaged(t *testing.T) {
 	}
 }
 
+// TestRescueResumes begins with a target that has lost its packs, and ends with
+// one that shows a later snapshot: what was begun is finished.
+func TestRescueResumes(t *testing.T) {
+	n := lostNation(t)
+	broken := t.TempDir()
+	if err := os.CopyFS(broken, os.DirFS(n.vaults[0])); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(broken, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.Contains(filepath.ToSlash(path), "/pack/") || d.IsDir() {
+			return err
+		}
+		return os.Remove(path)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := t.TempDir()
+	args := []string{"--kit", n.kit, "--passphrase-file", n.phrase, "--to", to}
+	code, out, errs := rescued(t, append(args, "--from", "dir:"+broken, "--at", n.first.UTC().Format(time.RFC3339Nano), "land")...)
+	if code != 1 || !strings.Contains(out, "bad copies were met\n") || strings.Contains(out, "others used") {
+		t.Fatalf("exit code %d\n%s\n%s", code, out, errs)
+	}
+	args = append(args, "--from", "dir:"+n.vaults[1])
+	code, out, errs = rescued(t, append(args, "population")...)
+	if code != 2 || !strings.Contains(errs, "the datasets that it was asked for") || strings.Contains(errs, "--overwrite") {
+		t.Errorf("another dataset: exit code %d\n%s\n%s", code, out, errs)
+	}
+	code, out, errs = rescued(t, append(args, "land")...)
+	if code != 0 || !strings.Contains(errs, "Resuming dataset land") {
+		t.Fatalf("exit code %d\n%s\n%s", code, out, errs)
+	}
+	n.holds(t, to, "land", "/three")
+}
+
 // TestRescueFromTheKit names no target: the kit does.
 func TestRescueFromTheKit(t *testing.T) {
 	n := lostNation(t)
@@ -258,12 +300,53 @@ func TestRescueFromTheKit(t *testing.T) {
 	}
 }
 
+// A target of another nation, and one that is no target at all, prove nothing.
+func TestRescueTargetsOfOthers(t *testing.T) {
+	n := lostNation(t)
+	other, junk := t.TempDir(), t.TempDir()
+	stranger := strings.Repeat("ab", 16)
+	for _, name := range []string{filepath.Join(other, stranger, "charter", "x"), filepath.Join(junk, "mine", "x")} {
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	code, out, errs := rescued(t, "--kit", n.kit, "--passphrase-file", n.phrase, "--list",
+		"--from", "dir:"+other, "--from", "dir:"+junk, "--from", "dir:"+n.vaults[0])
+	if code != 0 {
+		t.Fatalf("exit code %d\n%s\n%s", code, out, errs)
+	}
+	for _, want := range []string{
+		"warning: target dir:" + other + ": holds another nation (abababab…), not used",
+		"warning: target dir:" + junk + ": holds no Embassy data, not used",
+		"cannot prove that this is the newest state",
+	} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("stderr lacks %q:\n%s", want, errs)
+		}
+	}
+}
+
 func TestRescueList(t *testing.T) {
 	n := lostNation(t)
 	t.Setenv("EMBASSY_PASSPHRASE_FILE", n.phrase)
 	code, out, errs := rescued(t, "--kit", n.kit, "--from", "dir:"+n.vaults[0], "--list")
 	if code != 0 || strings.Count(out, "\n") != 4 || strings.Count(out, "land ") != 2 {
 		t.Errorf("exit code %d\n%s\n%s", code, out, errs)
+	}
+	var doc struct {
+		Version   int
+		Snapshots []struct {
+			Dataset string
+			Files   int
+		}
+	}
+	code, out, _ = rescued(t, "--kit", n.kit, "--from", "dir:"+n.vaults[0], "--list", "--json")
+	if err := json.Unmarshal([]byte(out), &doc); err != nil || code != 0 || doc.Version != 1 || len(doc.Snapshots) != 3 ||
+		doc.Snapshots[0].Dataset != "population" || doc.Snapshots[0].Files != 2 {
+		t.Errorf("exit code %d, %v\n%s", code, err, out)
 	}
 	code, out, _ = rescued(t, "--kit", n.kit, "--from", "dir:"+n.vaults[0], "--list", "population")
 	if code != 0 || strings.Count(out, "\n") != 2 {
@@ -275,7 +358,15 @@ func TestRescueMistakes(t *testing.T) {
 	n := lostNation(t)
 	dir := t.TempDir()
 	wrong, full, other := filepath.Join(dir, "wrong"), filepath.Join(dir, "full"), filepath.Join(dir, "other")
-	for name, text := range map[string]string{wrong: "not this one", filepath.Join(full, "mine"): "x"} {
+	empty, torn := filepath.Join(dir, "empty"), filepath.Join(dir, "torn")
+	whole, err := os.ReadFile(n.kit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(whole), "\n")
+	at := slices.Index(lines, "-----BEGIN EMBASSY RECOVERY KIT-----\n") + 3
+	without := strings.Join(slices.Delete(lines, at, at+1), "")
+	for name, text := range map[string]string{wrong: "not this one", filepath.Join(full, "mine"): "x", empty: "\n", torn: without} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -307,7 +398,17 @@ func TestRescueMistakes(t *testing.T) {
 		"folder and list":     {append(kit, "--list", "--to", to), 2, "either"},
 		"unknown flag":        {[]string{"--bogus"}, 2, "--bogus"},
 		"flag after argument": {append(from, "land", "--to", to), 2, "--to " + to + " land"},
-		"no such kit":         {[]string{"--kit", to, "--to", to}, 1, "recovery kit"},
+		"no such kit":         {[]string{"--kit", to, "--to", to}, 2, "--kit: open " + to},
+		"kit without a line":  {[]string{"--kit", torn, "--passphrase-file", n.phrase, "--to", to}, 1, fmt.Sprintf("line 3 of its block is missing or out of order: see line %d of the file", at+1)},
+		"mistyped flag":       {append(kit, "--form", "s3+http://x/y", "--list"), 2, "unknown flag --form; did you mean --from?"},
+		"flag without value":  {append(kit, "--to"), 2, "flag --to needs a value"},
+		"target twice":        {append(from, "--from", "dir:"+n.vaults[0], "--to", to), 2, "is given twice"},
+		"JSON of a restore":   {append(from, "--json", "--to", to), 2, "--json is for --list"},
+		"no passphrase file":  {[]string{"--kit", n.kit, "--passphrase-file", to, "--to", to}, 2, "passphrase file: open " + to},
+		"folder of them":      {[]string{"--kit", n.kit, "--passphrase-file", dir, "--to", to}, 2, "is a directory"},
+		"empty passphrase":    {[]string{"--kit", n.kit, "--passphrase-file", empty, "--to", to}, 6, "the passphrase is empty"},
+		"plain http":          {append(kit, "--credentials-file", keys, "--from", "s3+http://192.0.2.1/bucket", "--to", to), 1, "or give --insecure"},
+		"no credentials":      {append(kit, "--from", "s3+http://127.0.0.1:1/bucket", "--to", to), 1, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --credentials-file FILE"},
 		"no passphrase":       {[]string{"--kit", n.kit, "--to", to}, 2, "--passphrase-file"},
 		"wrong passphrase":    {[]string{"--kit", n.kit, "--passphrase-file", wrong, "--to", to}, 6, "passphrase"},
 		"bad URL":             {append(kit, "--from", "https://x/y", "--to", to), 2, "s3+https"},
@@ -315,10 +416,11 @@ func TestRescueMistakes(t *testing.T) {
 		"unknown dataset":     {append(from, "--to", to, "sea"), 2, "land"},
 		"too early":           {append(from, "--at", "2001-01-01", "--to", to, "land"), 1, "no such snapshot"},
 		"full folder":         {append(from, "--to", full), 2, "not empty"},
-		"other nation":        {append(kit, "--from", "dir:"+other, "--to", to), 1, "another nation: " + stranger},
-		"no such directory":   {append(kit, "--from", "dir:"+filepath.Join(dir, "none"), "--to", to), 1, "no such bucket or directory"},
+		"other nation":        {append(kit, "--from", "dir:"+other, "--to", to), 1, "another nation (" + stranger[:8]},
+		"elsewhere":           {append(kit, "--from", "dir:"+other, "--to", to), 1, "the kit also knows dir:" + n.vaults[0]},
+		"no such directory":   {append(kit, "--from", "dir:"+filepath.Join(dir, "none"), "--to", to), 1, "whether its disk is mounted"},
 		"refused": {append(kit, "--credentials-file", keys, "--from", "s3+http://127.0.0.1:1/bucket", "--to", to), 1,
-			"nothing answers at that address"},
+			"check host, port and network"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -333,5 +435,22 @@ func TestRescueMistakes(t *testing.T) {
 				t.Error("the folder was made")
 			}
 		})
+	}
+}
+
+func TestRescueInterrupted(t *testing.T) {
+	n := lostNation(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, errs bytes.Buffer
+	args := []string{"embassy-rescue", "--kit", n.kit, "--passphrase-file", n.phrase, "--to", filepath.Join(t.TempDir(), "out")}
+	if code := run(ctx, args, strings.NewReader(""), &out, &errs); code != 130 || out.Len() > 0 ||
+		!strings.Contains(errs.String(), "interrupted; run the same command again to go on\n") || strings.Contains(errs.String(), "cancel") {
+		t.Errorf("exit code %d\n%s\n%s", code, out.String(), errs.String())
+	}
+	report := embassy.RestoreReport{Datasets: []embassy.DatasetRestore{{Dataset: "big", Snapshot: format.Hash{1}, Files: 7}}}
+	chosen := []embassy.SnapshotInfo{{Hash: format.Hash{1}, Summary: format.Summary{Files: 10}}}
+	if got := interrupted(report, chosen).Error(); got != "interrupted: 7 of 10 files of big are complete; run the same command again to go on" {
+		t.Error(got)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
+	"strconv"
 	"strings"
 
 	"embassy/cmd/internal/term"
@@ -91,9 +93,12 @@ func group(name string, commands []*cli.Command) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		text := name + " needs a command: " + strings.Join(known, ", ")
 		if c.Args().Present() {
-			text = "unknown command " + name + " " + c.Args().First()
-			if near := cli.SuggestCommand(commands, c.Args().First()); near != "" {
-				text += ". " + near
+			word := c.Args().First()
+			text = "unknown command " + name + " " + word
+			if slices.Contains(planned, word) {
+				text = word + " is not in this version, which has " + name + " " + strings.Join(known, ", ")
+			} else if meant := near(word, known); meant != "" {
+				text += ". Did you mean " + strconv.Quote(meant) + "?"
 			}
 		}
 		return &usageError{name, text}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"embassy/embassy"
+	"embassy/embassy/config"
 	"embassy/embassy/format"
 
 	"github.com/urfave/cli/v2"
@@ -23,7 +25,7 @@ func backupCommand(con *console) *cli.Command {
 		Usage:     "back up datasets, all of them when none is named",
 		ArgsUsage: "[DATASET...]",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "dry-run", Usage: "read the sources and say what is new, but store nothing"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "read the sources and say which files are new or changed, but store nothing"},
 		},
 		Action: action(con, func(c *cli.Context) (embassy.BackupOptions, error) {
 			return embassy.BackupOptions{Datasets: c.Args().Slice(), DryRun: c.Bool("dry-run")}, nil
@@ -39,6 +41,9 @@ func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err 
 	defer func() { err = errors.Join(err, s.close()) }()
 	if len(s.config.Datasets) == 0 {
 		return usage("%s names no dataset: add one, then run embassy charter apply", con.config)
+	}
+	if err := knownDatasets(s.config, o.Datasets); err != nil {
+		return err
 	}
 	if err := s.openCatalog(); err != nil {
 		return err
@@ -61,11 +66,12 @@ func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err 
 	if con.json {
 		err = printBackupJSON(con.stdout, o.DryRun, reports)
 	} else {
+		told := map[string]string{}
 		for i, r := range reports {
 			if i > 0 {
 				fmt.Fprintln(con.stdout)
 			}
-			if err = printBackup(con.stdout, r); err != nil {
+			if err = printBackup(con.stdout, r, told); err != nil {
 				break
 			}
 		}
@@ -74,6 +80,20 @@ func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err 
 		return errors.Join(failure, err)
 	}
 	return reported(codes...)
+}
+
+// knownDatasets refuses names that the configuration does not have.
+func knownDatasets(cfg *config.Config, names []string) error {
+	var known []string
+	for _, d := range cfg.Datasets {
+		known = append(known, d.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return usage("dataset %q is not in %s, which has %s", name, cfg.File, strings.Join(known, ", "))
+		}
+	}
+	return nil
 }
 
 // backupMeaning says what the exit code of one dataset's backup means.
@@ -86,7 +106,9 @@ var backupMeaning = map[int]string{
 	5: "INTEGRITY FAILURE: a target shows less than it confirmed, or a chain forks",
 }
 
-func printBackup(out io.Writer, r embassy.BackupReport) error {
+// printBackup prints the report of one dataset. told has what was said of each
+// target before, so that nothing is said twice.
+func printBackup(out io.Writer, r embassy.BackupReport, told map[string]string) error {
 	w := table(out)
 	name := "no snapshot"
 	switch {
@@ -103,9 +125,15 @@ func printBackup(out io.Writer, r embassy.BackupReport) error {
 	}
 	fmt.Fprintf(w, "  files\t%s new, %s changed, %s unchanged; %s, %s\n", count(r.New), count(r.Changed), count(r.Same),
 		plural(r.Dirs, "folder", "folders"), plural(r.Others, "other", "others"))
-	fmt.Fprintf(w, "  bytes\t%s in all, %s read, %s added to each target\n", size(r.Bytes), size(r.Read), size(r.Added))
+	fmt.Fprintf(w, "  bytes\t%s in all, %s read%s\n", size(r.Bytes), size(r.Read), added(r))
 	for _, t := range r.Targets {
-		fmt.Fprintf(w, "  %s\t%s, %s: %s\n", t.Tier, t.Target, place(t.Jurisdiction), targetState(t))
+		state := targetState(t)
+		if t.Err != nil && told[t.Target] == state {
+			state = "behind, as above"
+		} else {
+			told[t.Target] = state
+		}
+		fmt.Fprintf(w, "  %s\t%s, %s: %s\n", t.Tier, t.Target, place(t.Jurisdiction), state)
 	}
 	printGaps(w, "not read", r.Gaps)
 	verdict := backupMeaning[r.Exit]
@@ -114,6 +142,19 @@ func printBackup(out io.Writer, r embassy.BackupReport) error {
 	}
 	fmt.Fprintf(w, "  result\t%s (exit code %d), in %s\n", verdict, r.Exit, length(r.Elapsed))
 	return w.Flush()
+}
+
+// added says how much is new, and where it went.
+func added(r embassy.BackupReport) string {
+	if r.DryRun {
+		return ""
+	}
+	for _, t := range r.Targets {
+		if t.Err == nil {
+			return ", " + size(r.Added) + " of new packs for each target"
+		}
+	}
+	return ", " + size(r.Added) + " of new packs, on no target yet"
 }
 
 // reason says why a dataset's exit code is not 0, as far as it can be said in
@@ -135,16 +176,6 @@ func targetState(t embassy.TargetProgress) string {
 		text = "behind: " + cause(t.Target, t.Err)
 	case t.Behind > 0:
 		text = fmt.Sprintf("%s sent, %s behind, catches up later", size(t.Sent), plural(t.Behind, "entry", "entries"))
-	}
-	return text
-}
-
-// cause is an error of a target in one line, with what to do about it, for a
-// place that names the target.
-func cause(target string, err error) string {
-	text := strings.TrimPrefix(oneLine(err), "target "+target+": ")
-	if do := remedy(err); do != "" {
-		text += "; " + do
 	}
 	return text
 }

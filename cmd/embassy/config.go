@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"embassy/embassy"
 	"embassy/embassy/config"
 	"embassy/embassy/policy"
 
@@ -49,6 +50,13 @@ func runConfigCheck(_ context.Context, _ struct{}, con *console) error {
 	if err != nil && !errors.As(err, &mistakes) {
 		return badConfig(err)
 	}
+	var warnings []config.Problem
+	if err == nil {
+		if err := sameNation(cfg); err != nil {
+			return err
+		}
+		warnings = append(cfg.Warnings(), unsigned(cfg)...)
+	}
 	if con.json {
 		doc := struct {
 			schema
@@ -59,7 +67,7 @@ func runConfigCheck(_ context.Context, _ struct{}, con *console) error {
 		if mistakes != nil {
 			doc.Problems = problems(mistakes.Problems)
 		} else {
-			doc.Warnings = problems(cfg.Warnings())
+			doc.Warnings = problems(warnings)
 		}
 		if err := printJSON(con.stdout, doc); err != nil {
 			return err
@@ -68,10 +76,30 @@ func runConfigCheck(_ context.Context, _ struct{}, con *console) error {
 	if err != nil || con.json {
 		return err
 	}
-	for _, w := range cfg.Warnings() {
+	for _, w := range warnings {
 		fmt.Fprintf(con.stderr, "warning: %s\n", w)
 	}
 	return printMeaning(con, cfg)
+}
+
+// unsigned warns of datasets that the charter of this machine does not have.
+func unsigned(cfg *config.Config) []config.Problem {
+	state, err := embassy.OpenState(cfg.StateDir)
+	if err != nil {
+		return nil // not set up yet
+	}
+	keys, err := state.Keys()
+	if err != nil {
+		return []config.Problem{{File: cfg.File, Message: oneLine(err)}}
+	}
+	var warnings []config.Problem
+	for _, d := range cfg.Datasets {
+		if _, err := findDataset(keys, d.Name); err != nil {
+			warnings = append(warnings, config.Problem{File: cfg.File,
+				Message: "the charter does not have the dataset " + d.Name, Hint: "run embassy charter apply with the recovery kit, or nothing of it is backed up"})
+		}
+	}
+	return warnings
 }
 
 // printMeaning says in one screen what a configuration asks for.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"embassy/embassy"
 	"embassy/embassy/config"
@@ -36,7 +35,7 @@ func initCommand(con *console) *cli.Command {
 			"a second root.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "nation", Usage: "`NAME` of the nation, such as ee"},
-			&cli.StringSliceFlag{Name: "target", Usage: "`NAME=URL[,jurisdiction=LU,...]` of a target; repeat it, the best tier first"},
+			&cli.StringSliceFlag{Name: "target", Usage: "`NAME=URL[,KEY=VALUE,...]` of a target; repeat it, the best tier first. KEY is jurisdiction, credentials_file, access_key_env and secret_key_env (names of variables; default: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), ca_file, region, hosting or another key of a target in embassy.yaml"},
 			&cli.StringSliceFlag{Name: "source", Usage: "`PATH` to back up, one dataset each; repeat it, the most important first"},
 			&cli.StringFlag{Name: "kit", Usage: "write the recovery kit to `FILE` (default: kit of the configuration, else recovery-kit.txt)"},
 			&cli.BoolFlag{Name: "no-steward", Usage: "this machine may never delete anything from the targets"},
@@ -94,7 +93,10 @@ func runInit(ctx context.Context, o initOptions, con *console) (err error) {
 			return fmt.Errorf("write configuration: %w", err)
 		}
 	}
-	s, err := con.openSiteWith(targets.CreateDir)
+	for _, path := range lacking(cfg) {
+		fmt.Fprintf(con.stderr, "warning: the source %s does not exist yet\n", path)
+	}
+	s, err := con.openSiteWith(con.createDir)
 	if err != nil {
 		return err
 	}
@@ -107,12 +109,44 @@ func runInit(ctx context.Context, o initOptions, con *console) (err error) {
 		Passphrase: phrase, KitPath: kit, AgentName: o.agent, Steward: o.steward,
 	})
 	if err != nil {
-		return err
+		return s.unfinished(err, kit)
 	}
 	if err := s.close(); err != nil {
 		return err
 	}
 	return printInit(con, report, cfg)
+}
+
+// unfinished says what an init that no target answered leaves behind.
+func (s *site) unfinished(err error, kit string) error {
+	if _, missing := os.Stat(kit); missing != nil || !errors.Is(err, embassy.ErrDown) {
+		return err
+	}
+	return fmt.Errorf("%w\nThe root and its recovery kit %s exist now. Correct the targets in %s, then run embassy init again; it goes on with this kit", s.brief(err), kit, s.config.File)
+}
+
+// createDir opens the directory of a target, and says so when it has to make
+// it: it may be that a disk is not mounted.
+func (con *console) createDir(path string) (*targets.Dir, error) {
+	_, err := os.Lstat(path)
+	d, failure := targets.CreateDir(path)
+	if failure == nil && errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(con.stderr, "warning: made the target directory %s; if a disk belongs there, it is not mounted: remove the directory and mount it\n", path)
+	}
+	return d, failure
+}
+
+// lacking returns the sources that do not exist.
+func lacking(cfg *config.Config) []string {
+	var out []string
+	for _, d := range cfg.Datasets {
+		for _, source := range d.Sources {
+			if _, err := os.Stat(source); err != nil {
+				out = append(out, source)
+			}
+		}
+	}
+	return out
 }
 
 const defaultKit = "recovery-kit.txt"
@@ -138,7 +172,7 @@ func plan(o initOptions, con *console) (*config.Config, []byte, error) {
 	text, err := draft(o, con.config)
 	// The same command again is no change, so that an interrupted init resumes.
 	if there && (err != nil || !bytes.Equal(existing, text)) {
-		return nil, nil, usage("%s exists, and it says which targets and sources there are: change them there, and run init without --target and --source", con.config)
+		return nil, nil, usage("%s exists, and it says which targets and sources there are: correct them there, and run embassy init without --target and --source", con.config)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -210,7 +244,7 @@ func printInit(con *console, r embassy.InitReport, cfg *config.Config) error {
 	}
 	w := table(con.stdout)
 	if r.Resumed {
-		fmt.Fprintf(con.stdout, "Nation %s was set up before; what was missing is done.\n\n", cfg.Nation)
+		fmt.Fprintf(con.stdout, "Nation %s was set up before. Its root is the same.\n\n", cfg.Nation)
 	} else {
 		fmt.Fprintf(con.stdout, "Nation %s is set up.\n\n", cfg.Nation)
 	}
@@ -278,8 +312,6 @@ func printResults(w interface{ Write([]byte) (int, error) }, list []embassy.Targ
 		fmt.Fprintf(w, "target %s\t%s\n", r.Target, text)
 	}
 }
-
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // published is a failure when no target at all has the charter; one that is
 // missing gets it later.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	pathpkg "path"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -110,7 +111,7 @@ func runLs(ctx context.Context, o lsOptions, con *console) (err error) {
 			nodes = append(nodes, newNode(p, n))
 			return nil
 		}); err != nil {
-			return err
+			return notThere(o, info, err)
 		}
 		return printJSON(con.stdout, struct {
 			schema
@@ -120,10 +121,20 @@ func runLs(ctx context.Context, o lsOptions, con *console) (err error) {
 			Nodes    []node    `json:"nodes"`
 		}{schemaV1, o.dataset, info.Hash.String(), info.Summary.When(), nodes})
 	}
-	return view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
+	return notThere(o, info, view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
 		_, err := fmt.Fprintln(con.stdout, listed(p, n, o.long))
 		return err
-	})
+	}))
+}
+
+// notThere says of a path that is not in the snapshot where to look.
+func notThere(o lsOptions, info embassy.SnapshotInfo, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := pathpkg.Dir(pathpkg.Clean("/" + o.path))
+	return usage("there is no %s in snapshot %s of %s: look at embassy ls --snapshot %s %s:%s", printable(o.path), short(info.Hash), o.dataset,
+		short(info.Hash), o.dataset, printable(above))
 }
 
 // listed is the line of a node.
@@ -160,29 +171,36 @@ func owner(n *format.Node) string {
 	return printable(user) + ":" + printable(group)
 }
 
-// nodeTypes are the types of node, for modes and in JSON.
+// nodeTypes are the types of node, in JSON and as ls writes them.
 var nodeTypes = map[format.NodeType]struct {
-	name string
-	mode fs.FileMode
+	name   string
+	letter byte
 }{
-	format.File:       {"file", 0},
-	format.Dir:        {"folder", fs.ModeDir},
-	format.Symlink:    {"symlink", fs.ModeSymlink},
-	format.FIFO:       {"fifo", fs.ModeNamedPipe},
-	format.Socket:     {"socket", fs.ModeSocket},
-	format.CharDevice: {"char device", fs.ModeDevice | fs.ModeCharDevice},
-	format.Device:     {"device", fs.ModeDevice},
+	format.File:       {"file", '-'},
+	format.Dir:        {"folder", 'd'},
+	format.Symlink:    {"symlink", 'l'},
+	format.FIFO:       {"fifo", 'p'},
+	format.Socket:     {"socket", 's'},
+	format.CharDevice: {"char device", 'c'},
+	format.Device:     {"device", 'b'},
 }
 
 // modeOf writes type and permissions as ls does.
 func modeOf(n *format.Node) string {
-	mode := nodeTypes[n.Type].mode | fs.FileMode(n.Mode&0o777)
-	for bit, flag := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if n.Mode&bit != 0 {
-			mode |= flag
+	text := []byte(fs.FileMode(n.Mode & 0o777).String())
+	text[0] = nodeTypes[n.Type].letter
+	for i, bit := range []uint32{0o4000, 0o2000, 0o1000} {
+		if n.Mode&bit == 0 {
+			continue
+		}
+		x := &text[3*(i+1)]
+		if *x == 'x' {
+			*x = "sst"[i]
+		} else {
+			*x = "SST"[i]
 		}
 	}
-	return fmt.Sprintf("%-10s", strings.Replace(mode.String(), "L", "l", 1))
+	return string(text)
 }
 
 // path is a file name in JSON. Bytes that are no UTF-8 are kept in base64.

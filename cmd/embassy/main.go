@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"embassy/cmd/internal/strict"
@@ -99,11 +100,16 @@ func explain(stderr io.Writer, err error, code int) {
 		fmt.Fprintln(stderr, "embassy: interrupted; run the same command again to go on")
 	case as[outcome](err): // its report has told all
 	case errors.As(err, &mistakes):
-		fmt.Fprintln(stderr, mistakes)
+		for _, p := range mistakes.Problems {
+			if p.Line == 0 { // of a flag
+				fmt.Fprint(stderr, "embassy: ")
+			}
+			fmt.Fprintln(stderr, p)
+		}
 	case errors.As(err, &usage) && usage.command != "":
 		fmt.Fprintf(stderr, "embassy: %s\nRun: %s --help\n", err, usage.command)
 	default:
-		fmt.Fprintf(stderr, "embassy: %s\n", err)
+		fmt.Fprintf(stderr, "embassy: %s\n", strings.ReplaceAll(err.Error(), embassy.ErrDown.Error()+": ", ""))
 	}
 }
 

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"embassy/embassy"
@@ -121,6 +124,10 @@ func runRestore(ctx context.Context, o restoreOptions, con *console) (err error)
 		return failure
 	}
 	r := restored{report: report, without: without, complete: failure == nil && len(without) == 0}
+	if r.complete && len(o.include) > 0 && r.empty() {
+		fmt.Fprintf(con.stderr, "warning: nothing matches --include %s\n", strings.Join(o.include, ", --include "))
+		r.complete, r.nothing = false, true
+	}
 	if con.json {
 		err = r.printJSON(con.stdout)
 	} else {
@@ -130,6 +137,22 @@ func runRestore(ctx context.Context, o restoreOptions, con *console) (err error)
 		return err
 	}
 	return outcome(1)
+}
+
+// empty reports whether nothing but folders came back.
+func (r restored) empty() bool {
+	found := false
+	for _, d := range r.report.Datasets {
+		err := filepath.WalkDir(d.Dir, func(_ string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			found = true
+			return fs.SkipAll
+		})
+		found = found || err != nil && !errors.Is(err, fs.ErrNotExist) // nobody knows
+	}
+	return !found
 }
 
 // pick returns the snapshots to restore, by priority, and the datasets that
@@ -171,6 +194,7 @@ type restored struct {
 	report   embassy.RestoreReport
 	without  []string // datasets of which no snapshot was found
 	complete bool
+	nothing  bool // what was asked for is not in the snapshots
 }
 
 func (r restored) print(out io.Writer, now time.Time) error {
@@ -202,6 +226,9 @@ func (r restored) print(out io.Writer, now time.Time) error {
 
 // verdict is the last line.
 func (r restored) verdict() string {
+	if r.nothing {
+		return "NOTHING was restored: the snapshots hold no such file."
+	}
 	if !r.complete {
 		missing := len(r.without)
 		for _, d := range r.report.Datasets {

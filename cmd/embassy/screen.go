@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 const (
 	plainEvery  = 10 * time.Second // between two progress lines without a terminal
 	rateWindow  = 10 * time.Second // that a rate is measured over
+	rateFloor   = 3 * time.Second  // below which a rate says nothing
 	warningsMax = 50               // shown of one run; the report has the counts
 )
 
@@ -77,8 +79,15 @@ func (s *screen) warn(f embassy.Finding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.warnings++; s.warnings <= warningsMax {
-		s.printf("warning: %s\n", f)
+		s.printf("warning: %s\n", oneLine(errors.New(f.String())))
 	}
+}
+
+// warned reports whether anything was shown by warn.
+func (s *screen) warned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.warnings > 0
 }
 
 func (s *screen) printf(format string, args ...any) {
@@ -150,8 +159,9 @@ func (s *screen) describe(p embassy.Progress) []string {
 	if len(s.samples) > 1 {
 		first = s.samples[0]
 	}
+	measured := p.Elapsed-first.Elapsed >= rateFloor
 	rate := func(now, then uint64) float64 {
-		if span := (p.Elapsed - first.Elapsed).Seconds(); span > 0 && now > then {
+		if span := (p.Elapsed - first.Elapsed).Seconds(); measured && now > then {
 			return float64(now-then) / span
 		}
 		return 0
@@ -166,7 +176,9 @@ func (s *screen) describe(p embassy.Progress) []string {
 	if p.BytesTotal > 0 {
 		line += fmt.Sprintf("  %d%%", min(100, 100*p.Bytes/p.BytesTotal))
 	}
-	line += "  " + size(uint64(speed)) + "/s"
+	if measured {
+		line += "  " + size(uint64(speed)) + "/s"
+	}
 	if p.BytesTotal > p.Bytes && speed > 0 {
 		line += "  ETA " + whole(time.Duration(float64(p.BytesTotal-p.Bytes)/speed*float64(time.Second))+time.Second-1)
 	}
@@ -177,7 +189,11 @@ func (s *screen) describe(p embassy.Progress) []string {
 	}
 	for _, name := range s.order {
 		if n, ok := p.PerTarget[name]; ok {
-			lines = append(lines, fmt.Sprintf("  %-*s  %10s  %10s/s", widest, name, size(n), size(uint64(rate(n, first.PerTarget[name])))))
+			line := fmt.Sprintf("  %-*s  %10s", widest, name, size(n))
+			if measured {
+				line += fmt.Sprintf("  %10s/s", size(uint64(rate(n, first.PerTarget[name]))))
+			}
+			lines = append(lines, line)
 		}
 	}
 	return lines

@@ -16,8 +16,9 @@ func statusCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "how safe is every dataset; exit code 4 beyond an RPO or below a commit rule",
-		Description: "TIERS says which targets have the newest snapshot: P+ is a primary one that has it, and E-3 an\n" +
-			"emergency one that lacks three entries of the ledger.",
+		Description: "SAFE is the newest snapshot that the commit rule holds for, and all columns up to TIERS are about it.\n" +
+			"STATE tells of a newer one that is not safe yet. TIERS says which targets have the safe one: P+ is\n" +
+			"a primary one that has it, and E-3 an emergency one that lacks three entries of the ledger.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "live", Usage: "ask the targets instead of telling what is remembered"},
 		},
@@ -60,7 +61,7 @@ func runStatus(ctx context.Context, live bool, con *console) (err error) {
 
 func printStatus(con *console, status embassy.Status) error {
 	w := table(con.stdout)
-	fmt.Fprintln(w, "DATASET\tPRIORITY\tNEWEST (UTC)\tAGE\tRPO\tCOPIES\tGUARDED\tIN\tTIERS\tSTATE")
+	fmt.Fprintln(w, "DATASET\tPRIORITY\tSAFE (UTC)\tAGE\tRPO\tCOPIES\tGUARDED\tIN\tTIERS\tSTATE")
 	for _, d := range status.Datasets {
 		age, rpo := "-", "-"
 		if !d.Newest.IsZero() {
@@ -90,7 +91,7 @@ func printStatus(con *console, status embassy.Status) error {
 	return w.Flush()
 }
 
-// tiersText shows for each tier's target whether it has the newest snapshot:
+// tiersText shows for each tier's target whether it has the safe snapshot:
 // P+ for yes, P-3 for three entries behind.
 func tiersText(tiers []embassy.TierStatus) string {
 	var words []string
@@ -111,25 +112,35 @@ func tiersText(tiers []embassy.TierStatus) string {
 
 func stateText(d embassy.DatasetStatus) string {
 	var faults []string
-	if d.Newest.IsZero() {
-		faults = append(faults, "no snapshot")
-	}
-	if d.Late {
+	switch {
+	case d.Newest.IsZero() && d.Pending == nil:
+		faults = append(faults, "no snapshot yet: run embassy backup")
+	case d.Newest.IsZero():
+		faults = append(faults, "no snapshot is safe")
+	case d.Late:
 		faults = append(faults, "beyond its RPO")
 	}
-	for _, lack := range d.Missing {
-		faults = append(faults, "lacks "+lack)
+	if p := d.Pending; p != nil {
+		faults = append(faults, fmt.Sprintf("that of %s has %s and lacks %s", moment(p.Time),
+			plural(uint64(p.Copies), "copy", "copies"), strings.Join(p.Missing, ", ")))
 	}
-	if len(faults) == 0 {
-		return "ok"
+	last := d.LastRun
+	if last != nil && (last.Exit == 1 || last.Exit == 2) {
+		faults = append(faults, "the last run failed: "+oneLine(errors.New(last.Note)))
 	}
-	return strings.Join(faults, ", ")
+	if len(faults) > 0 {
+		return strings.Join(faults, "; ")
+	}
+	if last != nil && last.Exit == 3 {
+		return "ok, " + last.Note
+	}
+	return "ok"
 }
 
 type tierStatus struct {
 	Tier   string `json:"tier"`
 	Target string `json:"target"`
-	Has    bool   `json:"has_newest"`
+	Has    bool   `json:"has_safe"`
 	Behind uint64 `json:"entries_behind"`
 }
 
@@ -141,11 +152,19 @@ type lastRun struct {
 	Note     string    `json:"note,omitempty"`
 }
 
+// pending is embassy.Pending in JSON.
+type pending struct {
+	Snapshot string    `json:"snapshot"`
+	Time     time.Time `json:"time"`
+	Copies   int       `json:"copies"`
+	Lacks    []string  `json:"lacks"`
+}
+
 type datasetStatus struct {
 	Name          string       `json:"dataset"`
 	Compartment   string       `json:"compartment"`
 	Priority      int          `json:"priority"`
-	Newest        string       `json:"newest,omitempty"`
+	Newest        string       `json:"safe,omitempty"`
 	Time          *time.Time   `json:"time"`
 	Age           float64      `json:"age_seconds"`
 	RPO           float64      `json:"rpo_seconds,omitempty"`
@@ -153,7 +172,7 @@ type datasetStatus struct {
 	Copies        int          `json:"copies"`
 	Guarded       int          `json:"guarded"`
 	Jurisdictions []string     `json:"jurisdictions"`
-	Lacks         []string     `json:"lacks"`
+	Pending       *pending     `json:"pending"`
 	Tiers         []tierStatus `json:"tiers"`
 	LastRun       *lastRun     `json:"last_run"`
 }
@@ -177,10 +196,13 @@ func printStatusJSON(con *console, status embassy.Status) error {
 		j := datasetStatus{
 			Name: d.Name, Compartment: d.Compartment, Priority: d.Priority, Time: stamp(d.Time),
 			Age: d.Age.Seconds(), RPO: d.RPO.Seconds(), Late: d.Late, Copies: d.Copies, Guarded: d.Guarded,
-			Jurisdictions: append([]string{}, d.Jurisdictions...), Lacks: append([]string{}, d.Missing...), Tiers: []tierStatus{},
+			Jurisdictions: append([]string{}, d.Jurisdictions...), Tiers: []tierStatus{},
 		}
 		if !d.Newest.IsZero() {
 			j.Newest = d.Newest.String()
+		}
+		if p := d.Pending; p != nil {
+			j.Pending = &pending{p.Snapshot.String(), p.Time.UTC(), p.Copies, append([]string{}, p.Missing...)}
 		}
 		for _, t := range d.Tiers {
 			j.Tiers = append(j.Tiers, tierStatus{t.Tier.String(), t.Target, t.Has, t.Behind})

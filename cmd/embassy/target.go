@@ -8,11 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"embassy/cmd/internal/open"
 	"embassy/embassy"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
-	"embassy/targets"
 
 	"github.com/urfave/cli/v2"
 )
@@ -26,7 +24,7 @@ func targetCommand(con *console) *cli.Command {
 		Usage: "look after the targets",
 		Subcommands: []*cli.Command{{
 			Name:  "list",
-			Usage: "list the targets and ask each whether it answers",
+			Usage: "list the targets and ask each whether it answers; exit code 4 when none does",
 			Action: action(con, func(c *cli.Context) (struct{}, error) {
 				return struct{}{}, noArguments(c)
 			}, runTargetList),
@@ -52,30 +50,34 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	prefix := ""
-	switch state, err := embassy.OpenState(s.config.StateDir); {
-	case err == nil: // credentials may be good for the nation's part only
-		prefix = format.CharterPrefix(state.Nation())
-	case !errors.Is(err, embassy.ErrNoState):
+	state, err := embassy.OpenState(s.config.StateDir)
+	if err != nil && !errors.Is(err, embassy.ErrNoState) {
 		return err
 	}
 	answers := make([]targetAnswer, len(s.members))
 	var wg sync.WaitGroup
 	for i, m := range s.members {
-		wg.Go(func() { answers[i] = ask(ctx, m, prefix) })
+		wg.Go(func() { answers[i] = ask(ctx, m, state) })
 	}
 	wg.Wait()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	code := 4
 	for i := range answers {
 		answers[i].Tiers = s.tiersOf(answers[i].Name)
+		if answers[i].Reachable {
+			code = 0
+		}
 	}
 	if con.json {
-		return printJSON(con.stdout, struct {
+		if err := printJSON(con.stdout, struct {
 			schema
 			Targets []targetAnswer `json:"targets"`
-		}{schemaV1, answers})
+		}{schemaV1, answers}); err != nil {
+			return err
+		}
+		return reported(code)
 	}
 	w := table(con.stdout)
 	fmt.Fprintln(w, "TARGET\tANSWERS\tTIER\tJURISDICTION\tURL")
@@ -91,10 +93,14 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 	}
 	for _, a := range answers {
 		if !a.Reachable {
-			fmt.Fprintf(con.stderr, "target %s: %s; %s\n", a.Name, a.Error, a.Hint)
+			text := a.Error
+			if a.Hint != "" {
+				text += "; " + a.Hint
+			}
+			fmt.Fprintf(con.stderr, "embassy: target %s: %s\n", a.Name, text)
 		}
 	}
-	return nil
+	return reported(code)
 }
 
 // tiersOf lists the compartments that use a target, with its tier in them.
@@ -110,46 +116,30 @@ func (s *site) tiersOf(target string) []string {
 	return tiers
 }
 
-// ask lists the start of a target.
-func ask(ctx context.Context, m *embassy.Member, prefix string) targetAnswer {
+// ask lists the start of what a target holds of the nation; state is nil when
+// this machine belongs to none yet.
+func ask(ctx context.Context, m *embassy.Member, state *embassy.State) targetAnswer {
 	a := targetAnswer{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction}
 	err := m.Down()
 	if m.Target != nil {
 		ctx, cancel := context.WithTimeout(ctx, probeFor)
 		defer cancel()
+		prefix := ""
+		if state != nil { // credentials may be good for the nation's part only
+			prefix = format.CharterPrefix(state.Nation())
+		}
 		start := time.Now()
 		for _, err = range m.Target.List(ctx, prefix) {
 			break
 		}
 		a.Milliseconds = time.Since(start).Milliseconds()
+		if err == nil && state != nil {
+			err = m.Foreign(ctx, state.Nation())
+		}
 	}
 	a.Reachable = err == nil
 	if err != nil {
 		a.Error, a.Hint = oneLine(err), hint(err)
 	}
 	return a
-}
-
-// hint says what to do about a target that does not answer as it should.
-func hint(err error) string {
-	if do := remedy(err); do != "" {
-		return do
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return "it stayed silent for " + length(probeFor) + ": check the network on the way to it"
-	}
-	return "check its settings, and whether it is up"
-}
-
-// remedy says what to do about a fault that has one; else it is empty.
-func remedy(err error) string {
-	switch {
-	case errors.Is(err, targets.ErrNoStore):
-		return "make the bucket or directory, mount its disk, or correct the url"
-	case errors.Is(err, targets.ErrDenied):
-		return "check its credentials and what they may do"
-	case errors.Is(err, open.ErrNoCredentials):
-		return "put the keys there, or correct the credentials of the target"
-	}
-	return ""
 }

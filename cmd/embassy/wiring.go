@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -41,6 +42,9 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 	if err != nil {
 		return nil, badConfig(err)
 	}
+	if err := sameNation(cfg); err != nil {
+		return nil, err
+	}
 	s := &site{config: cfg}
 	var names []string
 	for _, t := range cfg.Targets {
@@ -51,6 +55,17 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 	s.screen = newScreen(con, names)
 	s.log = s.screen.logger(con.level)
 	return s, nil
+}
+
+// sameNation refuses a configuration of another nation than that which this
+// machine belongs to.
+func sameNation(cfg *config.Config) error {
+	state, err := embassy.OpenState(cfg.StateDir)
+	if err != nil || state.Name() == cfg.Nation {
+		return nil // what is wrong with the state, its user says
+	}
+	return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
+		cfg.File, cfg.NationLine, cfg.Nation, state.Name())
 }
 
 // badConfig makes a configuration that cannot be read a mistake of usage.
@@ -85,7 +100,22 @@ func (s *site) openCatalog() error {
 	if err != nil {
 		return err
 	}
+	if err := writable(s.config.StateDir); err != nil {
+		return err
+	}
 	s.catalog, err = catalog.Open(state.CatalogDir(), catalog.Options{LockWait: lockWait, Logger: s.log})
+	return err
+}
+
+// writable says in words that a state directory belongs to somebody else.
+func writable(dir string) error {
+	f, err := os.CreateTemp(dir, ".writable-")
+	if err == nil {
+		err = errors.Join(f.Close(), os.Remove(f.Name()))
+	}
+	if path := (*fs.PathError)(nil); errors.As(err, &path) {
+		return fmt.Errorf("cannot write the state directory %s (%w): run embassy as the user that it belongs to, with room on its disk", dir, path.Err)
+	}
 	return err
 }
 
@@ -150,7 +180,7 @@ func (s *site) openView(ctx context.Context, con *console, r reader) (*embassy.V
 	}
 	charter, _, err := embassy.FindCharter(ctx, s.members, kit.Nation, root.Signer().Verifier(), s.screen.warn)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, s.brief(err)
 	}
 	keys, err := embassy.RootKeys(charter, root)
 	if err != nil {
@@ -166,10 +196,11 @@ func (s *site) view(ctx context.Context, keys *embassy.Keys) (*embassy.View, err
 	if err != nil {
 		return nil, err
 	}
-	return embassy.OpenView(ctx, embassy.ViewOptions{
+	view, err := embassy.OpenView(ctx, embassy.ViewOptions{
 		Keys: keys, Members: s.members, Order: service.Ranked,
 		Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
 	})
+	return view, s.brief(err)
 }
 
 // openAgentView opens the nation with this machine's agent key, which shows

@@ -28,10 +28,11 @@ const MaxSize = 1 << 20
 
 // Config is one configuration file. It is not modified after Parse.
 type Config struct {
-	File     string // absolute path of the file itself
-	Nation   string
-	StateDir string // absolute
-	Kit      string // absolute path of the recovery kit; empty: none named
+	File       string // absolute path of the file itself
+	Nation     string
+	NationLine int    // where the file names it, from 1
+	StateDir   string // absolute
+	Kit        string // absolute path of the recovery kit; empty: none named
 
 	Targets      []Target      // at least one, in the order of the file
 	Compartments []Compartment // at least one

@@ -145,7 +145,7 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 			if utf8.RuneCountInString(name) > 63 || name != strings.TrimSpace(name) || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }) {
 				r.fail(n, fmt.Sprintf("%s cannot name a nation", quote(name)), "write at most 63 printable characters, such as ee")
 			}
-			c.Nation = name
+			c.Nation, c.NationLine = name, n.Line
 		}), `write "nation: NAME"`},
 		key{"state_dir", r.path("state_dir", &c.StateDir), `write "state_dir: ./state"`},
 		key{"kit", r.path("kit", &c.Kit), ""},

@@ -114,7 +114,7 @@ func (r *reader) sequence(what string, each func(*yaml.Node)) func(*yaml.Node) {
 		if n.Kind != yaml.SequenceNode {
 			hint := "start every item with a dash"
 			if n.Kind == yaml.ScalarNode {
-				hint = "write [" + n.Value + "]"
+				hint = "write [" + strconv.Quote(n.Value) + "]"
 			}
 			r.fail(n, what+" must be a list, not "+kindOf(n), hint)
 			return

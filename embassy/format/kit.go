@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"embassy/crypto"
 )
@@ -116,11 +118,12 @@ const (
 	kitEnd   = "-----END EMBASSY RECOVERY KIT-----"
 	kitLine  = 60 // base64 digits
 	kitSum   = 4  // hexadecimal digits before them
+	kitShown = 4  // base64 digits of a line that an error shows
 )
 
-// Text prints the kit: lines for people, then base64 lines, each behind the
-// first two bytes of its SHA-256 in hexadecimal, so that a line typed wrong
-// is found.
+// Text prints the kit: lines for people, then base64 lines, each behind a sum
+// of its number and text, so that a line typed wrong, left out or misplaced is
+// found.
 func (k *Kit) Text(nationName string) (string, error) {
 	fp, err := k.Fingerprint()
 	if err != nil {
@@ -134,20 +137,28 @@ func (k *Kit) Text(nationName string) (string, error) {
 	b.WriteString("With its passphrase this kit opens everything. Print it, keep copies in safe\n" +
 		"places apart from the passphrase, and delete it from the machine.\n\n" +
 		"To restore on any machine, with one surviving target:\n\n" +
-		"  embassy-rescue --kit THIS-FILE --from URL --to FOLDER\n\n")
+		"  embassy-rescue --kit THIS-FILE --from URL --to FOLDER\n\n" +
+		"Leave out --from URL to try all targets that this kit knows. A target on S3\n" +
+		"needs credentials too: see embassy-rescue --help.\n\n")
 	b.WriteString(kitBegin + "\n")
 	text := base64.StdEncoding.EncodeToString(encode(k))
-	for len(text) > 0 {
-		n := min(kitLine, len(text))
-		b.WriteString(lineSum(text[:n]) + " " + text[:n] + "\n")
-		text = text[n:]
+	for n := 1; text != ""; n++ {
+		line, rest := text[:min(kitLine, len(text))], text[min(kitLine, len(text)):]
+		b.WriteString(lineSum(n, rest == "", line) + " " + line + "\n")
+		text = rest
 	}
 	b.WriteString(kitEnd + "\n")
 	return b.String(), nil
 }
 
-func lineSum(line string) string {
-	sum := sha256.Sum256([]byte(line))
+// lineSum is the start of the SHA-256 of a line, its number from 1, and
+// whether it is the last.
+func lineSum(n int, last bool, line string) string {
+	end := ""
+	if last {
+		end = "end "
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", n, end, line))
 	return hex.EncodeToString(sum[:kitSum/2])
 }
 
@@ -157,20 +168,22 @@ func ParseKit(text []byte) (*Kit, error) {
 	if len(text) > MaxKitSize {
 		return nil, fmt.Errorf("%w: recovery kit of %d bytes", ErrMalformed, len(text))
 	}
-	_, rest, ok := strings.Cut(strings.Join(strings.Fields(string(text)), " "), kitBegin)
+	before, rest, ok := strings.Cut(strings.Join(strings.Fields(string(text)), " "), kitBegin)
 	body, _, ok2 := strings.Cut(rest, kitEnd)
 	if !ok || !ok2 {
 		return nil, fmt.Errorf("%w: no recovery kit between %q and %q", ErrMalformed, kitBegin, kitEnd)
 	}
 	body = strings.ReplaceAll(body, " ", "")
 	var joined strings.Builder
-	for n := 1; body != ""; n++ {
-		line := body[:min(kitSum+kitLine, len(body))]
-		if len(line) <= kitSum || line[:kitSum] != lineSum(line[kitSum:]) {
-			return nil, fmt.Errorf("%w: recovery kit: line %d of its block is damaged; compare it with another copy", ErrMalformed, n)
+	for n, rest := 1, body; rest != ""; n++ {
+		line := rest[:min(kitSum+kitLine, len(rest))]
+		if len(line) <= kitSum || line[:kitSum] != lineSum(n, line == rest, line[kitSum:]) {
+			read := before + kitBegin + body[:len(body)-len(rest)]
+			at := fmt.Sprintf("line %d of the file, at %q", lineOf(text, read), line[:min(kitSum, len(line))]+" "+line[min(kitSum, len(line)):min(kitSum+kitShown, len(line))])
+			return nil, fmt.Errorf("%w: recovery kit: %s; compare it with another copy", ErrMalformed, lineFault(n, line, rest, at))
 		}
 		joined.WriteString(line[kitSum:])
-		body = body[len(line):]
+		rest = rest[len(line):]
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(joined.String())
 	if err != nil {
@@ -184,4 +197,43 @@ func ParseKit(text []byte) (*Kit, error) {
 		return nil, fmt.Errorf("%w: recovery kit of version %d", ErrMalformed, k.Version)
 	}
 	return k, nil
+}
+
+// lineFault says what is wrong with the nth line of a block, of which rest is
+// left, and which stands at that place.
+func lineFault(n int, line, rest, at string) string {
+	if len(line) > kitSum {
+		for m := range 2*n + len(rest)/kitLine { // some lines may be left out
+			for _, last := range []bool{false, true} {
+				switch {
+				case line[:kitSum] != lineSum(m+1, last, line[kitSum:]):
+				case m+1 == n && last:
+					return fmt.Sprintf("%s, is the last one, and more follows", at)
+				case m+1 == n:
+					return fmt.Sprintf("its end is missing, behind %s", at)
+				default:
+					return fmt.Sprintf("line %d of its block is missing or out of order: see %s", n, at)
+				}
+			}
+		}
+	}
+	return at + ", is damaged"
+}
+
+// lineOf returns the number of the line of the text in which the character
+// stands that follows those of read; white space does not count.
+func lineOf(text []byte, read string) int {
+	left, line := utf8.RuneCountInString(strings.ReplaceAll(read, " ", "")), 1
+	for _, c := range string(text) {
+		switch {
+		case c == '\n':
+			line++
+		case unicode.IsSpace(c):
+		case left == 0:
+			return line
+		default:
+			left--
+		}
+	}
+	return line
 }

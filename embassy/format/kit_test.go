@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,10 +22,12 @@ func kitText(body []byte) string {
 	var b strings.Builder
 	b.WriteString("-----BEGIN EMBASSY RECOVERY KIT-----\n")
 	text := base64.StdEncoding.EncodeToString(body)
-	for len(text) > 0 {
-		line := text[:min(60, len(text))]
-		b.WriteString(hex.EncodeToString(hashOf([]byte(line))[:2]) + " " + line + "\n")
-		text = text[len(line):]
+	for n := 1; text != ""; n++ {
+		line, end := text[:min(60, len(text))], ""
+		if text = text[len(line):]; text == "" {
+			end = "end "
+		}
+		b.WriteString(hex.EncodeToString(hashOf(fmt.Appendf(nil, "%d %s%s", n, end, line))[:2]) + " " + line + "\n")
 	}
 	b.WriteString("-----END EMBASSY RECOVERY KIT-----\n")
 	return b.String()
@@ -156,9 +159,39 @@ func TestKitTextDamaged(t *testing.T) {
 			continue
 		}
 		_, err := format.ParseKit([]byte(text[:at] + string(c) + text[at+1:]))
-		want := fmt.Sprintf("line %d ", (at-begin)/66+1)
+		want := fmt.Sprintf("line %d of the file", strings.Count(text[:at], "\n")+1)
 		if class(err) != "malformed" || !strings.Contains(err.Error(), want) {
 			t.Fatalf("seed %d: %q at %d: %v, want %s", seed, c, at, err, want)
+		}
+	}
+}
+
+// A line that is left out or misplaced is not blamed on the passphrase.
+func TestKitTextLines(t *testing.T) {
+	w := newWorld(t, 0)
+	text := mustText(t, w.cheapKit(t))
+	lines := strings.Split(text, "\n")
+	first := slices.Index(lines, "-----BEGIN EMBASSY RECOVERY KIT-----") + 1
+	end := slices.Index(lines, "-----END EMBASSY RECOVERY KIT-----")
+	if end-first < 4 {
+		t.Fatalf("a kit of %d lines", end-first)
+	}
+	swapped := slices.Clone(lines)
+	swapped[first+1], swapped[first+2] = swapped[first+2], swapped[first+1]
+	tests := map[string]struct {
+		lines []string
+		says  string
+	}{
+		"second missing": {slices.Delete(slices.Clone(lines), first+1, first+2), fmt.Sprintf("line 2 of its block is missing or out of order: see line %d of the file, at %q", first+2, lines[first+2][:9])},
+		"swapped":        {swapped, "line 2 of its block is missing or out of order"},
+		"last missing":   {slices.Delete(slices.Clone(lines), end-1, end), "its end is missing"},
+		"last twice":     {slices.Insert(slices.Clone(lines), end, lines[end-1]), "line "},
+		"first twice":    {slices.Insert(slices.Clone(lines), first, lines[first]), "line 2 of its block is missing or out of order"},
+		"half a line":    {slices.Replace(slices.Clone(lines), first, first+1, lines[first][:30]), fmt.Sprintf("line %d of the file, at %q, is damaged", first+1, lines[first][:9])},
+	}
+	for name, tt := range tests {
+		if _, err := format.ParseKit([]byte(strings.Join(tt.lines, "\n"))); class(err) != "malformed" || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: %v, want %q", name, err, tt.says)
 		}
 	}
 }

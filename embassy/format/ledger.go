@@ -42,7 +42,7 @@ type Entry struct {
 	Time        int64          `cbor:"8,keyasint"` // unix nanoseconds by the writer's clock
 	Continues   []Head         `cbor:"9,keyasint,omitempty"`
 	Adds        []Listed       `cbor:"10,keyasint,omitempty"`
-	Snapshots   []Hash         `cbor:"11,keyasint,omitempty"` // committed by this entry; all among Adds of this chain
+	Snapshots   []Hash         `cbor:"11,keyasint,omitempty"` // committed by this entry; all among its Adds
 	Depends     []Head         `cbor:"12,keyasint,omitempty"` // other chains whose chunks are reused
 	Steward     []Head         `cbor:"13,keyasint,omitempty"` // newest heads of the steward's chains that the writer has read
 	Confirmed   []Confirmation `cbor:"14,keyasint,omitempty"`

@@ -67,6 +67,13 @@ type TargetHint struct {
 	Jurisdiction string `cbor:"4,keyasint,omitempty"`
 }
 
+// Bounds of a Summary: a list keeps every snapshot's texts in memory.
+const (
+	MaxTags        = 64
+	MaxTargets     = 64
+	MaxSummaryText = 1 << 10 // bytes of any one text
+)
+
 // Summary is what an agent may read of a snapshot.
 type Summary struct {
 	Dataset  string       `cbor:"1,keyasint"`
@@ -82,6 +89,22 @@ type Summary struct {
 	Tags     []string     `cbor:"11,keyasint,omitempty"`
 	Targets  []TargetHint `cbor:"12,keyasint"`
 	Refs     []Refs       `cbor:"13,keyasint"`
+}
+
+func (s Summary) check() error {
+	if len(s.Tags) > MaxTags || len(s.Targets) > MaxTargets {
+		return fmt.Errorf("%w: snapshot of %d tags and %d targets, at most %d and %d", ErrMalformed, len(s.Tags), len(s.Targets), MaxTags, MaxTargets)
+	}
+	texts := append([]string{s.Dataset, s.Label}, s.Tags...)
+	for _, t := range s.Targets {
+		texts = append(texts, t.Name, t.URL, t.Jurisdiction)
+	}
+	for _, t := range texts {
+		if len(t) > MaxSummaryText {
+			return fmt.Errorf("%w: text of %d bytes in a snapshot summary, at most %d", ErrMalformed, len(t), MaxSummaryText)
+		}
+	}
+	return nil
 }
 
 // When returns the snapshot's time.
@@ -110,6 +133,9 @@ func SealSnapshot(s *Session, w *Writer, summary Summary, root Root) ([]byte, er
 		root.Errors[i].Reason = toText(root.Errors[i].Reason)
 	}
 	plainSummary, err := encodeRecord(summary)
+	if err == nil {
+		err = summary.check()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot summary: %w", err)
 	}
@@ -177,6 +203,9 @@ func (s *Snapshot) Summary(w *Writer) (Summary, error) {
 	}
 	if err == nil {
 		err = decode(p, &out)
+	}
+	if err == nil {
+		err = out.check()
 	}
 	if err != nil {
 		return Summary{}, fmt.Errorf("snapshot summary: %w", err)

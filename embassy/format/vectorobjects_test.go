@@ -372,6 +372,16 @@ func (g *generator) snapshots() {
 	made("key twice in the root", goodSummary, padTo(twice(plainRoot), 16))
 	made("list as null in the summary", padTo(bytes.Replace(plainSummary, []byte{12, 0x80}, []byte{12, 0xf6}, 1), 80), goodRoot)
 	made("root in place of the summary", padTo(plainRoot, 80), goodRoot)
+	beyond := func(name string, s format.Summary) { made(name, padTo(mustCBOR(s), crypto.BoxOverhead), goodRoot) }
+	beyond("65 tags", format.Summary{Tags: make([]string, 65)})
+	beyond("65 targets", format.Summary{Targets: make([]format.TargetHint, 65)})
+	beyond("label of 1025 bytes", format.Summary{Label: strings.Repeat("x", 1025)})
+	beyond("tag of 1025 bytes", format.Summary{Tags: []string{strings.Repeat("x", 1025)}})
+	beyond("URL of 1025 bytes", format.Summary{Targets: []format.TargetHint{{URL: strings.Repeat("x", 1025)}}})
+	in.Object = g.snapshot(g.t, padTo(mustCBOR(format.Summary{
+		Dataset: strings.Repeat("x", 1024), Tags: make([]string, 64), Targets: make([]format.TargetHint, 64),
+	}), crypto.BoxOverhead), goodRoot)
+	f.add("most tags, targets and text", "snapshot", "valid", in)
 }
 
 func (g *generator) kits() {
@@ -421,6 +431,8 @@ func (g *generator) kits() {
 	f.fault("without hints", "a line is missing", "malformed", input{}, splice{At: begin, Cut: 66})
 	f.fault("without hints", "two lines swapped", "malformed", input{},
 		splice{At: begin, Cut: 132, Put: hexBytes(plain[begin+66:begin+132] + plain[begin:begin+66])})
+	last := strings.LastIndex(plain[:strings.Index(plain, "-----END")-1], "\n") + 1
+	f.fault("without hints", "the last line is missing", "malformed", input{}, splice{At: last, Cut: strings.Index(plain, "-----END") - last})
 	f.fault("without hints", "no end", "malformed", input{}, cut([]byte(plain), strings.Index(plain, "-----END")))
 	f.fault("without hints", "no begin", "malformed", input{}, splice{Cut: begin - 20})
 	f.fault("without hints", "wrong passphrase", "authentication", input{Passphrase: "Passphrase"})

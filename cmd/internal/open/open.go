@@ -83,18 +83,19 @@ func (c Credentials) find() (keys, error) {
 	if file == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return keys{}, errNowhere
+			return keys{}, ErrNowhere
 		}
 		file = filepath.Join(home, ".aws", "credentials")
 	}
 	k, err := fromFile(file, os.Getenv("AWS_PROFILE"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return keys{}, errNowhere
+		return keys{}, ErrNowhere
 	}
 	return k, err
 }
 
-var errNowhere = fmt.Errorf("%w: name two environment variables or a file in the configuration, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrNoCredentials)
+// ErrNowhere wraps ErrNoCredentials: nothing says where the keys are.
+var ErrNowhere = fmt.Errorf("%w: name two environment variables or a file in the configuration, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrNoCredentials)
 
 func variable(name string) (string, error) {
 	value := os.Getenv(name)

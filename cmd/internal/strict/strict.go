@@ -1,6 +1,7 @@
-// Package strict refuses command lines in which a flag stands after an
-// argument, and says how the line is to be written. The flag parser stops at
-// the first argument and would take such a flag for one more argument.
+// Package strict refuses command lines with a flag that nobody knows, that
+// lacks its value, or that stands after an argument, and says how the line is
+// to be written. The flag parser stops at the first argument and would take
+// such a flag for one more argument.
 package strict
 
 import (
@@ -12,20 +13,24 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// OrderError is a flag in the wrong place.
+// OrderError is a flag that is unknown, lacks its value, or is in the wrong
+// place.
 type OrderError struct {
 	Message   string
-	Corrected string // the whole line, quoted for a shell
+	Corrected string // the whole line, quoted for a shell; empty: only a person knows
 }
 
 func (e *OrderError) Error() string {
+	if e.Corrected == "" {
+		return e.Message
+	}
 	return e.Message + "; write instead:\n  " + e.Corrected
 }
 
 // Check looks at a command line, args[0] being the program, with the flags and
-// commands of the app. It returns an *OrderError when a flag stands after an
-// argument or after the command that follows it, and nil for all other
-// mistakes: those are for the parser. A flag that takes a value is moved
+// commands of the app. It returns an *OrderError when a flag is unknown, lacks
+// its value, or stands after an argument or after the command that follows it,
+// and nil for all other mistakes: those are for the parser. A flag that takes a value is moved
 // together with it. After -- everything is an argument.
 func Check(app *cli.App, args []string) error {
 	app.Setup() // adds the flags for help
@@ -50,7 +55,8 @@ type line struct {
 	arguments []string
 	literal   bool // -- stands before the first argument
 	misplaced string
-	unknown   bool // no level has the misplaced flag
+	unknown   bool   // no level has the misplaced flag
+	mistake   string // about the first flag that no order can help
 }
 
 func (l *line) read(args []string, commands []*cli.Command) {
@@ -91,8 +97,11 @@ func (l *line) flag(args []string) []string {
 			continue
 		}
 		n := 1
-		if takesValue && !strings.Contains(args[0], "=") && len(args) > 1 {
-			n = 2
+		if takesValue && !strings.Contains(args[0], "=") {
+			if n = 2; len(args) < 2 {
+				l.mistaken("flag " + spelled(args[0]) + " needs a value")
+				n = 1
+			}
 		}
 		l.words[i].given = append(l.words[i].given, args[:n]...)
 		if i < last || len(l.arguments) > 0 {
@@ -100,13 +109,72 @@ func (l *line) flag(args []string) []string {
 		}
 		return args[n:]
 	}
-	if len(l.arguments) > 0 {
+	near := l.near(args[0])
+	if near != "" {
+		near = "; did you mean " + near + "?"
+	}
+	if len(l.arguments) > 0 && near == "" { // it may be an argument
 		l.misplace(args[0], true)
 		l.arguments = append(l.arguments, args[0])
 	} else {
-		l.words[last].given = append(l.words[last].given, args[0]) // the parser refuses it
+		l.mistaken("unknown flag " + spelled(args[0]) + near)
 	}
 	return args[1:]
+}
+
+func (l *line) mistaken(text string) {
+	if l.mistake == "" {
+		l.mistake = text + "\nRun: " + strings.Join(names(l.words), " ") + " --help"
+	}
+}
+
+// spelled is a flag as the help spells it, without its value.
+func spelled(word string) string {
+	name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// near returns the flag that is meant by an unknown one, if that is plain.
+func (l *line) near(word string) string {
+	name, best, least := strings.TrimLeft(spelled(word), "-"), "", 3
+	for _, v := range l.words {
+		for _, f := range v.flags {
+			for _, n := range f.Names() {
+				if d := distance(name, n); len(n) > 1 && d < least && d < min(len(n), len(name)) {
+					best, least = "--"+n, d
+				}
+			}
+		}
+	}
+	return best
+}
+
+// distance is how many letters are to be changed, added, left out, or swapped
+// with the next one.
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		for j := range rows[i] {
+			if i == 0 || j == 0 {
+				rows[i][j] = i + j
+				continue
+			}
+			d := rows[i-1][j-1]
+			if a[i-1] != b[j-1] {
+				d++
+			}
+			d = min(d, rows[i-1][j]+1, rows[i][j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d = min(d, rows[i-2][j-2]+1)
+			}
+			rows[i][j] = d
+		}
+	}
+	return rows[len(a)][len(b)]
 }
 
 func (l *line) misplace(flag string, unknown bool) {
@@ -138,6 +206,9 @@ func (v level) lookup(word string, short bool) (takesValue, known bool) {
 }
 
 func (l *line) problem() error {
+	if l.mistake != "" {
+		return &OrderError{Message: l.mistake}
+	}
 	if l.misplaced == "" {
 		return nil
 	}

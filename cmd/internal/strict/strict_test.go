@@ -27,7 +27,7 @@ func app() *cli.App {
 func TestCheck(t *testing.T) {
 	tests := map[string]struct {
 		args []string
-		want string // the corrected line; empty: the order is right
+		want string // the corrected line; empty: nothing is wrong with the order
 	}{
 		"right":                    {[]string{"--json", "ls", "-l", "--at", "2026", "pop:/srv"}, ""},
 		"value that looks like it": {[]string{"ls", "--at", "--l", "pop"}, ""},
@@ -42,13 +42,14 @@ func TestCheck(t *testing.T) {
 		"one dash":                 {[]string{"ls", "pop", "-at", "x"}, "embassy ls -at x pop"},
 		"with value":               {[]string{"ls", "pop", "--at", "2026-11-21 14:00"}, "embassy ls --at '2026-11-21 14:00' pop"},
 		"with equals":              {[]string{"ls", "pop", "--at=it's"}, `embassy ls '--at=it'\''s' pop`},
-		"value missing":            {[]string{"ls", "pop", "--at"}, "embassy ls --at pop"},
+		"value missing":            {[]string{"ls", "pop", "--at"}, ""},
 		"alias":                    {[]string{"ls", "pop", "-i", "*.c"}, "embassy ls -i '*.c' pop"},
 		"between arguments":        {[]string{"ls", "-l", "a", "-R", "b"}, "embassy ls -l -R a b"},
 		"combined letters":         {[]string{"ls", "a", "-lR"}, "embassy ls -lR a"},
 		"combined with value":      {[]string{"ls", "a", "-li", "x"}, "embassy ls -li x a"},
 		"unknown flag":             {[]string{"ls", "a", "--bogus"}, "embassy ls -- a --bogus"},
 		"unknown and known":        {[]string{"ls", "a", "-x", "-l"}, "embassy ls -l -- a -x"},
+		"a name begins as a flag":  {[]string{"ls", "a", "-2026"}, "embassy ls -- a -2026"},
 		"late --":                  {[]string{"ls", "a", "--", "-l"}, "embassy ls -- a -l"},
 		"global after command":     {[]string{"ls", "--json", "a"}, "embassy --json ls a"},
 		"global with value":        {[]string{"ls", "a", "--config", "f"}, "embassy --config f ls a"},
@@ -68,6 +69,34 @@ func TestCheck(t *testing.T) {
 			}
 			if got != tt.want {
 				t.Errorf("corrected to %q, want %q (%v)", got, tt.want, err)
+			}
+		})
+	}
+}
+
+func TestCheckMistakes(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		want string // empty: none
+	}{
+		"right":                   {[]string{"--json", "ls", "-lR", "--at=2026", "pop"}, ""},
+		"mistyped":                {[]string{"ls", "--ta", "2026", "-l"}, "unknown flag --ta; did you mean --at?\nRun: embassy ls --help"},
+		"mistyped before command": {[]string{"--confg", "x", "ls"}, "unknown flag --confg; did you mean --config?\nRun: embassy --help"},
+		"one dash, with equals":   {[]string{"ls", "-inclde=x"}, "unknown flag --inclde; did you mean --include?\nRun: embassy ls --help"},
+		"after an argument":       {[]string{"ls", "pop", "--includ", "x"}, "unknown flag --includ; did you mean --include?\nRun: embassy ls --help"},
+		"like none":               {[]string{"ls", "--bogus"}, "unknown flag --bogus\nRun: embassy ls --help"},
+		"unknown letter":          {[]string{"ls", "-x"}, "unknown flag -x\nRun: embassy ls --help"},
+		"value missing":           {[]string{"ls", "-at"}, "flag --at needs a value\nRun: embassy ls --help"},
+		"first counts":            {[]string{"ls", "--bogus", "--at"}, "unknown flag --bogus\nRun: embassy ls --help"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := ""
+			if err := strict.Check(app(), append([]string{"embassy"}, tt.args...)); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("Check returned %q, want %q", got, tt.want)
 			}
 		})
 	}

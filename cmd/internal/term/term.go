@@ -13,6 +13,8 @@ import (
 	"runtime"
 	"unicode/utf8"
 
+	"embassy/crypto"
+
 	"golang.org/x/term"
 )
 
@@ -26,7 +28,17 @@ var (
 	ErrNone = errors.New("a passphrase is needed, and there is no terminal to ask for it; write it into a file and name that with --passphrase-file FILE or $EMBASSY_PASSPHRASE_FILE")
 	// ErrUnfit: what was given cannot be a passphrase.
 	ErrUnfit = errors.New("unfit passphrase")
+	// ErrEmpty: an empty passphrase opens nothing.
+	ErrEmpty = fmt.Errorf("the passphrase is empty: %w", crypto.ErrAuthentication)
 )
+
+// fileError is about the passphrase file. It is an ErrNone too: there is no
+// passphrase to go on with.
+type fileError struct{ err error }
+
+func (e *fileError) Error() string        { return "passphrase file: " + e.err.Error() }
+func (e *fileError) Unwrap() error        { return e.err }
+func (e *fileError) Is(target error) bool { return target == ErrNone }
 
 // Passphrases says where passphrases come from.
 type Passphrases struct {
@@ -36,16 +48,21 @@ type Passphrases struct {
 }
 
 // Existing returns the passphrase that opens what, such as "the recovery
-// kit". The caller wipes it.
+// kit". The caller wipes it. The error is, or wraps, ErrNone, ErrUnfit or
+// ErrEmpty, or is about the terminal or ctx.
 func (p Passphrases) Existing(ctx context.Context, what string) ([]byte, error) {
 	if p.File != "" {
-		return p.fromFile()
+		phrase, err := p.fromFile()
+		if err == nil && len(phrase) == 0 {
+			err = fmt.Errorf("passphrase file %s: the first line must hold it: %w", p.File, ErrEmpty)
+		}
+		return phrase, err
 	}
 	phrase, err := p.ask(ctx, "Passphrase of "+what+": ")
-	if err != nil {
-		return nil, err
+	if err == nil && len(phrase) == 0 {
+		err = ErrEmpty
 	}
-	return phrase, fit(phrase, 1)
+	return phrase, err
 }
 
 // New returns a passphrase for something that does not exist yet: of at least
@@ -92,26 +109,23 @@ func fit(phrase []byte, shortest int) error {
 func (p Passphrases) fromFile() ([]byte, error) {
 	f, err := os.Open(p.File)
 	if err != nil {
-		return nil, fmt.Errorf("open passphrase file: %w", err)
+		return nil, &fileError{err}
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("passphrase file %s: %w", p.File, err)
+		return nil, &fileError{err}
 	}
 	if runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
 		fmt.Fprintf(p.Out, "warning: passphrase file %s can be read by others (mode %04o); run: chmod 600 %s\n", p.File, info.Mode().Perm(), p.File)
 	}
 	line, err := bufio.NewReader(io.LimitReader(f, maxLength+1)).ReadBytes('\n')
 	if err != nil && err != io.EOF {
-		return nil, fmt.Errorf("passphrase file %s: %w", p.File, err)
+		return nil, &fileError{err}
 	}
 	phrase := bytes.TrimRight(line, "\r\n")
 	if len(phrase) > maxLength {
 		return nil, fmt.Errorf("passphrase file %s: %w: the first line has more than %d bytes", p.File, ErrUnfit, maxLength)
-	}
-	if err := fit(phrase, 1); err != nil {
-		return nil, fmt.Errorf("passphrase file %s: %w; the passphrase stands in the first line", p.File, err)
 	}
 	return phrase, nil
 }

@@ -3,6 +3,7 @@ package term_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,23 +28,24 @@ func write(t *testing.T, text string, mode fs.FileMode) string {
 func TestPassphraseFile(t *testing.T) {
 	tests := map[string]struct {
 		text string
-		want string // empty: ErrUnfit
+		want string
+		err  error
 	}{
-		"no newline":         {"correct horse", "correct horse"},
-		"newline":            {"correct horse\n", "correct horse"},
-		"windows":            {"correct horse\r\n", "correct horse"},
-		"spaces are kept":    {" correct horse \n", " correct horse "},
-		"first line only":    {"correct horse\nanother\n", "correct horse"},
-		"empty":              {"", ""},
-		"empty first line":   {"\ncorrect horse\n", ""},
-		"longer than any":    {strings.Repeat("x", 4097), ""},
-		"as long as allowed": {strings.Repeat("x", 4096) + "\n", strings.Repeat("x", 4096)},
+		"no newline":         {"correct horse", "correct horse", nil},
+		"newline":            {"correct horse\n", "correct horse", nil},
+		"windows":            {"correct horse\r\n", "correct horse", nil},
+		"spaces are kept":    {" correct horse \n", " correct horse ", nil},
+		"first line only":    {"correct horse\nanother\n", "correct horse", nil},
+		"empty":              {"", "", term.ErrEmpty},
+		"empty first line":   {"\ncorrect horse\n", "", term.ErrEmpty},
+		"longer than any":    {strings.Repeat("x", 4097), "", term.ErrUnfit},
+		"as long as allowed": {strings.Repeat("x", 4096) + "\n", strings.Repeat("x", 4096), nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
 			got, err := term.Passphrases{File: write(t, tt.text, 0o600), Out: &out}.Existing(t.Context(), "it")
-			if string(got) != tt.want || errors.Is(err, term.ErrUnfit) != (tt.want == "") {
+			if string(got) != tt.want || !errors.Is(err, tt.err) {
 				t.Errorf("Existing returned %q, %v; want %q", got, err, tt.want)
 			}
 			if out.Len() != 0 {
@@ -88,7 +90,11 @@ func TestPassphraseWithoutTerminal(t *testing.T) {
 }
 
 func TestPassphraseFileMissing(t *testing.T) {
-	if _, err := (term.Passphrases{File: filepath.Join(t.TempDir(), "none")}).Existing(t.Context(), "it"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Existing returned %v, want ErrNotExist", err)
+	dir := t.TempDir()
+	for _, file := range []string{filepath.Join(dir, "none"), dir} {
+		_, err := term.Passphrases{File: file, Out: io.Discard}.Existing(t.Context(), "it")
+		if !errors.Is(err, term.ErrNone) || errors.Is(err, fs.ErrNotExist) == (file == dir) || strings.Count(err.Error(), file) != 1 {
+			t.Errorf("Existing of %s returned %v, want ErrNone and the cause", file, err)
+		}
 	}
 }

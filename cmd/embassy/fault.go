@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"embassy/cmd/internal/open"
+	"embassy/embassy"
+	"embassy/targets"
+)
+
+// oneLine is an error in one line. That a target is down goes without saying
+// where the reason is given.
+func oneLine(err error) string {
+	text := strings.ReplaceAll(err.Error(), embassy.ErrDown.Error()+": ", "")
+	return strings.ReplaceAll(text, "\n", "; ")
+}
+
+// cause is an error of a target in one line, with what to do about it, for a
+// place that names the target.
+func cause(target string, err error) string {
+	text := strings.ReplaceAll(oneLine(err), "target "+target+": ", "")
+	if do := remedy(err); do != "" {
+		text += "; " + do
+	}
+	return text
+}
+
+// hint says what to do about a target that does not answer as it should.
+func hint(err error) string {
+	if do := remedy(err); do != "" {
+		return do
+	}
+	switch {
+	case errors.Is(err, embassy.ErrForeignTarget): // says it itself
+		return ""
+	case errors.Is(err, context.DeadlineExceeded):
+		return "it stayed silent for " + length(probeFor) + ": check the network on the way to it"
+	}
+	return "check its settings, and whether it is up"
+}
+
+// remedy says what to do about a fault that has one; else it is empty.
+func remedy(err error) string {
+	switch {
+	case errors.Is(err, targets.ErrNoStore):
+		return "make the bucket or directory, mount its disk, or correct the url"
+	case errors.Is(err, targets.ErrDenied):
+		return "check its credentials and what they may do"
+	case errors.Is(err, open.ErrNoCredentials):
+		return "put the keys there, or correct the credentials of the target"
+	}
+	return ""
+}
+
+// brief is an error whose parts have been told already.
+type brief struct {
+	text string
+	error
+}
+
+func (e *brief) Error() string { return e.text }
+func (e *brief) Unwrap() error { return e.error }
+
+// brief shortens the error of a run that no target answered: a warning has
+// told of each.
+func (s *site) brief(err error) error {
+	if errors.Is(err, embassy.ErrDown) && s.screen.warned() {
+		return &brief{"no target answered: see the warnings", err}
+	}
+	return err
+}
+
+// planned are commands that people will look for, and that later versions get.
+var planned = []string{
+	"find", "diff", "dump", "replicate", "verify", "forget", "prune", "catalog", "keys", "agent", "serve",
+	"completion", "check", "trust",
+}
+
+// near returns the word that was most likely meant, at most two letters away;
+// else it is empty.
+func near(word string, known []string) string {
+	best, limit := "", min(2, len(word)-1)
+	for _, k := range known {
+		if d := distance(word, k); d <= limit {
+			best, limit = k, d-1
+		}
+	}
+	return best
+}
+
+// distance is the number of bytes to insert, delete, replace or swap with
+// their neighbour to get from a to b.
+func distance(a, b string) int {
+	var before, last []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before, last, row = last, row, make([]int, len(b)+1)
+		row[0] = i + 1
+		for j := range len(b) {
+			change := last[j]
+			if a[i] != b[j] {
+				change++
+			}
+			row[j+1] = min(last[j+1]+1, row[j]+1, change)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
