@@ -205,7 +205,7 @@ func (l *ledger) complete(ctx context.Context, m *Member, e format.Entry, copyin
 					return err
 				}
 				if err := m.put(ctx, l.chain.objectName(a.Kind, a.Hash), data, a.Hash); err != nil {
-					return fmt.Errorf("put %s %s: %w", a.Kind, a.Hash, err)
+					return fmt.Errorf("put %s %.12s: %w", a.Kind, a.Hash.String(), err)
 				}
 				return l.s.catalog.Place(m.Name, a.Hash, l.s.now())
 			})
