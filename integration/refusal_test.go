@@ -32,7 +32,7 @@ func TestBadTargets(t *testing.T) {
 			spoil: func(t *testing.T, _ *site, st *store) { st.server.RemoveBucket(t, st.bucket) },
 			mend:  func(_ *site, st *store) { st.server.Bucket(st.t, st.bucket) },
 			init:  "has no charter yet",
-			says:  []string{"bucket or directory does not exist"},
+			says:  []string{`no bucket "`},
 			hint:  "make the bucket or directory",
 		},
 		{

@@ -7,6 +7,7 @@ import (
 
 	"embassy/cmd/internal/open"
 	"embassy/embassy"
+	"embassy/embassy/config"
 	"embassy/targets"
 )
 
@@ -83,34 +84,9 @@ var planned = []string{
 func near(word string, known []string) string {
 	best, limit := "", min(2, len(word)-1)
 	for _, k := range known {
-		if d := distance(word, k); d <= limit {
+		if d := config.Distance(word, k); d <= limit {
 			best, limit = k, d-1
 		}
 	}
 	return best
-}
-
-// distance is the number of bytes to insert, delete, replace or swap with
-// their neighbour to get from a to b.
-func distance(a, b string) int {
-	var before, last []int
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before, last, row = last, row, make([]int, len(b)+1)
-		row[0] = i + 1
-		for j := range len(b) {
-			change := last[j]
-			if a[i] != b[j] {
-				change++
-			}
-			row[j+1] = min(last[j+1]+1, row[j]+1, change)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				row[j+1] = min(row[j+1], before[j-1]+1)
-			}
-		}
-	}
-	return row[len(b)]
 }

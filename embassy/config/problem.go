@@ -44,16 +44,16 @@ func (e *Errors) Error() string {
 func nearest(word string, candidates []string) string {
 	best, limit := "", 1+len(word)/3
 	for _, c := range candidates {
-		if d := distance(strings.ReplaceAll(strings.ToLower(word), "-", "_"), c); d <= limit {
+		if d := Distance(strings.ReplaceAll(strings.ToLower(word), "-", "_"), c); d <= limit {
 			best, limit = c, d-1
 		}
 	}
 	return best
 }
 
-// distance is the number of letters to insert, delete, replace or swap with
+// Distance is the number of letters to insert, delete, replace or swap with
 // their neighbour to get from a to b.
-func distance(a, b string) int {
+func Distance(a, b string) int {
 	const long = 64
 	if len(a) > long || len(b) > long {
 		return long

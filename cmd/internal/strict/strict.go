@@ -5,6 +5,7 @@
 package strict
 
 import (
+	"embassy/embassy/config"
 	"fmt"
 	"regexp"
 	"slices"
@@ -143,38 +144,13 @@ func (l *line) near(word string) string {
 	for _, v := range l.words {
 		for _, f := range v.flags {
 			for _, n := range f.Names() {
-				if d := distance(name, n); len(n) > 1 && d < least && d < min(len(n), len(name)) {
+				if d := config.Distance(name, n); len(n) > 1 && d < least && d < min(len(n), len(name)) {
 					best, least = "--"+n, d
 				}
 			}
 		}
 	}
 	return best
-}
-
-// distance is how many letters are to be changed, added, left out, or swapped
-// with the next one.
-func distance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		for j := range rows[i] {
-			if i == 0 || j == 0 {
-				rows[i][j] = i + j
-				continue
-			}
-			d := rows[i-1][j-1]
-			if a[i-1] != b[j-1] {
-				d++
-			}
-			d = min(d, rows[i-1][j]+1, rows[i][j-1]+1)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d = min(d, rows[i-2][j-2]+1)
-			}
-			rows[i][j] = d
-		}
-	}
-	return rows[len(a)][len(b)]
 }
 
 func (l *line) misplace(flag string, unknown bool) {
