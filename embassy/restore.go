@@ -39,6 +39,7 @@ type RestoreOptions struct {
 	To        string              // folder; made if it does not exist
 	Overwrite bool                // accept a folder that is not empty, and replace files in it
 	Fastest   bool                // all tiers share the load
+	FoldNames bool                // take names that differ in case only for the same, as some systems do
 	Setuid    bool                // keep setuid and setgid bits of files
 	Owners    bool                // set owners, which only a superuser may
 }
@@ -67,7 +68,7 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	if err := writeMarker(to, marker(o.Snapshots)); err != nil {
 		return report, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
-	dest := destination{root: to, fresh: fresh, fold: folding(to)}
+	dest := destination{root: to, fresh: fresh, fold: folding(to, o.FoldNames)}
 	report.Datasets = make([]DatasetRestore, len(o.Snapshots))
 	var broken []string
 	var fatal error

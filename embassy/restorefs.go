@@ -235,7 +235,12 @@ func (w *restorer) wrong(ctx context.Context, in *os.File, jobs []job, o *opener
 
 // folding returns what names must differ in to be two in the folder, which
 // holds the marker, or nil if any two are.
-func folding(to *os.Root) func(string) string {
+func folding(to *os.Root, always bool) func(string) string {
+	// Of names that only this takes for the same, one is reported as lost.
+	fold := func(s string) string { return norm.NFC.String(strings.ToLower(strings.ToUpper(norm.NFC.String(s)))) }
+	if always {
+		return fold
+	}
 	one, err := to.Lstat(markerName)
 	if err != nil {
 		return nil
@@ -243,8 +248,7 @@ func folding(to *os.Root) func(string) string {
 	other, err := to.Lstat(strings.ToUpper(markerName))
 	switch {
 	case err == nil && os.SameFile(one, other):
-		// Of names that only this takes for the same, one is reported as lost.
-		return func(s string) string { return norm.NFC.String(strings.ToLower(strings.ToUpper(norm.NFC.String(s)))) }
+		return fold
 	case runtime.GOOS == "darwin":
 		return norm.NFC.String
 	}
