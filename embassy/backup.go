@@ -264,6 +264,11 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	} else if ok && last.Time.After(rep.Started.Add(clockSlack)) {
 		l.s.warn(Finding{Object: "clock", Err: fmt.Errorf("the newest snapshot of %s is dated %s, which is later than now: one of the two clocks was wrong", d.Name, last.Time.Format(time.RFC3339))})
 	}
+	// Another compartment may have made the catalog forget, or the last commit
+	// may not have reached it.
+	if err := l.replay(ctx); err != nil {
+		return rep, err
+	}
 	r, err := l.newRun(ctx, d, dry)
 	if err != nil {
 		return rep, err

@@ -765,3 +765,44 @@ func TestBackupIgnoresWhatLeadsToSources(t *testing.T) {
 		t.Fatalf("%+v", rep)
 	}
 }
+
+// A chain that is left behind in one compartment makes the catalog forget all;
+// a dataset of another compartment, met before in the same run, goes on.
+func TestBackupForgetsBesideAnotherCompartment(t *testing.T) {
+	s := newSite(t, 1, 1)
+	s.fill(1, 5, 2000)
+	open := s.config.Datasets[0]
+	secret := s.config.Compartments[0]
+	secret.Name = "secret"
+	s.config.Compartments = append(s.config.Compartments, secret)
+	hidden, again := open, open
+	hidden.Name, hidden.Compartment, hidden.Priority = "hidden", "secret", 2
+	again.Name, again.Priority = "again", 3
+	s.config.Datasets = append(s.config.Datasets, hidden, again)
+	if _, err := s.start().ApplyCharter(t.Context(), s.root); err != nil {
+		t.Fatal(err)
+	}
+	run := func() {
+		t.Helper()
+		reports, err := s.start().Backup(t.Context(), embassy.BackupOptions{})
+		if err != nil || len(reports) != 3 {
+			t.Fatalf("%+v, %v", reports, err)
+		}
+		for _, r := range reports {
+			if r.Exit != 0 {
+				t.Fatalf("%s: exit code %d, %v", r.Dataset, r.Exit, r.Err)
+			}
+		}
+	}
+	run()
+	chain, err := os.ReadFile(filepath.Join(s.config.StateDir, "chains", format.ID(s.root.CompartmentID("secret")).String(), "current"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.catalog.Note("lost/"+strings.TrimSpace(string(chain)), []byte("gone")); err != nil {
+		t.Fatal(err)
+	}
+	s.fill(2, 5, 2000)
+	run()
+	s.restore(0)
+}
