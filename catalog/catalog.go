@@ -53,6 +53,9 @@ const (
 	// maxValue is the size limit of one record in bytes, and of a value log file.
 	maxValue = 128 << 20
 
+	// largeMany is how many bytes of large records are worth a compaction.
+	largeMany = 32 << 20
+
 	// maxPending is how many bytes of values a transaction may hold in memory.
 	maxPending = 8 << 20
 )
@@ -255,8 +258,15 @@ func (c *Catalog) room(bytes int) error {
 	return nil
 }
 
-// collect rewrites value log files that are mostly garbage.
+// collect rewrites value log files that are mostly garbage. Only compaction
+// finds out what is garbage, and Badger compacts when it likes: after many
+// large records it is told to.
 func (c *Catalog) collect() error {
+	if c.large >= largeMany {
+		if err := c.db.Flatten(1); err != nil {
+			return fmt.Errorf("compact: %w", err)
+		}
+	}
 	c.large = 0
 	for {
 		err := c.db.RunValueLogGC(0.5)

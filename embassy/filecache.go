@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	cachePart    = 8192    // files of a folder in one record
+	cachePart    = 1024    // files of a folder in one record
 	cacheBatch   = 256     // records written to the catalog at once
 	cacheWaiting = 1 << 16 // files that may wait for their chunks to become durable
 )

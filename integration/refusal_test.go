@@ -108,7 +108,7 @@ func TestOtherNationsTarget(t *testing.T) {
 	third.nation = "lt"
 	third.configure(d)
 	for _, r := range []result{s.exits(0, "charter", "apply"), s.exits(0, "backup"), third.exits(1, "init")} {
-		if !strings.Contains(r.stdout+r.stderr, "holds the data of another nation") {
+		if !strings.Contains(r.stdout+r.stderr, "holds another nation") {
 			t.Errorf("%q does not say what is wrong:\n%s%s", r.args, r.stdout, r.stderr)
 		}
 	}
