@@ -45,8 +45,8 @@ type RestoreOptions struct {
 }
 
 // Restore writes the snapshots below To, each as
-// To/<dataset>/<absolute source path>. The folder must be empty, unless
-// Overwrite is set, or an interrupted restore of the same snapshots left it:
+// To/<dataset>/<absolute source path>. The folder must be empty, but for other
+// datasets of the nation, unless Overwrite is set, or an interrupted restore of the same snapshots left it:
 // then files that are there and right are verified and kept. Nothing outside
 // To is written, whatever a snapshot holds.
 //
@@ -60,7 +60,7 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	if err := checkRestore(o); err != nil {
 		return report, err
 	}
-	to, fresh, err := openFolder(o)
+	to, fresh, err := openFolder(o, v.beside(o))
 	if err != nil {
 		return report, err
 	}
@@ -166,9 +166,25 @@ func localName(name string) bool {
 		!strings.ContainsRune(name, filepath.Separator)
 }
 
-// openFolder opens To, and reports whether nothing was in it. It refuses a
-// folder that holds anything but an interrupted restore of the same.
-func openFolder(o RestoreOptions) (*os.Root, bool, error) {
+// beside returns the datasets of the charter that are not asked for. What was
+// restored of them may lie in the same folder: the most urgent comes first.
+func (v *View) beside(o RestoreOptions) map[string]bool {
+	names := map[string]bool{}
+	for _, c := range v.keys.Compartments {
+		for _, d := range c.Part.Datasets {
+			names[d.Name] = true
+		}
+	}
+	for _, s := range o.Snapshots {
+		delete(names, s.Summary.Dataset)
+	}
+	return names
+}
+
+// openFolder opens To, and reports whether nothing was in it but the folders
+// beside. It refuses one that holds anything else, unless that is an
+// interrupted restore of the same.
+func openFolder(o RestoreOptions, beside map[string]bool) (*os.Root, bool, error) {
 	if err := os.MkdirAll(o.To, 0o755); err != nil {
 		return nil, false, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
@@ -176,7 +192,7 @@ func openFolder(o RestoreOptions) (*os.Root, bool, error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
-	fresh, err := vacant(to)
+	fresh, err := vacant(to, beside)
 	if err == nil && !fresh && !o.Overwrite {
 		err = resumable(to, o)
 	}
@@ -187,17 +203,22 @@ func openFolder(o RestoreOptions) (*os.Root, bool, error) {
 	return to, fresh, nil
 }
 
-func vacant(to *os.Root) (bool, error) {
+func vacant(to *os.Root, beside map[string]bool) (bool, error) {
 	f, err := to.Open(".")
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	entries, err := f.ReadDir(2)
+	entries, err := f.ReadDir(len(beside) + 2)
 	if err != nil && err != io.EOF {
 		return false, err
 	}
-	return len(entries) == 0 || len(entries) == 1 && entries[0].Name() == markerNew, nil
+	for _, e := range entries {
+		if e.Name() != markerNew && !(e.IsDir() && beside[e.Name()]) {
+			return false, nil
+		}
+	}
+	return len(entries) < len(beside)+2, nil
 }
 
 // resumable returns nil if the folder is that of an interrupted restore of the

@@ -327,3 +327,27 @@ func TestRestoreMarkerCrash(t *testing.T) {
 		t.Errorf("begun are %v, %v", begun, err)
 	}
 }
+
+// TestRestoreBesideAnother restores the urgent dataset first, and then the
+// other one into the same folder. Anything else in it is refused.
+func TestRestoreBesideAnother(t *testing.T) {
+	r, a := newRepo(t, 1, "pop", "land")
+	a.snapshot("pop", dir{"x": "people"})
+	a.snapshot("land", dir{"y": "fields"})
+	to := t.TempDir()
+	for _, name := range []string{"pop", "land"} {
+		if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, name); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	compare(t, filepath.Join(to, "pop"), map[string][]byte{"x": []byte("people")})
+	compare(t, filepath.Join(to, "land"), map[string][]byte{"y": []byte("fields")})
+	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, "pop"); !errors.Is(err, embassy.ErrNotEmpty) {
+		t.Errorf("restored over itself: %v", err)
+	}
+	to = t.TempDir()
+	r.must(os.WriteFile(filepath.Join(to, "land"), nil, 0o600))
+	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, "pop"); !errors.Is(err, embassy.ErrNotEmpty) {
+		t.Errorf("a file of a dataset's name was taken for its folder: %v", err)
+	}
+}

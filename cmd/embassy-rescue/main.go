@@ -122,7 +122,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			&cli.BoolFlag{Name: "list", Usage: "list the snapshots, restore nothing"},
 			&cli.BoolFlag{Name: "json", Usage: "print the list as JSON"},
 			&cli.StringFlag{Name: "at", Usage: "restore the newest state not after this `TIME`, such as 2026-11-21 or 2026-11-21T14:00:00Z"},
-			&cli.StringFlag{Name: "to", Usage: "`FOLDER` to restore into; it is made, or must be empty, or be one that was interrupted"},
+			&cli.StringFlag{Name: "to", Usage: "`FOLDER` to restore into; it is made; but for other datasets it must be empty, or left by an interrupted restore"},
 		},
 		Version:                   version,
 		HideHelpCommand:           true,
