@@ -96,7 +96,7 @@ fuzz: ## run each fuzz target for 20 seconds
 	if [ -z "$$targets" ]; then echo "no fuzz target found" >&2; exit 1; fi; \
 	echo "$$targets" | while read -r pkg name; do \
 		echo "$$pkg $$name"; \
-		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ_TIME) "$$pkg" </dev/null || exit 1; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 10x "$$pkg" </dev/null || exit 1; \
 	done
 
 clean: ## remove bin/ (the tools stay; remove .tools/ for those)
