@@ -40,17 +40,15 @@ func TestServerLife(t *testing.T) {
 
 func TestProxy(t *testing.T) {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		data, err := io.ReadAll(r.Body)
-		if err != nil {
-			return // the client or the proxy gave up
-		}
-		if _, err := w.Write(data); err != nil {
-			t.Error(err)
+		// An error means that the client or the proxy gave up, which the client
+		// tells of.
+		if data, err := io.ReadAll(r.Body); err == nil {
+			w.Write(data)
 		}
 	}))
 	t.Cleanup(upstream.Close)
 	proxy := minio.Proxy(t, strings.TrimPrefix(upstream.URL, "http://"))
-	client := &http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{}}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
 	t.Cleanup(client.CloseIdleConnections)
 	const size = 10_000
 	ask := func() error {
@@ -84,7 +82,7 @@ func TestProxy(t *testing.T) {
 	want("cut", false)
 	proxy.Heal()
 	want("healed", true)
-	proxy.Slow(20) // 500 ms for 10,000 bytes
+	proxy.Slow(1) // 10 s for 10,000 bytes
 	want("slow", false)
 	proxy.Heal()
 	want("healed", true)
