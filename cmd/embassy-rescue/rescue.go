@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -173,7 +172,6 @@ func (r *rescue) openKit(ctx context.Context) (*format.Kit, *crypto.Root, error)
 	}
 	defer clear(phrase)
 	kit, root, err := embassy.OpenKit(r.kit, phrase)
-	debug.FreeOSMemory() // unwrapping takes a quarter of a gigabyte, once
 	if errors.Is(err, crypto.ErrAuthentication) {
 		return nil, nil, fmt.Errorf("%w: %w", errKit, err)
 	}
