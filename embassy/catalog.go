@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"iter"
 	"time"
 
 	"embassy/chunk"
@@ -40,13 +41,76 @@ type SeenHead struct {
 
 // Run is one finished run, for status and history.
 type Run struct {
-	Kind     string // "backup", "restore"
+	Kind     string // "backup", "replicate", "verify", "trust" and so on
 	Dataset  string
 	Started  time.Time
 	Ended    time.Time
 	Exit     int
 	Snapshot format.Hash // zero: none
 	Note     string      // one line for a person
+}
+
+// Line names a chain by its place on every target. A chain's id means nothing
+// outside its compartment and agent: anyone can write any id.
+type Line struct{ Compartment, Agent, Chain format.ID }
+
+// Known is an entry that this machine verified: its signature, its place, and
+// that it follows the one before.
+type Known struct {
+	Seq  uint64
+	Hash format.Hash
+	Size uint64 // bytes
+}
+
+// KnownObject is an object that a known entry lists.
+type KnownObject struct {
+	Kind  format.Kind
+	Hash  format.Hash
+	Size  uint64 // bytes
+	Chain format.ID
+	Seq   uint64 // of the entry
+}
+
+// Evidence is what is known of one object on one target. Every time is by this
+// machine's clock; zero: never.
+type Evidence struct {
+	Stored   time.Time // a put, or the store's own listing, confirmed it
+	Verified time.Time // every byte was read, and right
+	Locked   time.Time // the store says that it keeps the object until then
+}
+
+// Fault is something that a target did, or lost, and that people must know of
+// until it is mended or forgiven. There is one for each target, kind and
+// object; a later one replaces it, but keeps First.
+type Fault struct {
+	Target string
+	Kind   FaultKind
+	Object string // name on the target, or the chain; may be empty
+	Text   string // one line for a person
+	First  time.Time
+	Last   time.Time
+}
+
+// FaultKind says what a fault is.
+type FaultKind string
+
+// The kinds of faults.
+const (
+	FaultRollback FaultKind = "rollback" // shows less than it showed
+	FaultDiscards FaultKind = "discards" // said that it stored an object, and does not give it
+	FaultMissing  FaultKind = "missing"  // lost an object that it showed
+	FaultAltered  FaultKind = "altered"  // gives other bytes under the name
+	FaultSwapped  FaultKind = "swapped"  // gives another object's bytes
+	FaultCut      FaultKind = "cut"      // gives fewer bytes
+	FaultForged   FaultKind = "forged"   // shows an entry that its agent did not sign
+	FaultForeign  FaultKind = "foreign"  // holds another nation
+	FaultFork     FaultKind = "fork"     // a chain was written by two: no fault of the target
+)
+
+// Distrusts reports whether copies on a target with such a fault must not be
+// counted, whatever it says of other objects.
+func (k FaultKind) Distrusts() bool {
+	return k == FaultRollback || k == FaultDiscards || k == FaultForeign
 }
 
 // Catalog remembers what lies where. It is a cache: nothing is lost with it,
@@ -83,20 +147,57 @@ type Catalog interface {
 	ListedHead(chain format.ID) (uint64, error)
 
 	// Forget drops everything about chunks, packs, listed heads, placements and
-	// the file cache. Seen heads, runs and notes stay. Pack numbers are not
-	// used again.
+	// the file cache. Seen heads, known entries, faults, runs and notes stay.
+	// Pack numbers are not used again.
 	Forget() error
 
-	// Place records that the target confirmed the object at that time.
+	// Place records that the target confirmed the object at that time. It is
+	// SetEvidence with Stored.
 	Place(target string, h format.Hash, at time.Time) error
 	// Placed returns when the target last confirmed the object; zero: never.
 	Placed(target string, h format.Hash) (time.Time, error)
+	// SetEvidence merges what was found out of objects on a target: a time that
+	// is zero leaves what was known, any other replaces it.
+	SetEvidence(target string, found map[format.Hash]Evidence) error
+	// Evidence returns what is known; all zero: nothing.
+	Evidence(target string, h format.Hash) (Evidence, error)
+	// DropEvidence forgets that the target has the object.
+	DropEvidence(target string, h format.Hash) error
+
+	// Learn records an entry that was verified, and what it adds; the entry
+	// becomes visible no earlier than its objects. e.Seq must follow the known
+	// head of the line; learning a known entry again changes nothing, and
+	// another one under its number is an error.
+	Learn(l Line, e Known, adds []format.Listed) error
+	// KnownHead returns the last entry of the line that was learned; ok is
+	// false if there is none.
+	KnownHead(l Line) (e Known, ok bool, err error)
+	// KnownEntry returns one entry of the line.
+	KnownEntry(l Line, seq uint64) (e Known, ok bool, err error)
+	// KnownLines returns every line with a known entry, in ascending order of
+	// compartment, agent and chain.
+	KnownLines() ([]Line, error)
+	// KnownObjects yields what the known entries of an agent's chains list, of
+	// one kind whose hash starts with prefix, in ascending order of hash, chain
+	// and seq. It ends after the first error. Entries may be learned meanwhile.
+	KnownObjects(compartment, agent format.ID, kind format.Kind, prefix []byte) iter.Seq2[KnownObject, error]
+
+	// AddFault records a fault; synced.
+	AddFault(f Fault) error
+	// Faults returns the faults of a target ("" for all), in ascending order of
+	// target, kind and object.
+	Faults(target string) ([]Fault, error)
+	// ClearFault drops a fault; one that is not there is no error.
+	ClearFault(target string, kind FaultKind, object string) error
 
 	// SetSeenHead records a head; synced. A lower sequence number than the one
 	// recorded is refused with an error.
-	SetSeenHead(target string, chain format.ID, h SeenHead) error
+	SetSeenHead(target string, l Line, h SeenHead) error
 	// SeenHead returns the recorded head; ok is false if there is none.
-	SeenHead(target string, chain format.ID) (h SeenHead, ok bool, err error)
+	SeenHead(target string, l Line) (h SeenHead, ok bool, err error)
+	// ForgetTarget drops the evidence, the seen heads and the faults of a
+	// target: it is looked at as if for the first time.
+	ForgetTarget(target string) error
 
 	// CachedDir returns the file cache's record of one source folder, in an
 	// encoding private to backup. series names a dataset; path is absolute,
@@ -114,6 +215,9 @@ type Catalog interface {
 	// returns it.
 	Note(key string, value []byte) error
 	Noted(key string) (value []byte, ok bool, err error)
+	// Notes returns all values whose key starts with prefix, by the rest of
+	// their key.
+	Notes(prefix string) (map[string][]byte, error)
 
 	Close() error
 }

@@ -135,6 +135,11 @@ func (c *chain) load() error {
 // id is the chain's pseudonym.
 func (c *chain) id() format.ID { return c.scope.Chain }
 
+// line is the chain's place on every target.
+func (c *chain) line() Line {
+	return Line{Compartment: c.scope.Compartment, Agent: c.scope.Agent, Chain: c.scope.Chain}
+}
+
 // head is the number of the last entry; 0: none.
 func (c *chain) head() uint64 {
 	c.mu.RLock()

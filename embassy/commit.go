@@ -87,7 +87,7 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 		return id, nil
 	}
 	for _, m := range l.members {
-		seen, ok, err := cat.SeenHead(m.Name, l.chain.id())
+		seen, ok, err := cat.SeenHead(m.Name, l.chain.line())
 		if err != nil {
 			return format.Hash{}, err
 		}
@@ -157,7 +157,7 @@ func (l *ledger) advance(ctx context.Context, m *Member, copying bool) error {
 		if err := m.put(ctx, l.chain.name(seq), object, h); err != nil {
 			return fmt.Errorf("put ledger entry %d: %w", seq, err)
 		}
-		if err := l.s.catalog.SetSeenHead(m.Name, l.chain.id(), SeenHead{Seq: seq, Hash: h, At: l.s.now()}); err != nil {
+		if err := l.s.catalog.SetSeenHead(m.Name, l.chain.line(), SeenHead{Seq: seq, Hash: h, At: l.s.now()}); err != nil {
 			return err
 		}
 	}
@@ -312,7 +312,7 @@ func (l *ledger) bring(ctx context.Context, members []*Member, patience time.Dur
 func (l *ledger) missing(seq uint64) ([]string, error) {
 	var copies []policy.Copy
 	for _, m := range l.members {
-		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
+		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.line())
 		if err != nil {
 			return nil, err
 		}

@@ -1,9 +1,13 @@
 package embassy_test
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,8 +22,10 @@ type memCatalog struct {
 	chunks map[chunk.ID]embassy.PackNum
 	packs  []embassy.PackState // number n at n-1
 	heads  map[format.ID]uint64
-	placed map[string]map[format.Hash]time.Time
-	seen   map[string]embassy.SeenHead
+	placed map[string]map[format.Hash]embassy.Evidence
+	seen   map[string]map[embassy.Line]embassy.SeenHead
+	known  map[embassy.Line][]knownEntry
+	faults map[string]embassy.Fault
 	dirs   map[string][]byte
 	notes  map[string][]byte
 	runs   []embassy.Run
@@ -28,7 +34,8 @@ type memCatalog struct {
 func newMemCatalog() *memCatalog {
 	return &memCatalog{
 		chunks: map[chunk.ID]embassy.PackNum{}, heads: map[format.ID]uint64{},
-		placed: map[string]map[format.Hash]time.Time{}, seen: map[string]embassy.SeenHead{},
+		placed: map[string]map[format.Hash]embassy.Evidence{}, seen: map[string]map[embassy.Line]embassy.SeenHead{},
+		known: map[embassy.Line][]knownEntry{}, faults: map[string]embassy.Fault{},
 		dirs: map[string][]byte{}, notes: map[string][]byte{},
 	}
 }
@@ -126,37 +133,182 @@ func (c *memCatalog) Forget() error {
 }
 
 func (c *memCatalog) Place(target string, h format.Hash, at time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.placed[target] == nil {
-		c.placed[target] = map[format.Hash]time.Time{}
-	}
-	c.placed[target][h] = at
-	return nil
+	return c.SetEvidence(target, map[format.Hash]embassy.Evidence{h: {Stored: at}})
 }
 
 func (c *memCatalog) Placed(target string, h format.Hash) (time.Time, error) {
+	e, err := c.Evidence(target, h)
+	return e.Stored, err
+}
+
+func (c *memCatalog) SetEvidence(target string, found map[format.Hash]embassy.Evidence) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.placed[target] == nil {
+		c.placed[target] = map[format.Hash]embassy.Evidence{}
+	}
+	for h, e := range found {
+		have := c.placed[target][h]
+		for _, p := range []struct{ dst, src *time.Time }{
+			{&have.Stored, &e.Stored}, {&have.Verified, &e.Verified}, {&have.Locked, &e.Locked},
+		} {
+			if !p.src.IsZero() {
+				*p.dst = *p.src
+			}
+		}
+		c.placed[target][h] = have
+	}
+	return nil
+}
+
+func (c *memCatalog) Evidence(target string, h format.Hash) (embassy.Evidence, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.placed[target][h], nil
 }
 
-func (c *memCatalog) SetSeenHead(target string, chain format.ID, h embassy.SeenHead) error {
+func (c *memCatalog) DropEvidence(target string, h format.Hash) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := target + "/" + chain.String()
-	if h.Seq < c.seen[key].Seq {
-		return fmt.Errorf("head %d after %d", h.Seq, c.seen[key].Seq)
-	}
-	c.seen[key] = h
+	delete(c.placed[target], h)
 	return nil
 }
 
-func (c *memCatalog) SeenHead(target string, chain format.ID) (embassy.SeenHead, bool, error) {
+// knownEntry is what Learn was given.
+type knownEntry struct {
+	embassy.Known
+	adds []format.Listed
+}
+
+func (c *memCatalog) Learn(l embassy.Line, e embassy.Known, adds []format.Listed) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h, ok := c.seen[target+"/"+chain.String()]
+	known := c.known[l]
+	switch n := uint64(len(known)); {
+	case e.Seq >= 1 && e.Seq <= n && known[e.Seq-1].Known == e:
+		return nil
+	case e.Seq != n+1:
+		return fmt.Errorf("learn entry %d after %d", e.Seq, n)
+	}
+	c.known[l] = append(known, knownEntry{e, slices.Clone(adds)})
+	return nil
+}
+
+func (c *memCatalog) KnownHead(l embassy.Line) (embassy.Known, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.known[l]); n > 0 {
+		return c.known[l][n-1].Known, true, nil
+	}
+	return embassy.Known{}, false, nil
+}
+
+func (c *memCatalog) KnownEntry(l embassy.Line, seq uint64) (embassy.Known, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if seq == 0 || seq > uint64(len(c.known[l])) {
+		return embassy.Known{}, false, nil
+	}
+	return c.known[l][seq-1].Known, true, nil
+}
+
+func (c *memCatalog) KnownLines() ([]embassy.Line, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(c.known), func(a, b embassy.Line) int {
+		return cmp.Or(slices.Compare(a.Compartment[:], b.Compartment[:]), slices.Compare(a.Agent[:], b.Agent[:]), slices.Compare(a.Chain[:], b.Chain[:]))
+	}), nil
+}
+
+func (c *memCatalog) KnownObjects(compartment, agent format.ID, kind format.Kind, prefix []byte) iter.Seq2[embassy.KnownObject, error] {
+	c.mu.Lock()
+	var out []embassy.KnownObject
+	for l, entries := range c.known {
+		if l.Compartment != compartment || l.Agent != agent {
+			continue
+		}
+		for _, e := range entries {
+			for _, a := range e.adds {
+				if a.Kind == kind && bytes.HasPrefix(a.Hash[:], prefix) {
+					out = append(out, embassy.KnownObject{Kind: kind, Hash: a.Hash, Size: a.Size, Chain: l.Chain, Seq: e.Seq})
+				}
+			}
+		}
+	}
+	c.mu.Unlock()
+	slices.SortFunc(out, func(a, b embassy.KnownObject) int {
+		return cmp.Or(slices.Compare(a.Hash[:], b.Hash[:]), slices.Compare(a.Chain[:], b.Chain[:]), cmp.Compare(a.Seq, b.Seq))
+	})
+	return func(yield func(embassy.KnownObject, error) bool) {
+		for _, o := range out {
+			if !yield(o, nil) {
+				return
+			}
+		}
+	}
+}
+
+func faultKey(target string, kind embassy.FaultKind, object string) string {
+	return target + "\x00" + string(kind) + "\x00" + object
+}
+
+func (c *memCatalog) AddFault(f embassy.Fault) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := faultKey(f.Target, f.Kind, f.Object)
+	if before, ok := c.faults[key]; ok {
+		f.First = before.First
+	}
+	c.faults[key] = f
+	return nil
+}
+
+func (c *memCatalog) Faults(target string) ([]embassy.Fault, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []embassy.Fault
+	for _, key := range slices.Sorted(maps.Keys(c.faults)) {
+		if f := c.faults[key]; target == "" || f.Target == target {
+			out = append(out, f)
+		}
+	}
+	return out, nil
+}
+
+func (c *memCatalog) ClearFault(target string, kind embassy.FaultKind, object string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.faults, faultKey(target, kind, object))
+	return nil
+}
+
+func (c *memCatalog) SetSeenHead(target string, l embassy.Line, h embassy.SeenHead) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen[target] == nil {
+		c.seen[target] = map[embassy.Line]embassy.SeenHead{}
+	}
+	if before := c.seen[target][l].Seq; h.Seq < before {
+		return fmt.Errorf("head %d after %d", h.Seq, before)
+	}
+	c.seen[target][l] = h
+	return nil
+}
+
+func (c *memCatalog) SeenHead(target string, l embassy.Line) (embassy.SeenHead, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h, ok := c.seen[target][l]
 	return h, ok, nil
+}
+
+func (c *memCatalog) ForgetTarget(target string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.placed, target)
+	delete(c.seen, target)
+	maps.DeleteFunc(c.faults, func(_ string, f embassy.Fault) bool { return f.Target == target })
+	return nil
 }
 
 func (c *memCatalog) CachedDir(series, path string) ([]byte, bool, error) {
@@ -207,6 +359,18 @@ func (c *memCatalog) Noted(key string) ([]byte, bool, error) {
 	defer c.mu.Unlock()
 	v, ok := c.notes[key]
 	return v, ok, nil
+}
+
+func (c *memCatalog) Notes(prefix string) (map[string][]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[string][]byte{}
+	for key, value := range c.notes {
+		if rest, ok := strings.CutPrefix(key, prefix); ok {
+			out[rest] = value
+		}
+	}
+	return out, nil
 }
 
 func (c *memCatalog) Close() error { return nil }

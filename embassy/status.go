@@ -130,7 +130,7 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 				said.set(m.Name, l.found(m))
 			})
 			for _, m := range l.members {
-				seen, ok, err := s.catalog.SeenHead(m.Name, l.chain.id())
+				seen, ok, err := s.catalog.SeenHead(m.Name, l.chain.line())
 				if err != nil {
 					return Status{}, err
 				}
@@ -207,7 +207,7 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 	}
 	for _, m := range l.members {
 		t := TierStatus{Tier: m.Tier, Target: m.Name, Behind: l.chain.head()}
-		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
+		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.line())
 		if err != nil {
 			return ds, err
 		}

@@ -11,7 +11,7 @@ import (
 // survey finds out how far a target has come with the own chain, and that it
 // is neither rolled back nor ahead.
 func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
-	seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.id())
+	seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.line())
 	if err != nil {
 		return 0, err
 	}
@@ -45,7 +45,7 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 		}
 	}
 	if head > seen.Seq {
-		err = l.s.catalog.SetSeenHead(m.Name, l.chain.id(), SeenHead{Seq: head, Hash: l.chain.hash(head), At: l.s.now()})
+		err = l.s.catalog.SetSeenHead(m.Name, l.chain.line(), SeenHead{Seq: head, Hash: l.chain.hash(head), At: l.s.now()})
 	}
 	return head, err
 }
