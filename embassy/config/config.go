@@ -20,6 +20,7 @@ import (
 	"os"
 	"time"
 
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 )
 
@@ -81,6 +82,8 @@ type Lock struct {
 // Compartment is a unit of keys and placement.
 type Compartment struct {
 	Name           string
+	ID             format.ID // its pseudonym, on a machine without keys; else zero
+	Rank           int       // of copying, ascending; 0: not given
 	Classification string
 	PACE           policy.PACE // names of targets; never empty
 	Commit         policy.Rule
