@@ -207,23 +207,23 @@ func (c *courier) there(ctx context.Context, m *Member, e format.Entry, a format
 // the other: side by side none would arrive earlier, and all would be lost
 // when the link drops.
 func (c *courier) copy(ctx context.Context, m *Member, e format.Entry, objects []format.Listed) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	lanes := newLanes(m)
 	for _, a := range objects {
-		if err := lanes.enter(ctx, a.Size); err != nil {
+		if err := lanes.enter(gctx, a.Size); err != nil {
 			break // g knows why, or ctx has ended
 		}
 		g.Go(func() error {
 			defer lanes.leave(a.Size)
-			if err := c.s.room.Acquire(ctx, int64(a.Size)); err != nil {
+			if err := c.s.room.Acquire(gctx, int64(a.Size)); err != nil {
 				return err
 			}
 			defer c.s.room.Release(int64(a.Size))
-			data, err := c.object(ctx, e, a, m)
+			data, err := c.object(gctx, e, a, m)
 			if err != nil {
 				return err
 			}
-			if err := m.put(ctx, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), data, a.Hash); err != nil {
+			if err := m.put(gctx, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), data, a.Hash); err != nil {
 				return fmt.Errorf("put %s %.12s: %w", a.Kind, a.Hash.String(), err)
 			}
 			c.tell(m, a.Size, false)
