@@ -93,7 +93,9 @@ func (s *Service) Ranked(compartment string) []*Member {
 	}
 	var out []*Member
 	for _, r := range policy.Order(c.PACE) {
-		out = append(out, s.members[r.Target].At(r.Tier))
+		if m := s.members[r.Target]; m != nil { // Rebuild looks at one only
+			out = append(out, m.At(r.Tier))
+		}
 	}
 	return out
 }
