@@ -85,7 +85,8 @@ func New(o Options) (*Service, error) {
 	return s, nil
 }
 
-// Ranked returns the members of a compartment in PACE order.
+// Ranked returns the members of a compartment in PACE order. Those that the
+// last check proved guarded are marked so.
 func (s *Service) Ranked(compartment string) []*Member {
 	c, ok := s.site.Compartment(compartment)
 	if !ok {
@@ -94,7 +95,9 @@ func (s *Service) Ranked(compartment string) []*Member {
 	var out []*Member
 	for _, r := range policy.Order(c.PACE) {
 		if m := s.members[r.Target]; m != nil { // Rebuild looks at one only
-			out = append(out, m.At(r.Tier))
+			m = m.At(r.Tier)
+			m.Guarded = m.Guarded || s.Guarded(r.Target) == Yes
+			out = append(out, m)
 		}
 	}
 	return out
