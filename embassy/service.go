@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"embassy/embassy/config"
 	"embassy/embassy/format"
@@ -15,17 +18,18 @@ import (
 type Options struct {
 	Site     *config.Config
 	Members  []*Member // one for every target of Site, in its order
-	Catalog  Catalog   // needed by Backup; Status tells more with it
+	Catalog  Catalog   // needed by all but Init
 	Now      func() time.Time
 	Log      *slog.Logger
 	Warn     func(Finding)  // called from several goroutines
 	Progress func(Progress) // called from one goroutine at a time
 }
 
-// Service is the write side of Embassy on one machine: it makes the nation,
-// signs charters with a root that it is lent, and backs up with the agent key
-// alone.
+// Service is Embassy on one machine: it makes the nation, signs charters with
+// a root that it is lent, backs up with the agent key alone, and copies,
+// verifies and repairs without any key. Its methods may run beside each other.
 type Service struct {
+	*shared
 	site     *config.Config
 	members  map[string]*Member
 	order    []*Member
@@ -36,10 +40,26 @@ type Service struct {
 	progress func(Progress)
 }
 
+// shared is what the services of one process have in common.
+type shared struct {
+	own   sync.Mutex          // held by what writes own chains
+	heads sync.Mutex          // held while a seen head is replaced
+	room  *semaphore.Weighted // bytes of objects that are being copied
+}
+
+// With returns the same service that reports to somebody else. It shares
+// members, catalog and locks.
+func (s *Service) With(warn func(Finding), progress func(Progress), log *slog.Logger) *Service {
+	c := *s
+	c.warn, c.progress, c.log = warn, progress, log
+	return &c
+}
+
 // New checks the options.
 func New(o Options) (*Service, error) {
 	s := &Service{
-		site: o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
+		shared: &shared{room: semaphore.NewWeighted(copyRoom)},
+		site:   o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
 		now: o.Now, log: o.Log, warn: o.Warn, progress: o.Progress,
 	}
 	if s.now == nil {
@@ -65,7 +85,8 @@ func New(o Options) (*Service, error) {
 	return s, nil
 }
 
-// Ranked returns the members of a compartment in PACE order.
+// Ranked returns the members of a compartment in PACE order. Those that the
+// last check proved guarded are marked so.
 func (s *Service) Ranked(compartment string) []*Member {
 	c, ok := s.site.Compartment(compartment)
 	if !ok {
@@ -73,7 +94,11 @@ func (s *Service) Ranked(compartment string) []*Member {
 	}
 	var out []*Member
 	for _, r := range policy.Order(c.PACE) {
-		out = append(out, s.members[r.Target].At(r.Tier))
+		if m := s.members[r.Target]; m != nil { // Rebuild looks at one only
+			m = m.At(r.Tier)
+			m.Guarded = m.Guarded || s.Guarded(r.Target) == Yes
+			out = append(out, m)
+		}
 	}
 	return out
 }
