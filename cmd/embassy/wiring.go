@@ -86,7 +86,7 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 		File: t.Credentials.File, Profile: t.Credentials.Profile,
 	}, open.Options{
 		CAFile: t.CAFile, Region: t.Region, Insecure: t.Insecure, Dir: dir,
-		Lock: targets.LockRule{Mode: t.Lock.Mode, For: t.Lock.Period},
+		Lock: targets.LockRule{Mode: t.Lock.Mode, For: time.Duration(t.Lock.Days) * 24 * time.Hour},
 	})
 }
 
