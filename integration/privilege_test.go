@@ -294,6 +294,12 @@ func privileges(s *site) []privilege {
 		{"delete a version", "tallinn", steward, remove(own, true)},
 		{"delete a charter", "tallinn", none, remove(nation+"/charter", true)},
 		{"delete a locked version", "luxembourg", none, remove(own, true)},
+		{"put with a lock", "luxembourg", replicator, func(st *store, client *miniogo.Client) error {
+			_, err := client.PutObject(st.t.Context(), st.bucket, own+"/probe/locked", strings.NewReader("x"), 1, miniogo.PutObjectOptions{
+				DisableMultipart: true, Mode: miniogo.Governance, RetainUntilDate: time.Now().Add(72 * time.Hour), SendContentMd5: true,
+			})
+			return err
+		}},
 		{"renew a lock", "luxembourg", replicator, lock(72*time.Hour + time.Minute)},
 		{"shorten a lock", "luxembourg", none, lock(24 * time.Hour)},
 		{"lock for a year", "luxembourg", none, lock(365 * 24 * time.Hour)},
