@@ -53,7 +53,7 @@ type TargetStatus struct {
 	Name, URL, Jurisdiction string
 	AsOf                    time.Time // newest confirmation; zero: none
 	Behind                  uint64    // entries that it lacks, over all chains that this machine knows
-	Guarded                 bool      // proven by a check that is not too old
+	Guarded                 Answer    // proven by the last check; Unknown: not proven
 	Live                    bool      // it was asked just now
 	Err                     error     // why it does not answer, or must not be trusted
 }
@@ -113,7 +113,7 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 		return Status{}, err
 	}
 	for _, m := range s.order {
-		t := TargetStatus{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction, Guarded: m.Guarded, Live: live}
+		t := TargetStatus{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction, Guarded: s.Guarded(m.Name), Live: live}
 		if t.Behind, t.AsOf, err = s.lag(a, ledgers, m); err != nil {
 			return Status{}, err
 		}
