@@ -44,7 +44,7 @@ type gap struct {
 
 // report records damage, and returns its place; beyond the bound on what is
 // listed, -1.
-func (t *inspection) report(o thing, kind FaultKind, cause error) int {
+func (t *audit) report(o thing, kind FaultKind, cause error) int {
 	t.mu.Lock()
 	t.out.BadTotal++
 	place := len(t.out.Bad)
@@ -63,7 +63,7 @@ func (t *inspection) report(o thing, kind FaultKind, cause error) int {
 }
 
 // fault writes damage into the book.
-func (t *inspection) fault(o thing, kind FaultKind, cause error) {
+func (t *audit) fault(o thing, kind FaultKind, cause error) {
 	switch {
 	case kind == FaultUnsound:
 		t.v.s.fault("", kind, o.name, cause)
@@ -75,7 +75,7 @@ func (t *inspection) fault(o thing, kind FaultKind, cause error) {
 }
 
 // bad deals with an object that is not as it should be.
-func (t *inspection) bad(ctx context.Context, o thing, kind FaultKind, cause error, size int64) (err error) {
+func (t *audit) bad(ctx context.Context, o thing, kind FaultKind, cause error, size int64) (err error) {
 	if kind == FaultUnsound { // the bytes are right: nobody has better ones
 		t.report(o, kind, cause)
 		t.spoilt(o)
@@ -117,7 +117,7 @@ var errNotMended = errors.New("not mended")
 // mend puts the right bytes, and reads them back. allow, which may be nil, has
 // the last word. The error wraps errNowhere when no other target gave the
 // object whole.
-func (t *inspection) mend(ctx context.Context, o thing, allow func(data []byte) error) error {
+func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error) error {
 	lock := &t.v.mending[o.hash[0]%uint8(len(t.v.mending))]
 	lock.Lock()
 	defer lock.Unlock()
@@ -142,7 +142,7 @@ func (t *inspection) mend(ctx context.Context, o thing, allow func(data []byte) 
 
 // elsewhere looks for the object on other targets without moving it, and
 // returns errNotMended, or an error that wraps errNowhere.
-func (t *inspection) elsewhere(ctx context.Context, o thing) error {
+func (t *audit) elsewhere(ctx context.Context, o thing) error {
 	members := t.v.s.order
 	if o.r == nil && o.hash == format.HashOf(t.v.a.object) {
 		return errNotMended
@@ -173,7 +173,7 @@ func (t *inspection) elsewhere(ctx context.Context, o thing) error {
 
 // settle books how a repair ended. The error is the target's or the
 // catalog's.
-func (t *inspection) settle(o thing, kind FaultKind, place int, err error) error {
+func (t *audit) settle(o thing, kind FaultKind, place int, err error) error {
 	if err == nil {
 		return t.healed(o, kind, place)
 	}
@@ -215,7 +215,7 @@ func (t *inspection) settle(o thing, kind FaultKind, place int, err error) error
 }
 
 // healed books an object that was mended.
-func (t *inspection) healed(o thing, kind FaultKind, place int) error {
+func (t *audit) healed(o thing, kind FaultKind, place int) error {
 	t.mu.Lock()
 	t.out.Repaired++
 	if place >= 0 {
@@ -231,7 +231,7 @@ func (t *inspection) healed(o thing, kind FaultKind, place int) error {
 }
 
 // spoilt remembers that the target lacks something that entries list.
-func (t *inspection) spoilt(o thing) {
+func (t *audit) spoilt(o thing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unfit[o.hash] = true
@@ -246,7 +246,7 @@ func (t *inspection) spoilt(o thing) {
 }
 
 // allAnswer reports whether every target that may have the object answers.
-func (t *inspection) allAnswer(o thing) bool {
+func (t *audit) allAnswer(o thing) bool {
 	members := t.v.s.order
 	if o.r != nil {
 		members = o.r.members
@@ -255,7 +255,7 @@ func (t *inspection) allAnswer(o thing) bool {
 }
 
 // putBack puts the entries that are not there, in the commit order.
-func (t *inspection) putBack(ctx context.Context, r *region) error {
+func (t *audit) putBack(ctx context.Context, r *region) error {
 	gaps := t.gaps
 	t.gaps = nil
 	slices.SortFunc(gaps, func(a, b gap) int {
@@ -314,7 +314,7 @@ func (t *inspection) putBack(ctx context.Context, r *region) error {
 }
 
 // reach books that an entry was put back, and all up to the next gap is there.
-func (t *inspection) reach(at vouch, rest []gap) error {
+func (t *audit) reach(at vouch, rest []gap) error {
 	n, err := at.l.headOn(t.m)
 	if err != nil || n != at.seq-1 {
 		return err
@@ -332,8 +332,8 @@ func (t *inspection) reach(at vouch, rest []gap) error {
 
 // look asks again for the ledgers when entries were put back: a target that
 // shows again all that it showed is no longer rolled back.
-func (v *verification) look(ctx context.Context, all []*inspection) error {
-	if !slices.ContainsFunc(all, func(t *inspection) bool { return t.mended }) {
+func (v *verification) look(ctx context.Context, all []*audit) error {
+	if !slices.ContainsFunc(all, func(t *audit) bool { return t.mended }) {
 		return nil
 	}
 	_, err := v.s.openAtlas(ctx)

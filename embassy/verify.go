@@ -165,10 +165,10 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	if v.charters, err = a.knownCharters(ctx); err != nil {
 		return rep, err
 	}
-	all := make([]*inspection, len(members))
+	all := make([]*audit, len(members))
 	for i, m := range members {
 		pen := NewMember(m.Name, m.URL, m.Jurisdiction, m.Target, m.Down(), s.now)
-		all[i] = &inspection{v: v, m: m, pen: pen, out: VerifiedTarget{Target: m.Name}, found: map[format.Hash]Evidence{},
+		all[i] = &audit{v: v, m: m, pen: pen, out: VerifiedTarget{Target: m.Name}, found: map[format.Hash]Evidence{},
 			broken: map[*line]uint64{}, unfit: map[format.Hash]bool{}}
 	}
 	each(members, func(i int, _ *Member) { all[i].out.Err = all[i].run(ctx) })
@@ -277,7 +277,7 @@ func (s *Service) LastVerified(target string) (v Verified, ok bool, err error) {
 	return v, true, nil
 }
 
-func (t *inspection) noteDown(rep VerifyReport) error {
+func (t *audit) noteDown(rep VerifyReport) error {
 	v := Verified{
 		Time: t.v.s.now().UTC(), Level: rep.Level.String(), Class: t.out.Class, Classes: t.out.Classes,
 		Listed: t.out.Listed, Read: t.out.Read, Bytes: t.out.Bytes,
@@ -326,8 +326,8 @@ type vouch struct {
 
 func (o thing) entry() bool { return o.kind == 0 && o.r != nil }
 
-// inspection verifies one target.
-type inspection struct {
+// audit verifies one target.
+type audit struct {
 	v   *verification
 	m   *Member
 	pen *Member // the same for writing: what it denies stops no reading
@@ -343,7 +343,7 @@ type inspection struct {
 }
 
 // run looks at everything that the target should hold.
-func (t *inspection) run(ctx context.Context) error {
+func (t *audit) run(ctx context.Context) error {
 	s := t.v.s
 	if cause := t.m.Down(); cause != nil {
 		return fmt.Errorf("target %s: %w: %w", t.m.Name, ErrDown, cause)
@@ -382,7 +382,7 @@ func (t *inspection) run(ctx context.Context) error {
 }
 
 // samples returns how many samples of the target have ended.
-func (t *inspection) samples() (n uint64, err error) {
+func (t *audit) samples() (n uint64, err error) {
 	raw, ok, err := t.v.s.catalog.Noted(sampleNote + t.m.Name)
 	if err != nil || !ok {
 		return 0, err
@@ -397,7 +397,7 @@ func (t *inspection) samples() (n uint64, err error) {
 var contentFaults = []FaultKind{FaultMissing, FaultCut, FaultAltered, FaultSwapped}
 
 // suspicions reads from the book which objects of the target were found bad.
-func (t *inspection) suspicions() error {
+func (t *audit) suspicions() error {
 	faults, err := t.v.s.catalog.Faults(t.m.Name)
 	t.suspects = map[string][]FaultKind{}
 	for _, f := range faults {
@@ -409,7 +409,7 @@ func (t *inspection) suspicions() error {
 }
 
 // walk goes through charters and compartments.
-func (t *inspection) walk(ctx context.Context) error {
+func (t *audit) walk(ctx context.Context) error {
 	if err := t.inspectCharters(ctx); err != nil {
 		return err
 	}
@@ -429,7 +429,7 @@ var listedKinds = []format.Kind{format.KindPack, format.KindIndex, format.KindSn
 
 // region looks at a compartment: first at objects, then at entries, so that
 // what is put back comes in the commit order.
-func (t *inspection) region(ctx context.Context, r *region) error {
+func (t *audit) region(ctx context.Context, r *region) error {
 	claims, agents, err := r.claims(t.m)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 
 // open looks with a reader's keys into an object whose hash is right. What it
 // returns as unsound is its writer's doing; the error is the target's.
-func (t *inspection) open(ctx context.Context, c *compartmentView, o thing, data []byte) (unsound, err error) {
+func (t *audit) open(ctx context.Context, c *compartmentView, o thing, data []byte) (unsound, err error) {
 	switch o.kind {
 	case format.KindPack:
 		unsound = t.v.openPack(c, o, data)
@@ -77,7 +77,7 @@ func (v *verification) belongs(o thing, s format.Scope, joined bool) bool {
 
 // openIndex opens the directories in an index, and compares them with those in
 // the packs.
-func (t *inspection) openIndex(ctx context.Context, c *compartmentView, o thing, data []byte) (unsound, err error) {
+func (t *audit) openIndex(ctx context.Context, c *compartmentView, o thing, data []byte) (unsound, err error) {
 	packs, unsound := format.ParseIndex(data)
 	if unsound != nil {
 		return unsound, nil
@@ -108,7 +108,7 @@ func (t *inspection) openIndex(ctx context.Context, c *compartmentView, o thing,
 }
 
 // same reports whether a pack holds a segment's header and directory.
-func (t *inspection) same(ctx context.Context, pack string, s format.IndexedSegment) (bool, error) {
+func (t *audit) same(ctx context.Context, pack string, s format.IndexedSegment) (bool, error) {
 	for _, part := range []struct {
 		at   uint64
 		want []byte
@@ -148,7 +148,7 @@ func (v *verification) openSnapshot(c *compartmentView, o thing, data []byte) er
 // snapshots walks every snapshot that the target shows, with nothing but what
 // lies on it. What its own damage explains is told as harm, the rest is their
 // writer's doing.
-func (t *inspection) snapshots(ctx context.Context) error {
+func (t *audit) snapshots(ctx context.Context) error {
 	v, err := OpenView(ctx, ViewOptions{Keys: t.v.o.Keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now})
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func snapshotLine(s format.Summary, h format.Hash) string {
 
 // walkSnapshot goes through a tree, and looks for every chunk that it names in
 // the packs that the snapshot may use and that were found good.
-func (t *inspection) walkSnapshot(ctx context.Context, v *View, info SnapshotInfo) error {
+func (t *audit) walkSnapshot(ctx context.Context, v *View, info SnapshotInfo) error {
 	r, err := v.open(ctx, info, nil, false)
 	if err != nil {
 		return err
@@ -243,7 +243,7 @@ func (t *inspection) walkSnapshot(ctx context.Context, v *View, info SnapshotInf
 }
 
 // hasContent looks for every chunk of a file.
-func (t *inspection) hasContent(ctx context.Context, r *reading, c format.Content) error {
+func (t *audit) hasContent(ctx context.Context, r *reading, c format.Content) error {
 	var size uint64
 	err := r.each(ctx, c, func(id chunk.ID) error {
 		from, to := r.table.find(id)

@@ -94,7 +94,7 @@ const absent = -1
 
 // compare goes through a folder's listing and what should be in it, which are
 // in the same order, and has every object inspected.
-func (t *inspection) compare(ctx context.Context, g *errgroup.Group, folder string, expected iter.Seq2[thing, error]) error {
+func (t *audit) compare(ctx context.Context, g *errgroup.Group, folder string, expected iter.Seq2[thing, error]) error {
 	next, stop := iter.Pull2(expected)
 	defer stop()
 	o, failed, more := next()
@@ -142,7 +142,7 @@ func (t *inspection) compare(ctx context.Context, g *errgroup.Group, folder stri
 
 // meet counts an object, and has it inspected beside others unless all that is
 // asked is in the listing.
-func (t *inspection) meet(ctx context.Context, g *errgroup.Group, o thing, size int64) error {
+func (t *audit) meet(ctx context.Context, g *errgroup.Group, o thing, size int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (t *inspection) meet(ctx context.Context, g *errgroup.Group, o thing, size 
 }
 
 // reads reports whether all of an object is to be read.
-func (t *inspection) reads(o thing) bool {
+func (t *audit) reads(o thing) bool {
 	switch {
 	case t.v.o.Level >= Full, len(t.suspects[o.name]) > 0:
 		return true
@@ -170,7 +170,7 @@ func (t *inspection) reads(o thing) bool {
 
 // inspect finds out what is wrong with an object, and deals with it. The error
 // is the target's or the catalog's, not the object's.
-func (t *inspection) inspect(ctx context.Context, o thing, size int64) error {
+func (t *audit) inspect(ctx context.Context, o thing, size int64) error {
 	if size == absent { // a listing may lag, or lie
 		info, err := t.m.stat(ctx, o.name)
 		if err == nil {
@@ -191,7 +191,7 @@ func (t *inspection) inspect(ctx context.Context, o thing, size int64) error {
 }
 
 // judge says what is wrong with an object; a nil cause: nothing.
-func (t *inspection) judge(ctx context.Context, o thing, size int64, whole bool) (kind FaultKind, cause, err error) {
+func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kind FaultKind, cause, err error) {
 	switch {
 	case size == absent:
 		return FaultMissing, errors.New("is not there any more"), nil
@@ -222,7 +222,7 @@ func (t *inspection) judge(ctx context.Context, o thing, size int64, whole bool)
 
 // read reads every byte of an object, and returns errBadCopy unless its hash
 // is right. unsound is what a reader's keys find wrong in the right bytes.
-func (t *inspection) read(ctx context.Context, o thing, size int64) (unsound, err error) {
+func (t *audit) read(ctx context.Context, o thing, size int64) (unsound, err error) {
 	c := t.v.readers[o.compartment()]
 	if c == nil || o.kind == 0 || o.kind == format.KindRecord {
 		sum, err := t.m.digest(ctx, o.name, size, t.arrived)
@@ -245,7 +245,7 @@ func (t *inspection) read(ctx context.Context, o thing, size int64) (unsound, er
 }
 
 // holding lends f a buffer within the room that copies share.
-func (t *inspection) holding(ctx context.Context, size int64, f func(data []byte) error) error {
+func (t *audit) holding(ctx context.Context, size int64, f func(data []byte) error) error {
 	room := min(size, copyRoom)
 	if err := t.v.s.room.Acquire(ctx, room); err != nil {
 		return err
@@ -254,7 +254,7 @@ func (t *inspection) holding(ctx context.Context, size int64, f func(data []byte
 	return f(make([]byte, size))
 }
 
-func (t *inspection) arrived(n int) {
+func (t *audit) arrived(n int) {
 	t.mu.Lock()
 	t.out.Bytes += uint64(n)
 	t.mu.Unlock()
@@ -311,7 +311,7 @@ func (m *Member) digest(ctx context.Context, name string, size int64, arrived fu
 
 // examine looks at the bytes that are there instead of an object's: whose they
 // are, and keeps them before they are replaced.
-func (t *inspection) examine(ctx context.Context, o thing, size int64, kind FaultKind, cause error) (FaultKind, error, error) {
+func (t *audit) examine(ctx context.Context, o thing, size int64, kind FaultKind, cause error) (FaultKind, error, error) {
 	n := min(size, format.MaxPackSize)
 	if n <= 0 {
 		return kind, cause, nil
@@ -445,7 +445,7 @@ func (a *atlas) knownCharters(ctx context.Context) ([]knownCharter, error) {
 // inspectCharters looks at the charters that the target shows or once had. One
 // that it never had, replication brings; but a target that has come along and
 // shows none at all has lost them.
-func (t *inspection) inspectCharters(ctx context.Context) error {
+func (t *audit) inspectCharters(ctx context.Context) error {
 	shown := map[string]int64{}
 	prefix := format.CharterPrefix(t.v.a.key.Nation)
 	err := t.m.do(ctx, func(ctx context.Context) error {
@@ -497,7 +497,7 @@ func (t *inspection) inspectCharters(ctx context.Context) error {
 }
 
 // good books an object that is as it should be, as far as was looked.
-func (t *inspection) good(o thing, whole bool) error {
+func (t *audit) good(o thing, whole bool) error {
 	now := t.v.s.now()
 	e := Evidence{Stored: now}
 	if whole {
@@ -524,7 +524,7 @@ func (t *inspection) good(o thing, whole bool) error {
 }
 
 // flush books what was found in order.
-func (t *inspection) flush() error {
+func (t *audit) flush() error {
 	t.mu.Lock()
 	found := t.found
 	t.found = map[format.Hash]Evidence{}
