@@ -29,6 +29,7 @@ type site struct {
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
+	shared  *daemon          // nil unless all of this but the screen is the daemon's
 }
 
 // openSite reads the configuration and opens its targets. A target that cannot
@@ -38,6 +39,9 @@ func (con *console) openSite() (*site, error) { return con.openSiteWith(targets.
 
 // openSiteWith is openSite; dir opens directories.
 func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*site, error) {
+	if con.shared != nil {
+		return con.shared.siteFor(con), nil
+	}
 	cfg, err := config.Load(con.config)
 	if err != nil {
 		return nil, badConfig(err)
@@ -96,6 +100,9 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 
 // openCatalog opens the catalog of the state directory.
 func (s *site) openCatalog() error {
+	if s.shared != nil {
+		return nil
+	}
 	state, err := embassy.OpenState(s.config.StateDir)
 	if err != nil {
 		return err
@@ -121,6 +128,9 @@ func writable(dir string) error {
 
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
+	if s.shared != nil {
+		return s.shared.service.With(s.screen.warn, s.screen.progress, s.log), nil
+	}
 	o := embassy.Options{
 		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
 	}
@@ -133,7 +143,7 @@ func (s *site) service() (*embassy.Service, error) {
 // close ends the progress and closes the catalog.
 func (s *site) close() error {
 	s.screen.close()
-	if s.catalog == nil {
+	if s.catalog == nil || s.shared != nil {
 		return nil
 	}
 	c := s.catalog
@@ -158,6 +168,9 @@ func (s *site) kitPath(r reader) (string, error) {
 
 // openKit opens the recovery kit.
 func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *format.Kit, error) {
+	if s.shared != nil {
+		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
+	}
 	path, err := s.kitPath(r)
 	if err != nil {
 		return nil, nil, err
