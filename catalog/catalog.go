@@ -3,13 +3,15 @@
 // importer of Badger; no Badger type leaves it.
 //
 // One process has a catalog open at a time. A method that returned nil has
-// stored its data where the death of the process does not reach it; SetSeenHead
-// and AddRun, and AddPack for its pack record, have also synced it. A number of
-// a pack is therefore never given out twice, whatever dies.
+// stored its data where the death of the process does not reach it; SetSeenHead,
+// AddFault, AddRun and Learn, and AddPack for its pack record, have also synced
+// it. A number of a pack is therefore never given out twice, whatever dies.
 //
-// A catalog is a cache: a damaged one is reported with [ErrCorrupt], never
-// repaired and never deleted, and can be rebuilt from any target. Damage inside
-// a table that Badger meets after Open reads as a missing record.
+// A catalog is a cache: a damaged one is reported with [ErrCorrupt], and one of
+// another version of the program with [ErrSchema]. Neither is repaired or
+// deleted; [MoveAside] makes room for one that is rebuilt from any target. Damage inside
+// a table that Badger meets after Open reads as a missing record, but
+// KnownObjects finds it.
 package catalog
 
 import (
@@ -30,7 +32,8 @@ import (
 var (
 	// ErrLocked: another process has the catalog open. The error names it.
 	ErrLocked = errors.New("catalog is in use")
-	// ErrSchema: the catalog was written by another version of the program.
+	// ErrSchema: the catalog was written by another version of the program. It
+	// is sound, and rebuilt like a damaged one.
 	ErrSchema = errors.New("catalog has an unknown schema version")
 	// ErrCorrupt: the catalog cannot be read.
 	ErrCorrupt = errors.New("catalog is damaged")
@@ -42,8 +45,11 @@ var (
 	ErrOldHead = errors.New("head is older than one already seen")
 )
 
+// storeName is the folder of Badger in the catalog's.
+const storeName = "badger"
+
 const (
-	schemaVersion = 1
+	schemaVersion = 2
 
 	// Badger writes through memory maps, so that a full disk is a signal and
 	// not an error. What it writes in the background, memtables and
@@ -81,6 +87,8 @@ type Catalog struct {
 	life   sync.RWMutex // held for reading by every method, for writing by Close and SetListed
 	closed bool         // guarded by life
 
+	sound func() error // checkTables, once
+
 	writer sync.Mutex // held by whoever writes; orders all transactions
 	large  int        // bytes put into the value log since it was last collected; guarded by writer
 }
@@ -103,7 +111,7 @@ func Open(dir string, opts Options) (*Catalog, error) {
 	}
 	c, err := open(dir, opts)
 	if errors.Is(err, ErrCorrupt) {
-		err = fmt.Errorf("%w; nothing is lost with it: delete this directory and rebuild the catalog from any target", err)
+		err = fmt.Errorf("%w; nothing is lost with it: move this directory away and rebuild the catalog from any target", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open catalog %s: %w", dir, err)
@@ -112,11 +120,12 @@ func Open(dir string, opts Options) (*Catalog, error) {
 }
 
 func open(dir string, opts Options) (_ *Catalog, err error) {
-	store := filepath.Join(dir, "badger")
+	store := filepath.Join(dir, storeName)
 	if err := os.MkdirAll(store, 0o700); err != nil {
 		return nil, err
 	}
 	c := &Catalog{dir: dir, free: opts.Free}
+	c.sound = sync.OnceValue(c.checkTables)
 	if err := c.room(0); err != nil {
 		return nil, err
 	}
@@ -169,16 +178,15 @@ func (c *Catalog) Close() error {
 // otherwise.
 func (c *Catalog) checkSchema() error {
 	var found []byte
-	var empty bool
+	empty := true
 	err := c.db.View(func(txn *badger.Txn) (err error) {
 		if found, err = get(txn, schemaKey()); err != nil || found != nil {
 			return err
 		}
-		it := txn.NewIterator(badger.IteratorOptions{})
-		defer it.Close()
-		it.Rewind()
-		empty = !it.Valid()
-		return nil
+		return scan(txn, nil, nil, func(_, _ []byte) (bool, error) {
+			empty = false
+			return false, nil
+		})
 	})
 	switch {
 	case err != nil:
@@ -192,7 +200,7 @@ func (c *Catalog) checkSchema() error {
 	}
 	if v := binary.BigEndian.Uint32(found); v != schemaVersion {
 		return fmt.Errorf("%w %d, this program knows %d: use the program that wrote it, "+
-			"or delete this directory and rebuild the catalog from any target", ErrSchema, v, schemaVersion)
+			"or move this directory away and rebuild the catalog from any target", ErrSchema, v, schemaVersion)
 	}
 	return nil
 }
@@ -237,10 +245,10 @@ func (c *Catalog) commitSynced(fn func(*badger.Txn) error) error {
 	return c.db.Sync()
 }
 
-// put is a whole write of one small record.
-func (c *Catalog) put(key, value []byte) error {
+// remove is a whole deletion of one record; one that is not there is no error.
+func (c *Catalog) remove(key []byte) error {
 	return c.write(func() error {
-		return c.commit(func(txn *badger.Txn) error { return txn.Set(key, value) })
+		return c.commit(func(txn *badger.Txn) error { return txn.Delete(key) })
 	})
 }
 
@@ -302,13 +310,7 @@ func (b *batch) set(key, value []byte) error {
 	if len(value) >= valueThreshold {
 		b.c.large += len(value)
 	}
-	err := b.txn.Set(key, value)
-	if errors.Is(err, badger.ErrTxnTooBig) {
-		if err = b.flush(); err == nil {
-			err = b.txn.Set(key, value)
-		}
-	}
-	if err != nil {
+	if err := b.fit(func() error { return b.txn.Set(key, value) }); err != nil {
 		return err
 	}
 	b.bytes += len(value)
@@ -316,6 +318,22 @@ func (b *batch) set(key, value []byte) error {
 		return b.flush()
 	}
 	return nil
+}
+
+// delete keeps the slice until the next flush.
+func (b *batch) delete(key []byte) error {
+	return b.fit(func() error { return b.txn.Delete(key) })
+}
+
+// fit does it in this transaction, or in the next if it does not fit.
+func (b *batch) fit(do func() error) error {
+	err := do()
+	if errors.Is(err, badger.ErrTxnTooBig) {
+		if err = b.flush(); err == nil {
+			err = do()
+		}
+	}
+	return err
 }
 
 // flush commits what was written so far.

@@ -57,6 +57,10 @@ func hash(i int) format.Hash { return format.HashOf(fmt.Append(nil, i)) }
 
 func chain(i byte) format.ID { return format.ID{15: i} }
 
+func line(i byte) embassy.Line {
+	return embassy.Line{Compartment: chain(100), Agent: chain(101), Chain: chain(i)}
+}
+
 // ids returns the ids first to last-1.
 func ids(first, last int) []chunk.ID {
 	out := make([]chunk.ID, 0, last-first)
@@ -257,63 +261,6 @@ func TestAddPackMany(t *testing.T) {
 	equal(t, find(t, c, ids(0, many+1)), slices.Concat(repeat(1, 10), repeat(2, many-10), repeat(0, 1)))
 }
 
-func TestPlacements(t *testing.T) {
-	dir := t.TempDir()
-	c := open(t, dir)
-	for _, at := range []time.Time{now, {}, now.AddDate(5000, 0, 0), now.In(time.FixedZone("", 3600))} {
-		check(t, c.Place("tallinn", hash(1), at))
-		c = reopen(t, c, dir)
-		got, err := c.Placed("tallinn", hash(1))
-		check(t, err)
-		if !got.Equal(at) || got.IsZero() != at.IsZero() {
-			t.Fatalf("got %s, want %s", got, at)
-		}
-	}
-	for _, q := range []struct {
-		target string
-		h      format.Hash
-	}{{"tallin", hash(1)}, {"tallinn", hash(2)}, {"", hash(1)}} {
-		got, err := c.Placed(q.target, q.h)
-		check(t, err)
-		equal(t, got.IsZero(), true)
-	}
-}
-
-func TestSeenHeads(t *testing.T) {
-	dir := t.TempDir()
-	c := open(t, dir)
-	if _, ok, err := c.SeenHead("riga", chain(1)); ok || err != nil {
-		t.Fatalf("unknown: %v, %v", ok, err)
-	}
-	for _, want := range []embassy.SeenHead{
-		{Seq: 4, Hash: hash(1), At: now},
-		{Seq: 4, Hash: hash(1), At: now.Add(time.Hour)},
-		{Seq: 1 << 40, Hash: hash(2), At: now},
-	} {
-		check(t, c.SetSeenHead("riga", chain(1), want))
-		c = reopen(t, c, dir)
-		got, ok, err := c.SeenHead("riga", chain(1))
-		check(t, err)
-		equal(t, ok, true)
-		equal(t, got, want)
-	}
-	err := c.SetSeenHead("riga", chain(1), embassy.SeenHead{Seq: 1<<40 - 1, At: now})
-	if !errors.Is(err, catalog.ErrOldHead) {
-		t.Fatalf("lower head: %v", err)
-	}
-	got, _, err := c.SeenHead("riga", chain(1))
-	check(t, err)
-	equal(t, got.Hash, hash(2))
-	for _, q := range []struct {
-		target string
-		chain  format.ID
-	}{{"riga", chain(2)}, {"rig", chain(1)}} {
-		if _, ok, err := c.SeenHead(q.target, q.chain); ok || err != nil {
-			t.Fatalf("%v: %v, %v", q, ok, err)
-		}
-	}
-}
-
 func TestCachedDirs(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, dir)
@@ -478,7 +425,7 @@ func TestConcurrentUse(t *testing.T) {
 				err = errors.Join(err, err2,
 					c.SetListed(chain(1), uint64(k+1), []embassy.ListedPack{{Num: n}}),
 					c.Place("t", hash(k), now),
-					c.SetSeenHead("t", chain(byte(g)), embassy.SeenHead{Seq: uint64(i)}),
+					c.SetSeenHead("t", line(byte(g)), embassy.SeenHead{Seq: uint64(i)}),
 					c.AddRun(embassy.Run{Dataset: "d"}),
 					c.PutCachedDirs("s", map[string][]byte{fmt.Sprint("/", k): {}}),
 				)

@@ -58,7 +58,7 @@ func TestCorruptManifest(t *testing.T) {
 				if !errors.Is(err, catalog.ErrCorrupt) {
 					t.Fatal(err)
 				}
-				for _, want := range []string{dir, "delete", "rebuild"} {
+				for _, want := range []string{dir, "move", "rebuild"} {
 					if !strings.Contains(err.Error(), want) {
 						t.Errorf("%q is not in %q", want, err)
 					}

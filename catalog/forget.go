@@ -4,26 +4,31 @@ import "fmt"
 
 // Forget implements [embassy.Catalog]. The file cache and the chunks go before
 // the packs that they name; a crash in between leaves packs without chunks,
-// which only costs deduplication. Nobody reads meanwhile.
+// which only costs deduplication.
 func (c *Catalog) Forget() error {
-	c.life.Lock() // writers hold it for reading, so there is none
-	defer c.life.Unlock()
-	err := ErrClosed
-	if !c.closed {
-		err = c.forget()
+	var prefixes [][]byte
+	for _, tag := range []byte{tagDir, tagChunk, tagEvidence, tagListing, tagHead, tagUnlisted, tagHash, tagPack} {
+		prefixes = append(prefixes, []byte{tag})
 	}
-	if err != nil {
+	if err := c.drop(prefixes...); err != nil {
 		return fmt.Errorf("forget contents: %w", err)
 	}
 	return nil
 }
 
-func (c *Catalog) forget() error {
+// drop deletes what begins with the prefixes, one after the other. Nobody
+// reads meanwhile.
+func (c *Catalog) drop(prefixes ...[]byte) error {
+	c.life.Lock() // writers hold it for reading, so there is none
+	defer c.life.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
 	if err := c.room(0); err != nil { // Badger rewrites tables at the edges
 		return err
 	}
-	for _, tag := range []byte{tagDir, tagChunk, tagPlaced, tagListing, tagHead, tagUnlisted, tagHash, tagPack} {
-		if err := c.db.DropPrefix([]byte{tag}); err != nil {
+	for _, prefix := range prefixes {
+		if err := c.db.DropPrefix(prefix); err != nil {
 			return err
 		}
 	}

@@ -22,7 +22,7 @@ func TestForget(t *testing.T) {
 	check(t, c.Place("t", hash(1), now))
 	check(t, c.PutCachedDirs("s", map[string][]byte{"/": []byte("root"), "/large": make([]byte, 1<<20)}))
 	seen := embassy.SeenHead{Seq: 5, Hash: hash(5), At: now}
-	check(t, c.SetSeenHead("t", chain(1), seen))
+	check(t, c.SetSeenHead("t", line(1), seen))
 	run := embassy.Run{Dataset: "d", Exit: 3, Started: now}
 	check(t, c.AddRun(run))
 	check(t, c.Note("k", []byte("v")))
@@ -60,7 +60,7 @@ func TestForget(t *testing.T) {
 			}
 		}
 
-		head, _, err := c.SeenHead("t", chain(1))
+		head, _, err := c.SeenHead("t", line(1))
 		check(t, err)
 		equal(t, head, seen)
 		for _, dataset := range []string{"", "d"} {

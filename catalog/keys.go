@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -16,7 +17,8 @@ import (
 )
 
 // Keys are a tag and fields; numbers are big endian. A name is its length in
-// two bytes and its bytes; text is bytes up to the end of the key.
+// two bytes and its bytes; text is bytes up to the end of the key; a line is
+// compartment (16), agent (16) and chain (16).
 const (
 	tagSchema   = 's' // -> version (4)
 	tagListing  = 'j' // -> chain (16), seq (8), then number (4) and position (4) of each pack: a SetListed that is under way
@@ -26,8 +28,13 @@ const (
 	tagUnlisted = 'u' // chain (16), number (4) -> Head, of packs that no entry lists
 	tagHead     = 'l' // chain (16) -> seq (8) last listed
 	tagChunk    = 'c' // id (32) -> number (4)
-	tagPlaced   = 'o' // target (name), hash (32) -> time
-	tagSeen     = 'v' // target (name), chain (16) -> seq (8), hash (32), time
+	tagEvidence = 'o' // target (name), hash (32) -> times: stored, verified, locked
+	tagSeen     = 'v' // target (name), line -> seq (8), hash (32), time
+	tagFault    = 'f' // target (name), kind (name), object (text) -> CBOR faultRecord
+	tagLine     = 'i' // line -> known record of the last entry
+	tagEntry    = 'e' // line, seq (8) -> known record
+	tagBegun    = 'g' // line -> known record of an entry whose objects are being written, or were when the process died
+	tagObject   = 'b' // compartment (16), agent (16), kind (1), hash (32), chain (16), seq (8) -> size (8); unseen while seq is above the line's
 	tagDir      = 'd' // series (name), path (text) -> record
 	tagRun      = 'r' // run (8) -> CBOR runRecord
 	tagRunOf    = 'x' // dataset (name), run (8) -> nothing
@@ -56,12 +63,64 @@ const chunkKeySize = 1 + len(chunk.ID{})
 
 func appendChunkKey(buf []byte, id chunk.ID) []byte { return append(append(buf, tagChunk), id[:]...) }
 
-func placedKey(target string, h format.Hash) []byte {
-	return append(appendName([]byte{tagPlaced}, target), h[:]...)
+func evidenceKey(target string, h format.Hash) []byte {
+	return append(appendName([]byte{tagEvidence}, target), h[:]...)
 }
 
-func seenKey(target string, chain format.ID) []byte {
-	return append(appendName([]byte{tagSeen}, target), chain[:]...)
+func seenKey(target string, l embassy.Line) []byte {
+	return appendLine(appendName([]byte{tagSeen}, target), l)
+}
+
+func faultKey(target string, kind embassy.FaultKind, object string) []byte {
+	key := appendName(appendName([]byte{tagFault}, target), string(kind))
+	return append(key, bounded(object)...)
+}
+
+func appendLine(buf []byte, l embassy.Line) []byte {
+	return slices.Concat(buf, l.Compartment[:], l.Agent[:], l.Chain[:])
+}
+
+func lineKey(tag byte, l embassy.Line) []byte { return appendLine([]byte{tag}, l) }
+
+// decodeLine is for the keys of tagLine.
+func decodeLine(key []byte) (l embassy.Line, err error) {
+	if len(key) != 1+3*len(l.Chain) {
+		return l, errBad("a chain")
+	}
+	key = key[1:]
+	key = key[copy(l.Compartment[:], key):]
+	copy(l.Chain[:], key[copy(l.Agent[:], key):])
+	return l, nil
+}
+
+func entryKey(l embassy.Line, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(lineKey(tagEntry, l), seq)
+}
+
+func agentPrefix(compartment, agent format.ID) []byte {
+	return slices.Concat([]byte{tagObject}, compartment[:], agent[:])
+}
+
+const objectKeySize = 1 + 3*len(format.ID{}) + 1 + len(format.Hash{}) + 8
+
+func objectKey(l embassy.Line, a format.Listed, seq uint64) []byte {
+	b := append(make([]byte, 0, objectKeySize), tagObject)
+	b = append(append(b, l.Compartment[:]...), l.Agent[:]...)
+	b = append(append(b, byte(a.Kind)), a.Hash[:]...)
+	return binary.BigEndian.AppendUint64(append(b, l.Chain[:]...), seq)
+}
+
+func decodeObject(key, value []byte) (o embassy.KnownObject, err error) {
+	if len(key) != objectKeySize || len(value) != 8 {
+		return o, errBad("a known object")
+	}
+	key = key[1+2*len(o.Chain):]
+	o.Kind = format.Kind(key[0])
+	key = key[1:]
+	key = key[copy(o.Hash[:], key):]
+	o.Seq = binary.BigEndian.Uint64(key[copy(o.Chain[:], key):])
+	o.Size = binary.BigEndian.Uint64(value)
+	return o, nil
 }
 
 func dirKey(series, path string) []byte {
@@ -72,7 +131,7 @@ func runKey(run uint64) []byte { return binary.BigEndian.AppendUint64([]byte{tag
 
 func runOfPrefix(dataset string) []byte { return appendName([]byte{tagRunOf}, dataset) }
 
-func noteKey(key string) []byte { return append([]byte{tagNote}, bounded(key)...) }
+func noteKey(key string) []byte { return append([]byte{tagNote}, key...) }
 
 func appendName(buf []byte, name string) []byte {
 	name = bounded(name)
@@ -83,13 +142,15 @@ func appendName(buf []byte, name string) []byte {
 // bounded keeps a key within Badger's limit whatever the text: the end of a
 // very long one is replaced by its hash. No short text equals such a result.
 func bounded(text string) string {
-	const limit = 8 << 10
-	if len(text) <= limit {
+	if len(text) <= maxText {
 		return text
 	}
 	sum := sha256.Sum256([]byte(text))
-	return text[:limit] + string(sum[:])
+	return text[:maxText] + string(sum[:])
 }
+
+// maxText is how many bytes of a text a key takes as they are.
+const maxText = 8 << 10
 
 // errBad says that a value has not the form of its kind.
 func errBad(what string) error { return fmt.Errorf("%w: bad record of %s", ErrCorrupt, what) }
@@ -186,6 +247,67 @@ func decodeSeen(b []byte) (h embassy.SeenHead, err error) {
 	return h, err
 }
 
+func encodeKnown(e embassy.Known) []byte {
+	b := binary.BigEndian.AppendUint64(nil, e.Seq)
+	return binary.BigEndian.AppendUint64(append(b, e.Hash[:]...), e.Size)
+}
+
+func decodeKnown(b []byte) (e embassy.Known, err error) {
+	if len(b) != 8+len(e.Hash)+8 {
+		return e, errBad("a known entry")
+	}
+	e.Seq = binary.BigEndian.Uint64(b)
+	b = b[8:]
+	e.Size = binary.BigEndian.Uint64(b[copy(e.Hash[:], b):])
+	return e, nil
+}
+
+func encodeEvidence(e embassy.Evidence) []byte {
+	return appendTime(appendTime(appendTime(nil, e.Stored), e.Verified), e.Locked)
+}
+
+func decodeEvidence(b []byte) (e embassy.Evidence, err error) {
+	if len(b) != 3*timeSize {
+		return e, errBad("evidence")
+	}
+	for _, t := range []*time.Time{&e.Stored, &e.Verified, &e.Locked} {
+		if *t, err = decodeTime(b[:timeSize]); err != nil {
+			return e, err
+		}
+		b = b[timeSize:]
+	}
+	return e, nil
+}
+
+type faultRecord struct {
+	Target string `cbor:"1,keyasint"`
+	Kind   string `cbor:"2,keyasint"`
+	Object string `cbor:"3,keyasint,omitempty"`
+	Text   string `cbor:"4,keyasint,omitempty"`
+	First  []byte `cbor:"5,keyasint"` // time
+	Last   []byte `cbor:"6,keyasint"` // time
+}
+
+func encodeFault(f embassy.Fault) ([]byte, error) {
+	return encMode.Marshal(faultRecord{
+		Target: f.Target, Kind: string(f.Kind), Object: f.Object, Text: f.Text,
+		First: appendTime(nil, f.First), Last: appendTime(nil, f.Last),
+	})
+}
+
+func decodeFault(b []byte) (f embassy.Fault, err error) {
+	var rec faultRecord
+	if err := cbor.Unmarshal(b, &rec); err != nil {
+		return f, fmt.Errorf("%w: %w", errBad("a fault"), err)
+	}
+	f = embassy.Fault{Target: rec.Target, Kind: embassy.FaultKind(rec.Kind), Object: rec.Object, Text: rec.Text}
+	if f.First, err = decodeTime(rec.First); err != nil {
+		return f, err
+	}
+	f.Last, err = decodeTime(rec.Last)
+	return f, err
+}
+
 type runRecord struct {
 	Kind     string `cbor:"1,keyasint"`
 	Dataset  string `cbor:"2,keyasint"`
@@ -248,14 +370,36 @@ func get(txn *badger.Txn, key []byte) ([]byte, error) {
 // lookup returns the item of a key, or nil if there is none. Badger looks at
 // the end of a block before it checks the block, and panics if that is damaged.
 func lookup(txn *badger.Txn, key []byte) (item *badger.Item, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			item, err = nil, fmt.Errorf("%w: reading it panics: %.200v", ErrCorrupt, r)
-		}
-	}()
+	defer guard(&err)
 	item, err = txn.Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return nil, nil
 	}
 	return item, err
+}
+
+// scan calls fn for every record whose key begins with the prefix, in
+// ascending order of key, from the key from on (nil: the first), while fn
+// returns true. Both slices end with the call.
+func scan(txn *badger.Txn, prefix, from []byte, fn func(key, value []byte) (more bool, err error)) (err error) {
+	defer guard(&err)
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+	defer it.Close()
+	more := true
+	for it.Seek(from); more && err == nil && it.Valid(); it.Next() {
+		item := it.Item()
+		err = item.Value(func(value []byte) (err error) {
+			more, err = fn(item.Key(), value)
+			return err
+		})
+	}
+	return err
+}
+
+// guard makes a panic of Badger, which damaged files give it, an error. It is
+// deferred.
+func guard(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%w: reading it panics: %.200v", ErrCorrupt, r)
+	}
 }

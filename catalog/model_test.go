@@ -1,14 +1,18 @@
 package catalog_test
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
@@ -24,12 +28,34 @@ type model struct {
 	packs  map[embassy.PackNum]embassy.PackState
 	chunks map[chunk.ID]embassy.PackNum
 	heads  map[format.ID]uint64
-	placed map[string]time.Time
-	seen   map[string]embassy.SeenHead
+	placed map[place]embassy.Evidence
+	seen   map[seen]embassy.SeenHead
+	known  map[embassy.Line][]learned
+	faults map[fault]embassy.Fault
 	dirs   map[string][]byte
 	runs   []embassy.Run
 	notes  map[string][]byte
 }
+
+type (
+	place struct {
+		target string
+		h      format.Hash
+	}
+	seen struct {
+		target string
+		l      embassy.Line
+	}
+	fault struct {
+		target string
+		kind   embassy.FaultKind
+		object string
+	}
+	learned struct {
+		embassy.Known
+		adds []format.Listed
+	}
+)
 
 var _ embassy.Catalog = (*model)(nil)
 
@@ -38,8 +64,10 @@ func newModel() *model {
 		packs:  map[embassy.PackNum]embassy.PackState{},
 		chunks: map[chunk.ID]embassy.PackNum{},
 		heads:  map[format.ID]uint64{},
-		placed: map[string]time.Time{},
-		seen:   map[string]embassy.SeenHead{},
+		placed: map[place]embassy.Evidence{},
+		seen:   map[seen]embassy.SeenHead{},
+		known:  map[embassy.Line][]learned{},
+		faults: map[fault]embassy.Fault{},
 		dirs:   map[string][]byte{},
 		notes:  map[string][]byte{},
 	}
@@ -123,25 +151,134 @@ func (m *model) SetListed(chain format.ID, seq uint64, packs []embassy.ListedPac
 func (m *model) ListedHead(chain format.ID) (uint64, error) { return m.heads[chain], nil }
 
 func (m *model) Place(target string, h format.Hash, at time.Time) error {
-	m.placed[fmt.Sprint(target, h)] = at
-	return nil
+	return m.SetEvidence(target, map[format.Hash]embassy.Evidence{h: {Stored: at}})
 }
 
 func (m *model) Placed(target string, h format.Hash) (time.Time, error) {
-	return m.placed[fmt.Sprint(target, h)], nil
+	return m.placed[place{target, h}].Stored, nil
 }
 
-func (m *model) SetSeenHead(target string, chain format.ID, h embassy.SeenHead) error {
-	if h.Seq < m.seen[fmt.Sprint(target, chain)].Seq {
-		return errRefused
+func (m *model) SetEvidence(target string, found map[format.Hash]embassy.Evidence) error {
+	for h, e := range found {
+		known := m.placed[place{target, h}]
+		if !e.Stored.IsZero() {
+			known.Stored = e.Stored
+		}
+		if !e.Verified.IsZero() {
+			known.Verified = e.Verified
+		}
+		if !e.Locked.IsZero() {
+			known.Locked = e.Locked
+		}
+		m.placed[place{target, h}] = known
 	}
-	m.seen[fmt.Sprint(target, chain)] = h
 	return nil
 }
 
-func (m *model) SeenHead(target string, chain format.ID) (embassy.SeenHead, bool, error) {
-	h, ok := m.seen[fmt.Sprint(target, chain)]
+func (m *model) Evidence(target string, h format.Hash) (embassy.Evidence, error) {
+	return m.placed[place{target, h}], nil
+}
+
+func (m *model) DropEvidence(target string, h format.Hash) error {
+	delete(m.placed, place{target, h})
+	return nil
+}
+
+func (m *model) Learn(l embassy.Line, e embassy.Known, adds []format.Listed) error {
+	n := uint64(len(m.known[l]))
+	if e.Seq >= 1 && e.Seq <= n && m.known[l][e.Seq-1].Known == e {
+		return nil
+	}
+	if e.Seq != n+1 {
+		return errRefused
+	}
+	m.known[l] = append(m.known[l], learned{e, adds})
+	return nil
+}
+
+func (m *model) KnownHead(l embassy.Line) (embassy.Known, bool, error) {
+	return m.KnownEntry(l, uint64(len(m.known[l])))
+}
+
+func (m *model) KnownEntry(l embassy.Line, seq uint64) (embassy.Known, bool, error) {
+	if seq == 0 || seq > uint64(len(m.known[l])) {
+		return embassy.Known{}, false, nil
+	}
+	return m.known[l][seq-1].Known, true, nil
+}
+
+func (m *model) KnownLines() ([]embassy.Line, error) {
+	return slices.SortedFunc(maps.Keys(m.known), func(a, b embassy.Line) int {
+		return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
+	}), nil
+}
+
+func (m *model) KnownObjects(compartment, agent format.ID, kind format.Kind, prefix []byte) iter.Seq2[embassy.KnownObject, error] {
+	return func(yield func(embassy.KnownObject, error) bool) {
+		all := map[string]embassy.KnownObject{} // an object that an entry lists twice is there once
+		for l, entries := range m.known {
+			for _, e := range entries {
+				for _, a := range e.adds {
+					if l.Compartment == compartment && l.Agent == agent && a.Kind == kind && bytes.HasPrefix(a.Hash[:], prefix) {
+						all[fmt.Sprintf("%x %x %20d", a.Hash, l.Chain, e.Seq)] = embassy.KnownObject{
+							Kind: kind, Hash: a.Hash, Size: a.Size, Chain: l.Chain, Seq: e.Seq,
+						}
+					}
+				}
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(all)) {
+			if !yield(all[key], nil) {
+				return
+			}
+		}
+	}
+}
+
+func (m *model) AddFault(f embassy.Fault) error {
+	key := fault{f.Target, f.Kind, f.Object}
+	if before, ok := m.faults[key]; ok {
+		f.First = before.First
+	}
+	m.faults[key] = f
+	return nil
+}
+
+func (m *model) Faults(target string) (out []embassy.Fault, _ error) {
+	for _, f := range m.faults {
+		if target == "" || f.Target == target {
+			out = append(out, f)
+		}
+	}
+	slices.SortFunc(out, func(a, b embassy.Fault) int {
+		return cmp.Or(strings.Compare(a.Target, b.Target), cmp.Compare(a.Kind, b.Kind), strings.Compare(a.Object, b.Object))
+	})
+	return out, nil
+}
+
+func (m *model) ClearFault(target string, kind embassy.FaultKind, object string) error {
+	delete(m.faults, fault{target, kind, object})
+	return nil
+}
+
+func (m *model) SetSeenHead(target string, l embassy.Line, h embassy.SeenHead) error {
+	if h.Seq < m.seen[seen{target, l}].Seq {
+		return errRefused
+	}
+	m.seen[seen{target, l}] = h
+	return nil
+}
+
+func (m *model) SeenHead(target string, l embassy.Line) (embassy.SeenHead, bool, error) {
+	h, ok := m.seen[seen{target, l}]
 	return h, ok, nil
+}
+
+func (m *model) ForgetTarget(target string) error {
+	maps.DeleteFunc(m.placed, func(k place, _ embassy.Evidence) bool { return k.target == target })
+	maps.DeleteFunc(m.seen, func(k seen, _ embassy.SeenHead) bool { return k.target == target })
+	maps.DeleteFunc(m.faults, func(k fault, _ embassy.Fault) bool { return k.target == target })
+	return nil
 }
 
 func (m *model) CachedDir(series, path string) ([]byte, bool, error) {
@@ -180,7 +317,36 @@ func (m *model) Noted(key string) ([]byte, bool, error) {
 	return v, ok, nil
 }
 
+func (m *model) Notes(prefix string) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for key, value := range m.notes {
+		if rest, ok := strings.CutPrefix(key, prefix); ok {
+			out[rest] = value
+		}
+	}
+	return out, nil
+}
+
 func (m *model) Close() error { return nil }
+
+// Lines that share what they can: the chain's id alone names none.
+var lines = []embassy.Line{
+	{Compartment: chain(1), Agent: chain(1), Chain: chain(1)},
+	{Compartment: chain(1), Agent: chain(1), Chain: chain(2)},
+	{Compartment: chain(1), Agent: chain(2), Chain: chain(1)},
+	{Compartment: chain(2), Agent: chain(1), Chain: chain(1)},
+}
+
+// collect returns what a sequence yields before its first error.
+func collect[T any](seq iter.Seq2[T, error]) (out []T, _ error) {
+	for v, err := range seq {
+		if err != nil {
+			return out, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
 
 // Few values, so that they meet again.
 var (
@@ -189,9 +355,23 @@ var (
 	genHash  = rapid.Map(rapid.IntRange(0, 20), hash)
 	genIDs   = rapid.SliceOfN(rapid.Map(rapid.IntRange(0, 60), func(i int) chunk.ID { return chunk.ID(hash(i)) }), 0, 20)
 	genNum   = rapid.Map(rapid.Uint32Range(0, 25), func(i uint32) embassy.PackNum { return embassy.PackNum(i) })
+	genLine  = rapid.SampledFrom(lines)
 	genSeq   = rapid.Uint64Range(1, 10)
 	genTime  = rapid.Map(rapid.Int64Range(-1<<40, 1<<40), func(s int64) time.Time { return time.Unix(s, s&0xfffffff).UTC() })
+	genWhen  = rapid.OneOf(rapid.Just(time.Time{}), genTime)
 	genBytes = rapid.SliceOfN(rapid.Byte(), 0, 40)
+	genAdds  = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) format.Listed {
+		return format.Listed{
+			Kind: rapid.SampledFrom([]format.Kind{format.KindPack, format.KindRecord}).Draw(t, "kind"),
+			Hash: genHash.Draw(t, "hash"), Size: rapid.Uint64().Draw(t, "size"),
+		}
+	}), 0, 8)
+	genFault = rapid.Custom(func(t *rapid.T) embassy.Fault {
+		return embassy.Fault{
+			Target: genName.Draw(t, "target"), Kind: embassy.FaultKind(genName.Draw(t, "kind")), Object: genName.Draw(t, "object"),
+			Text: genName.Draw(t, "text"), First: genTime.Draw(t, "first"), Last: genTime.Draw(t, "last"),
+		}
+	})
 )
 
 // The catalog and the model answer alike, whatever is asked in whatever order,
@@ -219,7 +399,7 @@ func TestAgreesWithModel(t *testing.T) {
 			}
 		}
 		same := func() {
-			if diff := cmp.Diff(observe(t, m), observe(t, real), cmpopts.EquateEmpty()); diff != "" {
+			if diff := gocmp.Diff(observe(t, m), observe(t, real), cmpopts.EquateEmpty()); diff != "" {
 				t.Fatalf("(-model +catalog):\n%s", diff)
 			}
 		}
@@ -261,10 +441,44 @@ func TestAgreesWithModel(t *testing.T) {
 				target, h, at := genName.Draw(t, "target"), genHash.Draw(t, "hash"), genTime.Draw(t, "at")
 				both(func(c embassy.Catalog) error { return c.Place(target, h, at) })
 			},
+			"find out": func(t *rapid.T) {
+				target := genName.Draw(t, "target")
+				found := rapid.MapOfN(genHash, rapid.Custom(func(t *rapid.T) embassy.Evidence {
+					return embassy.Evidence{Stored: genWhen.Draw(t, "stored"), Verified: genWhen.Draw(t, "verified"), Locked: genWhen.Draw(t, "locked")}
+				}), 0, 8).Draw(t, "found")
+				both(func(c embassy.Catalog) error { return c.SetEvidence(target, found) })
+			},
+			"drop evidence": func(t *rapid.T) {
+				target, h := genName.Draw(t, "target"), genHash.Draw(t, "hash")
+				both(func(c embassy.Catalog) error { return c.DropEvidence(target, h) })
+			},
+			"learn": func(t *rapid.T) {
+				l, adds := genLine.Draw(t, "line"), genAdds.Draw(t, "adds")
+				seq := uint64(len(m.known[l]) + 1)
+				if rapid.IntRange(0, 3).Draw(t, "any") == 0 {
+					seq = rapid.Uint64Range(0, 6).Draw(t, "seq")
+				}
+				e, ok, _ := m.KnownEntry(l, seq)
+				if !ok || rapid.Bool().Draw(t, "another") {
+					e = embassy.Known{Seq: seq, Hash: genHash.Draw(t, "hash"), Size: rapid.Uint64().Draw(t, "size")}
+				}
+				both(func(c embassy.Catalog) error { return c.Learn(l, e, adds) })
+			},
+			"fault": func(t *rapid.T) {
+				f := genFault.Draw(t, "fault")
+				both(func(c embassy.Catalog) error { return c.AddFault(f) })
+			},
+			"clear fault": func(t *rapid.T) {
+				f := genFault.Draw(t, "fault")
+				if faults, _ := m.Faults(""); len(faults) > 0 && rapid.Bool().Draw(t, "there") {
+					f = rapid.SampledFrom(faults).Draw(t, "which")
+				}
+				both(func(c embassy.Catalog) error { return c.ClearFault(f.Target, f.Kind, f.Object) })
+			},
 			"see head": func(t *rapid.T) {
-				target, chain := genName.Draw(t, "target"), genChain.Draw(t, "chain")
+				target, l := genName.Draw(t, "target"), genLine.Draw(t, "line")
 				h := embassy.SeenHead{Seq: genSeq.Draw(t, "seq"), Hash: genHash.Draw(t, "hash"), At: genTime.Draw(t, "at")}
-				both(func(c embassy.Catalog) error { return c.SetSeenHead(target, chain, h) })
+				both(func(c embassy.Catalog) error { return c.SetSeenHead(target, l, h) })
 			},
 			"cache": func(t *rapid.T) {
 				series := genName.Draw(t, "series")
@@ -282,6 +496,12 @@ func TestAgreesWithModel(t *testing.T) {
 			"forget": func(t *rapid.T) {
 				if rapid.IntRange(0, 4).Draw(t, "really") == 0 {
 					both(func(c embassy.Catalog) error { return c.Forget() })
+				}
+			},
+			"forget target": func(t *rapid.T) {
+				if rapid.IntRange(0, 4).Draw(t, "really") == 0 {
+					target := genName.Draw(t, "target")
+					both(func(c embassy.Catalog) error { return c.ForgetTarget(target) })
 				}
 			},
 			"note": func(t *rapid.T) {
@@ -336,6 +556,25 @@ func observe(t *rapid.T, c embassy.Catalog) map[string]any {
 		for _, target := range names {
 			at, err := c.Placed(target, hash(i))
 			say(err, at, "placed", target, i)
+			e, err := c.Evidence(target, hash(i))
+			say(err, e, "evidence", target, i)
+		}
+	}
+	firstHash := hash(1)
+	known, err := c.KnownLines()
+	say(err, known, "lines")
+	for _, l := range lines {
+		e, ok, err := c.KnownHead(l)
+		say(err, answer{e, ok}, "known head", l)
+		for seq := range e.Seq + 2 {
+			e, ok, err := c.KnownEntry(l, seq)
+			say(err, answer{e, ok}, "known", l, seq)
+		}
+		for _, kind := range []format.Kind{format.KindPack, format.KindIndex, format.KindRecord} {
+			for _, prefix := range []string{"", string(firstHash[:1])} {
+				objects, err := collect(c.KnownObjects(l.Compartment, l.Agent, kind, []byte(prefix)))
+				say(err, objects, "objects", l.Compartment, l.Agent, kind, prefix)
+			}
 		}
 	}
 	for _, a := range names {
@@ -343,9 +582,13 @@ func observe(t *rapid.T, c embassy.Catalog) map[string]any {
 		say(err, runs, "runs", a)
 		v, ok, err := c.Noted(a)
 		say(err, answer{string(v), ok}, "note", a)
-		for i := range 3 {
-			h, ok, err := c.SeenHead(a, chain(byte(i)))
-			say(err, answer{h, ok}, "seen", a, i)
+		notes, err := c.Notes(a)
+		say(err, notes, "notes", a)
+		faults, err := c.Faults(a)
+		say(err, faults, "faults", a)
+		for _, l := range lines {
+			h, ok, err := c.SeenHead(a, l)
+			say(err, answer{h, ok}, "seen", a, l)
 		}
 		for _, b := range names {
 			d, ok, err := c.CachedDir(a, b)

@@ -30,7 +30,7 @@ func TestNoSpace(t *testing.T) {
 		"AddPack":       addErr,
 		"SetListed":     c.SetListed(chain(1), 2, nil),
 		"Place":         c.Place("t", hash(1), now),
-		"SetSeenHead":   c.SetSeenHead("t", chain(1), embassy.SeenHead{}),
+		"SetSeenHead":   c.SetSeenHead("t", line(1), embassy.SeenHead{}),
 		"PutCachedDirs": c.PutCachedDirs("s", map[string][]byte{"/": {}}),
 	} {
 		if !errors.Is(err, catalog.ErrNoSpace) || !strings.Contains(err.Error(), "50 MiB free, 64 MiB needed") {

@@ -141,23 +141,18 @@ func (c *Catalog) PackByHash(h format.Hash) (p embassy.PackState, ok bool, err e
 func (c *Catalog) UnlistedPacks(chain format.ID) (packs []embassy.PackState, err error) {
 	err = c.view(func(txn *badger.Txn) error {
 		prefix := unlistedPrefix(chain)
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			n, err := decodeNum(it.Item().Key()[len(prefix):])
+		return scan(txn, prefix, nil, func(key, _ []byte) (bool, error) {
+			n, err := decodeNum(key[len(prefix):])
 			if err != nil {
-				return err
+				return false, err
 			}
 			p, ok, err := getPack(txn, n)
-			if err != nil {
-				return err
-			}
-			if !ok {
-				return errBad("an unlisted pack")
+			if err == nil && !ok {
+				err = errBad("an unlisted pack")
 			}
 			packs = append(packs, p)
-		}
-		return nil
+			return true, err
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("unlisted packs of chain %s: %w", chain, err)

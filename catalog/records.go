@@ -5,72 +5,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
 	"embassy/embassy"
-	"embassy/embassy/format"
 )
-
-// Place implements [embassy.Catalog].
-func (c *Catalog) Place(target string, h format.Hash, at time.Time) error {
-	if err := c.put(placedKey(target, h), appendTime(nil, at)); err != nil {
-		return fmt.Errorf("place %s on %s: %w", h, target, err)
-	}
-	return nil
-}
-
-// Placed implements [embassy.Catalog]. The time is in UTC.
-func (c *Catalog) Placed(target string, h format.Hash) (at time.Time, err error) {
-	value, err := c.value(placedKey(target, h))
-	if err == nil && value != nil {
-		at, err = decodeTime(value)
-	}
-	if err != nil {
-		return time.Time{}, fmt.Errorf("placement of %s on %s: %w", h, target, err)
-	}
-	return at, nil
-}
-
-// SetSeenHead implements [embassy.Catalog]. A lower sequence number is refused
-// with ErrOldHead.
-func (c *Catalog) SetSeenHead(target string, chain format.ID, h embassy.SeenHead) error {
-	err := c.write(func() error {
-		return c.commitSynced(func(txn *badger.Txn) error {
-			value, err := get(txn, seenKey(target, chain))
-			if err != nil {
-				return err
-			}
-			if value != nil {
-				seen, err := decodeSeen(value)
-				if err != nil {
-					return err
-				}
-				if h.Seq < seen.Seq {
-					return fmt.Errorf("%w: %d after %d", ErrOldHead, h.Seq, seen.Seq)
-				}
-			}
-			return txn.Set(seenKey(target, chain), encodeSeen(h))
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("set head of chain %s on %s: %w", chain, target, err)
-	}
-	return nil
-}
-
-// SeenHead implements [embassy.Catalog]. The time is in UTC.
-func (c *Catalog) SeenHead(target string, chain format.ID) (h embassy.SeenHead, ok bool, err error) {
-	value, err := c.value(seenKey(target, chain))
-	if err == nil && value != nil {
-		h, err = decodeSeen(value)
-	}
-	if err != nil {
-		return embassy.SeenHead{}, false, fmt.Errorf("head of chain %s on %s: %w", chain, target, err)
-	}
-	return h, value != nil, nil
-}
 
 // CachedDir implements [embassy.Catalog].
 func (c *Catalog) CachedDir(series, path string) (record []byte, ok bool, err error) {
@@ -166,6 +105,7 @@ func (c *Catalog) Runs(dataset string, n int) (runs []embassy.Run, err error) {
 
 // newest returns the n highest run numbers that follow the prefix, highest first.
 func newest(txn *badger.Txn, prefix []byte, n int) (runs []uint64, err error) {
+	defer guard(&err)
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, Reverse: true})
 	defer it.Close()
 	end := binary.BigEndian.AppendUint64(bytes.Clone(prefix), math.MaxUint64)
@@ -179,9 +119,13 @@ func newest(txn *badger.Txn, prefix []byte, n int) (runs []uint64, err error) {
 	return runs, nil
 }
 
-// Note implements [embassy.Catalog].
+// Note implements [embassy.Catalog]. A key is limited to 8 KiB, a value to
+// 128 MiB.
 func (c *Catalog) Note(key string, value []byte) error {
 	err := c.write(func() error {
+		if len(key) > maxText {
+			return fmt.Errorf("a key of %d bytes exceeds %d", len(key), maxText)
+		}
 		b := c.newBatch(false)
 		defer b.discard()
 		if err := b.set(noteKey(key), bytes.Clone(value)); err != nil {
@@ -190,7 +134,7 @@ func (c *Catalog) Note(key string, value []byte) error {
 		return b.flush()
 	})
 	if err != nil {
-		return fmt.Errorf("note %q: %w", key, err)
+		return fmt.Errorf("note %.200q: %w", key, err)
 	}
 	return nil
 }
@@ -202,6 +146,22 @@ func (c *Catalog) Noted(key string) (value []byte, ok bool, err error) {
 		return nil, false, fmt.Errorf("note %q: %w", key, err)
 	}
 	return value, value != nil, nil
+}
+
+// Notes implements [embassy.Catalog].
+func (c *Catalog) Notes(prefix string) (map[string][]byte, error) {
+	notes := map[string][]byte{}
+	start := noteKey(prefix)
+	err := c.view(func(txn *badger.Txn) error {
+		return scan(txn, start, nil, func(key, value []byte) (bool, error) {
+			notes[string(key[len(start):])] = append([]byte{}, value...)
+			return true, nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("notes %q: %w", prefix, err)
+	}
+	return notes, nil
 }
 
 // value returns the value of a key, or nil if there is none.

@@ -27,11 +27,7 @@ const valueThreshold = 256 << 10
 // up to four memtables and the builders of tables, of which Badger keeps eight
 // around and which are as large as the largest table was.
 func openStore(dir string, log *slog.Logger) (db *badger.DB, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			db, err = nil, fmt.Errorf("%w: opening it panics: %.200v", ErrCorrupt, r)
-		}
-	}()
+	defer guard(&err)
 	if err := inspect(dir); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -125,7 +126,7 @@ func (c *chain) load() error {
 		c.heads = append(c.heads, h)
 	}
 	if n := c.head(); n > 0 {
-		if _, _, err := c.entry(n); err != nil {
+		if _, _, err := c.read(n); err != nil {
 			return err
 		}
 	}
@@ -167,7 +168,11 @@ func (c *chain) file(seq uint64, h format.Hash) string {
 }
 
 // entry reads and verifies an own entry, and returns its object too.
-func (c *chain) entry(seq uint64) (format.Entry, []byte, error) {
+func (c *chain) entry(_ context.Context, seq uint64) (format.Entry, []byte, error) {
+	return c.read(seq)
+}
+
+func (c *chain) read(seq uint64) (format.Entry, []byte, error) {
 	path := c.file(seq, c.hash(seq))
 	object, err := os.ReadFile(path)
 	if err != nil {

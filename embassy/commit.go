@@ -11,20 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
-
-// The commit order, for every target by itself, and for every entry in turn:
-//
-//  1. every pack that the entry adds
-//  2. every index, snapshot and record that it adds
-//  3. the entry
-//
-// An entry is durable on this machine before its first put (chain.append),
-// and so are the objects behind it: packs on one target or in the spool,
-// smaller ones in the spool. A restart therefore goes on with the same bytes,
-// through the same function: ledger.advance.
 
 // snapshotMaker makes the snapshot object of an entry, once the places of all
 // packs in it are known.
@@ -137,84 +124,16 @@ func (l *ledger) refs(used []PackNum, here map[PackNum]ListedPack) ([]format.Ref
 	return out, nil
 }
 
-// advance brings one target to the head of the own chain, in the commit
-// order. What this run has not put there comes from the spool or from a target
-// that has it. copying false stops at the first entry that needs such a copy.
+// advance brings one target to the head of the own chain. What this run has
+// not put there comes from the spool or from a target that has it. copying
+// false stops at the first entry that needs such a copy.
 func (l *ledger) advance(ctx context.Context, m *Member, copying bool) error {
 	head, err := l.survey(ctx, m)
 	if err != nil {
 		return err
 	}
-	for seq := head + 1; seq <= l.chain.head(); seq++ {
-		e, object, err := l.chain.entry(seq)
-		if err != nil {
-			return err
-		}
-		if ok, err := l.complete(ctx, m, e, copying); err != nil || !ok {
-			return err
-		}
-		h := l.chain.hash(seq)
-		if err := m.put(ctx, l.chain.name(seq), object, h); err != nil {
-			return fmt.Errorf("put ledger entry %d: %w", seq, err)
-		}
-		if err := l.s.catalog.SetSeenHead(m.Name, l.chain.line(), SeenHead{Seq: seq, Hash: h, At: l.s.now()}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// complete puts what a target lacks of the objects that an entry adds: first
-// the packs, then the rest.
-func (l *ledger) complete(ctx context.Context, m *Member, e format.Entry, copying bool) (bool, error) {
-	for _, packs := range []bool{true, false} {
-		var missing []format.Listed
-		for _, a := range e.Adds {
-			if (a.Kind == format.KindPack) != packs {
-				continue
-			}
-			at, err := l.s.catalog.Placed(m.Name, a.Hash)
-			if err != nil {
-				return false, err
-			}
-			if !at.IsZero() && at.Before(l.opened) {
-				// An earlier process put it there, and no entry vouches for it
-				// yet.
-				info, err := m.stat(ctx, l.chain.objectName(a.Kind, a.Hash))
-				if err != nil && !errors.Is(err, targets.ErrNotFound) {
-					return false, err
-				}
-				if err != nil || info.Size != int64(a.Size) {
-					at = time.Time{}
-				}
-			}
-			if at.IsZero() {
-				missing = append(missing, a)
-			}
-		}
-		if packs && len(missing) > 0 && !copying {
-			return false, nil
-		}
-		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(2)
-		for _, a := range missing {
-			g.Go(func() error {
-				// A crash may have come between a put and its note: then m has it.
-				data, err := l.object(ctx, a, append(l.others(m), m))
-				if err != nil {
-					return err
-				}
-				if err := m.put(ctx, l.chain.objectName(a.Kind, a.Hash), data, a.Hash); err != nil {
-					return fmt.Errorf("put %s %.12s: %w", a.Kind, a.Hash.String(), err)
-				}
-				return l.s.catalog.Place(m.Name, a.Hash, l.s.now())
-			})
-		}
-		if err := g.Wait(); err != nil {
-			return false, err
-		}
-	}
-	return true, nil
+	_, err = l.courier.advance(ctx, l.chain, m, head, copying)
+	return err
 }
 
 func (l *ledger) others(m *Member) []*Member {
@@ -274,7 +193,7 @@ func (l *ledger) settle(ctx context.Context, patience time.Duration, alive []*Me
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return l.tidy()
+	return l.tidy(ctx)
 }
 
 // bring advances members at once, and cancels those that are not done when
@@ -325,7 +244,7 @@ func (l *ledger) missing(seq uint64) ([]string, error) {
 
 // tidy removes from the spool what enough targets hold: the objects of every
 // entry for which the commit rule holds. Packs that no entry lists stay.
-func (l *ledger) tidy() error {
+func (l *ledger) tidy(ctx context.Context) error {
 	files, err := os.ReadDir(l.spool.dir)
 	if err != nil || len(files) == 0 {
 		return err
@@ -346,7 +265,7 @@ func (l *ledger) tidy() error {
 		if len(missing) == 0 {
 			break // nor for any entry before it
 		}
-		e, _, err := l.chain.entry(seq)
+		e, _, err := l.chain.entry(ctx, seq)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,10 +20,15 @@ import (
 const (
 	probeTimeout = 5 * time.Second  // a target that does not answer within it is down
 	downFor      = 30 * time.Second // before a target that failed is asked again
+	downMax      = 8 * time.Minute  // when it fails again and again
 	attempts     = 3                // for one operation, on a fault that may pass
 	hangGrace    = 5 * time.Second  // for an operation to end after it was cancelled
 	slowest      = 64 << 10         // bytes a second
 	copyPiece    = 256 << 10        // bytes
+
+	readBackOneIn = 16                     // puts, of which a part is read back
+	readBackBytes = 64 << 10               // that part
+	readBackPause = 300 * time.Millisecond // for a store that is not consistent at once
 )
 
 var (
@@ -32,6 +38,9 @@ var (
 	// ErrHung: an operation did not end after it was cancelled, as on a disk
 	// that is gone. The target is not used again by this process.
 	ErrHung = errors.New("hangs, and is not used any more by this run")
+	// ErrDiscards: a target said that it stored an object, and does not give
+	// it back.
+	ErrDiscards = errors.New("the target said that it stored an object, and does not give it back: its copies do not count; look at the host, then run embassy target trust")
 )
 
 // Member is one target of the nation, with what people and this run know of
@@ -52,7 +61,9 @@ type health struct {
 	mu     sync.Mutex
 	cause  error     // nil: closed
 	until  time.Time // when one more attempt is allowed
+	row    int       // failures since the last success
 	banned bool      // for the rest of the process
+	rate   float64   // bytes a second of the last large puts; 0: unknown
 	now    func() time.Time
 	told   atomic.Bool // a reader has been told that the target is down
 }
@@ -91,13 +102,42 @@ func (m *Member) Down() error {
 	return nil
 }
 
-// trip opens the breaker.
+// trip opens the breaker: the longer, the more often the target failed since
+// it last did what it should.
 func (m *Member) trip(cause error) {
+	h := m.health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.banned {
+		return
+	}
+	if h.cause == nil || !h.now().Before(h.until) { // not one more of the same failure
+		h.row++
+	}
+	pause := min(downFor<<min(h.row-1, 10), downMax)
+	h.cause, h.until = cause, h.now().Add(pause-pause/10+rand.N(pause/5))
+}
+
+// speed is how fast large objects were put of late, in bytes a second; 0:
+// unknown.
+func (m *Member) speed() float64 {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	if !m.health.banned {
-		m.health.cause, m.health.until = cause, m.health.now().Add(downFor)
+	return m.health.rate
+}
+
+// timed books a large put.
+func (m *Member) timed(bytes int, took time.Duration) {
+	if bytes < largeObject || took <= 0 {
+		return
 	}
+	rate := float64(bytes) / took.Seconds()
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	if m.health.rate > 0 {
+		rate = (m.health.rate + rate) / 2
+	}
+	m.health.rate = rate
 }
 
 // ban opens the breaker for the rest of the process: the target answers, and
@@ -112,7 +152,7 @@ func (m *Member) recovered() {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
 	if !m.health.banned {
-		m.health.cause = nil
+		m.health.cause, m.health.row = nil, 0
 	}
 }
 
@@ -294,14 +334,59 @@ func transferTime(bytes int) time.Duration {
 
 // put writes an object to one member. Whatever went wrong, a write may be
 // tried again, but for what the target will never allow. When the error is
-// ErrHung, data is lent for ever.
+// ErrHung, data is lent for ever. A sample of what was put is read back, which
+// the host cannot foresee.
 func (m *Member) put(ctx context.Context, name string, data []byte, sum format.Hash) error {
+	if err := m.store(ctx, name, data, sum); err != nil {
+		return err
+	}
+	if rand.N(readBackOneIn) > 0 {
+		return nil
+	}
+	from := rand.N(len(data))
+	return m.keeps(ctx, name, data[from:min(from+readBackBytes, len(data))], int64(from))
+}
+
+// putKept is put that reads everything back.
+func (m *Member) putKept(ctx context.Context, name string, data []byte, sum format.Hash) error {
+	if err := m.store(ctx, name, data, sum); err != nil {
+		return err
+	}
+	return m.keeps(ctx, name, data, 0)
+}
+
+func (m *Member) store(ctx context.Context, name string, data []byte, sum format.Hash) error {
 	done := func(err error) bool { return err == nil }
 	return m.attempt(ctx, done, func(ctx context.Context) error {
-		return m.bounded(ctx, transferTime(len(data)), func(ctx context.Context) error {
+		start := time.Now()
+		err := m.bounded(ctx, transferTime(len(data)), func(ctx context.Context) error {
 			return m.Target.Put(ctx, targets.Object{Name: name, Data: data, SHA256: sum})
 		})
+		if err == nil {
+			m.timed(len(data), time.Since(start))
+		}
+		return err
 	})
+}
+
+// keeps reads back what was just put, and returns ErrDiscards when it is not
+// there. Credentials that may not read prove nothing.
+func (m *Member) keeps(ctx context.Context, name string, want []byte, from int64) error {
+	got := make([]byte, len(want))
+	for try := 1; ; try++ {
+		err := m.read(ctx, name, from, got)
+		switch {
+		case err == nil && bytes.Equal(got, want), errors.Is(err, targets.ErrDenied):
+			return nil
+		case err != nil && !answered(err):
+			return fmt.Errorf("target %s: read back %s: %w", m.Name, name, err)
+		case try == attempts:
+			return fmt.Errorf("target %s: %s: %w", m.Name, name, ErrDiscards)
+		}
+		if err := sleep(ctx, time.Duration(try)*readBackPause); err != nil {
+			return fmt.Errorf("target %s: %w", m.Name, err)
+		}
+	}
 }
 
 // stat asks for one object's size.

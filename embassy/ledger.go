@@ -37,9 +37,9 @@ type ledger struct {
 	members []*Member // in PACE order
 	chain   *chain
 	spool   *spool
+	courier *courier
 
-	opened time.Time // what was placed before is looked at again
-	alarm  error     // a fork that was found and left behind
+	alarm error // a fork that was found and left behind
 
 	committing sync.Mutex // one entry at a time
 	background sync.WaitGroup
@@ -61,19 +61,31 @@ func (s *Service) openLedger(state *State, comp *Compartment, site config.Compar
 	}
 	l := &ledger{
 		s: s, comp: comp, rule: site.Commit, members: s.Ranked(site.Name), chain: c,
-		spool:  &spool{dir: dir, max: s.site.Spool.MaxBytes},
-		opened: s.now(), outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{},
+		spool:   &spool{dir: dir, max: s.site.Spool.MaxBytes},
+		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{},
 	}
+	l.courier = &courier{s: s, since: s.now(), object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
+		// A crash may have come between a put and its note: then the target
+		// itself has it.
+		return l.object(ctx, a, append(l.others(to), to))
+	}}
+	if err := l.recall(); err != nil {
+		return nil, err
+	}
+	return l, l.distrust()
+}
+
+// distrust takes from the book what was found out about the targets before.
+func (l *ledger) distrust() error {
+	clear(l.outcome)
 	for _, m := range l.members {
-		raw, _, err := s.catalog.Noted(l.suspectKey(m))
+		why, err := l.s.distrusted(m)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if len(raw) > 0 {
-			l.outcome[m.Name] = ErrRolledBack
-		}
+		l.outcome[m.Name] = why
 	}
-	return l, nil
+	return nil
 }
 
 // prepare looks at every target before a run writes anything: a chain that
@@ -107,44 +119,32 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 		if l.chain, err = state.newChain(l.comp.ID, l.chain); err != nil {
 			return err
 		}
-		clear(l.outcome)
+		if err := l.distrust(); err != nil {
+			return err
+		}
 	}
 	return l.replay(ctx)
 }
 
-func (l *ledger) suspectKey(m *Member) string {
-	return "suspect/" + l.chain.id().String() + "/" + m.Name
-}
-
 func (l *ledger) lostKey() string { return "lost/" + l.chain.id().String() }
 
-// judge books what was found out about a target, and remembers a rollback
-// until the target shows again what it confirmed.
+// judge books what was found out about a target.
 func (l *ledger) judge(m *Member, err error) {
-	var mark []byte
-	if errors.Is(err, ErrRolledBack) {
-		mark = []byte(err.Error())
-	}
-	l.mu.Lock()
-	before := l.outcome[m.Name]
-	if err == nil || mark != nil || !suspect(before) {
-		l.outcome[m.Name] = err
-	}
-	l.mu.Unlock()
-	if mark != nil || err == nil && suspect(before) {
-		if err := l.s.catalog.Note(l.suspectKey(m), mark); err != nil {
-			l.s.log.Error("note rollback", "target", m.Name, "err", err)
-		}
-	}
 	if errors.Is(err, ErrLost) {
 		if err := l.s.catalog.Note(l.lostKey(), []byte(err.Error())); err != nil {
 			l.s.log.Error("note lost object", "target", m.Name, "err", err)
 		}
 	}
+	l.s.book(m, l.chain.line(), err)
+	if distrust, e := l.s.distrusted(m); e != nil {
+		l.s.log.Error("read faults", "target", m.Name, "err", e)
+	} else if distrust != nil {
+		err = distrust
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.outcome[m.Name] = err
 }
-
-// suspect reports whether a target's copies must not be counted.
-func suspect(err error) bool { return errors.Is(err, ErrRolledBack) || errors.Is(err, ErrForked) }
 
 // found is what judge last booked.
 func (l *ledger) found(m *Member) error {
@@ -163,7 +163,7 @@ func (l *ledger) replay(ctx context.Context) error {
 		return err
 	}
 	for seq := head + 1; seq <= l.chain.head(); seq++ {
-		e, _, err := l.chain.entry(seq)
+		e, _, err := l.chain.entry(ctx, seq)
 		if err != nil {
 			return err
 		}
@@ -188,6 +188,32 @@ func (l *ledger) replay(ctx context.Context) error {
 		}
 		if err := l.s.catalog.SetListed(l.chain.id(), seq, listed); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// recall teaches a new catalog how far each target had come when the chain was
+// last written: what a target showed once, it must go on to show.
+func (l *ledger) recall() error {
+	listed, err := l.s.catalog.ListedHead(l.chain.id())
+	if err != nil || listed > 0 || l.chain.head() == 0 {
+		return err
+	}
+	e, _, err := l.chain.read(l.chain.head())
+	if err != nil {
+		return err
+	}
+	for _, m := range l.members {
+		for _, w := range l.comp.Writers {
+			for _, c := range e.Confirmed {
+				if c.Target != w.TargetName(m.Name) || c.Seq == 0 || c.Seq > l.chain.head() {
+					continue
+				}
+				if err := l.s.saw(m, l.chain.line(), SeenHead{Seq: c.Seq, Hash: l.chain.hash(c.Seq), At: e.When()}); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"embassy/embassy/config"
 	"embassy/embassy/format"
@@ -13,19 +16,25 @@ import (
 
 // Options wires a Service. Site and Members are needed always.
 type Options struct {
+	// Nation is for a machine that has no state directory made by Init, and
+	// holds no key: it can replicate, verify and repair.
+	Nation *format.NationKey
+
 	Site     *config.Config
 	Members  []*Member // one for every target of Site, in its order
-	Catalog  Catalog   // needed by Backup; Status tells more with it
+	Catalog  Catalog   // needed by all but Init
 	Now      func() time.Time
 	Log      *slog.Logger
 	Warn     func(Finding)  // called from several goroutines
 	Progress func(Progress) // called from one goroutine at a time
 }
 
-// Service is the write side of Embassy on one machine: it makes the nation,
-// signs charters with a root that it is lent, and backs up with the agent key
-// alone.
+// Service is Embassy on one machine: it makes the nation, signs charters with
+// a root that it is lent, backs up with the agent key alone, and copies,
+// verifies and repairs without any key. Its methods may run beside each other.
 type Service struct {
+	*shared
+	nation   *format.NationKey
 	site     *config.Config
 	members  map[string]*Member
 	order    []*Member
@@ -36,9 +45,25 @@ type Service struct {
 	progress func(Progress)
 }
 
+// shared is what the services of one process have in common.
+type shared struct {
+	own   sync.Mutex          // held by what writes own chains
+	heads sync.Mutex          // held while a seen head is replaced
+	room  *semaphore.Weighted // bytes of objects that are being copied
+}
+
+// With returns the same service that reports to somebody else. It shares
+// members, catalog and locks.
+func (s *Service) With(warn func(Finding), progress func(Progress), log *slog.Logger) *Service {
+	c := *s
+	c.warn, c.progress, c.log = warn, progress, log
+	return &c
+}
+
 // New checks the options.
 func New(o Options) (*Service, error) {
 	s := &Service{
+		shared: &shared{room: semaphore.NewWeighted(copyRoom)}, nation: o.Nation,
 		site: o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
 		now: o.Now, log: o.Log, warn: o.Warn, progress: o.Progress,
 	}

@@ -44,10 +44,10 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 			head = e.seq
 		}
 	}
-	if head > seen.Seq {
-		err = l.s.catalog.SetSeenHead(m.Name, l.chain.line(), SeenHead{Seq: head, Hash: l.chain.hash(head), At: l.s.now()})
+	if head == 0 {
+		return 0, nil
 	}
-	return head, err
+	return head, l.s.saw(m, l.chain.line(), SeenHead{Seq: head, Hash: l.chain.hash(head), At: l.s.now()})
 }
 
 // shownEntry is a name in the chain's folder on a target.
@@ -115,7 +115,7 @@ func (l *ledger) convict(ctx context.Context, m *Member, e shownEntry) error {
 	l.forged[m.Name+e.name] = true
 	l.mu.Unlock()
 	if !told {
-		l.s.warn(Finding{Target: m.Name, Object: e.name, Err: errForged})
+		l.s.fault(m.Name, FaultForged, e.name, errForged)
 	}
 	return nil
 }

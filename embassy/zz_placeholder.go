@@ -3,37 +3,9 @@ package embassy
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 var errPlaceholder = errors.New("not built yet")
-
-type ReplicateOptions struct {
-	Targets       []string
-	Shard, Shards int
-	DryRun        bool
-}
-
-type ReplicateReport struct {
-	Started time.Time
-	Elapsed time.Duration
-	Targets []ReplicatedTarget
-	DryRun  bool
-	Exit    int
-}
-
-type ReplicatedTarget struct {
-	Target         string
-	Objects, Bytes uint64
-	Entries        uint64
-	Behind         uint64
-	Estimate       time.Duration
-	Err            error
-}
-
-func (s *Service) Replicate(context.Context, ReplicateOptions) (ReplicateReport, error) {
-	return ReplicateReport{}, errPlaceholder
-}
 
 type VerifyLevel int
 
@@ -59,13 +31,3 @@ func (s *Service) RenewLocks(context.Context) (LockReport, error) {
 	return LockReport{}, errPlaceholder
 }
 
-type TargetCheck struct {
-	Target string
-	Err    error
-}
-
-func (TargetCheck) Exit() int { return 0 }
-
-func (s *Service) CheckTargets(context.Context, []string) ([]TargetCheck, error) {
-	return nil, errPlaceholder
-}

@@ -1,0 +1,547 @@
+package embassy
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"embassy/crypto"
+	"embassy/embassy/format"
+	"embassy/targets"
+)
+
+// atlas is what the ledgers on the answering targets say of a nation, verified
+// with its public key and no other: which chains there are, what they list,
+// and how far every target has come. What was verified once is kept in the
+// catalog: only new entries are fetched.
+type atlas struct {
+	s        *Service
+	key      format.NationKey
+	charter  *format.Charter
+	object   []byte    // of the charter
+	regions  []*region // by rank
+	unplaced []string  // compartments of the charter that the configuration does not place
+}
+
+// region is one compartment, and where it should lie.
+type region struct {
+	a       *atlas
+	id      format.ID
+	name    string // as the configuration calls it, or the pseudonym
+	rank    int
+	members []*Member // in PACE order
+	lines   []*line
+}
+
+// line is a chain that was learned from targets. It implements trail.
+type line struct {
+	Line
+	r      *region
+	signer *crypto.Verifier
+	last   uint64 // the last valid entry; below a fork
+
+	mu    sync.Mutex
+	heads map[string]uint64 // so many first entries each listed member has
+}
+
+func (l *line) line() Line   { return l.Line }
+func (l *line) head() uint64 { return l.last }
+
+// headOn returns how many first entries a target has. Of one that did not
+// answer it is what it last showed.
+func (l *line) headOn(m *Member) (uint64, error) {
+	l.mu.Lock()
+	n, ok := l.heads[m.Name]
+	l.mu.Unlock()
+	if ok {
+		return min(n, l.last), nil
+	}
+	seen, _, err := l.r.a.s.catalog.SeenHead(m.Name, l.Line)
+	return min(seen.Seq, l.last), err
+}
+
+// reached books how far a target was brought.
+func (l *line) reached(m *Member, seq uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heads[m.Name] = seq
+}
+
+// entry implements trail: from any target, verified.
+func (l *line) entry(ctx context.Context, seq uint64) (format.Entry, []byte, error) {
+	k, ok, err := l.r.a.s.catalog.KnownEntry(l.Line, seq)
+	if err == nil && !ok {
+		err = fmt.Errorf("ledger entry %d of %s is not in the catalog", seq, l.Chain)
+	}
+	if err != nil {
+		return format.Entry{}, nil, err
+	}
+	name := format.EntryName(l.r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, k.Hash)
+	object, err := l.r.fetch(ctx, l, seq, name, k.Size, k.Hash, nil)
+	if err != nil {
+		return format.Entry{}, nil, err
+	}
+	e, err := format.OpenEntry(object, l.signer, l.want(seq))
+	return e, object, err
+}
+
+// want is what an entry of that number must say of its place.
+func (l *line) want(seq uint64) format.Entry {
+	return format.Entry{Nation: l.r.a.key.Nation, Compartment: l.Compartment, Agent: l.Agent, Chain: l.Chain, Seq: seq}
+}
+
+// fetch returns an object that entry seq of a line adds, or the entry itself,
+// from the best target that gives it whole, but not from except. Those that
+// show the entry are asked first, and blamed if they have not what it needs.
+func (r *region) fetch(ctx context.Context, l *line, seq uint64, name string, size uint64, h format.Hash, except *Member) ([]byte, error) {
+	var sure, others []*Member
+	for _, m := range r.members {
+		if except != nil && m.Name == except.Name || m.Down() != nil {
+			continue
+		}
+		n, err := l.headOn(m)
+		if err != nil {
+			return nil, err
+		}
+		if n >= seq {
+			sure = append(sure, m)
+		} else {
+			others = append(others, m)
+		}
+	}
+	var errs []error
+	for i, m := range append(sure, others...) {
+		data, err := m.fetch(ctx, name, size, h)
+		if err == nil {
+			return data, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if i < len(sure) && answered(err) {
+			r.a.s.fault(m.Name, kindOf(err), name, fmt.Errorf("%w: embassy verify --repair mends it from another target", err))
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("%s: %w", name, errors.Join(append([]error{errNowhere}, errs...)...))
+}
+
+// kindOf says what is wrong with a copy whose reading ended with err.
+func kindOf(err error) FaultKind {
+	switch {
+	case errors.Is(err, targets.ErrNotFound):
+		return FaultMissing
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return FaultCut
+	}
+	return FaultAltered
+}
+
+// identity returns the nation's public key, and the state of a machine that
+// has one.
+func (s *Service) identity() (format.NationKey, *State, error) {
+	state, err := OpenState(s.site.StateDir)
+	switch {
+	case err == nil:
+		return format.NationKey{Nation: state.Nation(), Signer: state.Verifier()}, state, nil
+	case errors.Is(err, ErrNoState) && s.nation != nil:
+		return *s.nation, nil, nil
+	}
+	return format.NationKey{}, nil, err
+}
+
+const knownCharter = "charter" // note of a keyless machine: the newest charter's object
+
+// charterOf returns the newest charter that this machine or any answering
+// target knows.
+func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *State) (*format.Charter, []byte, error) {
+	if state != nil {
+		return s.newestCharter(ctx, state)
+	}
+	raw, _, err := s.catalog.Noted(knownCharter)
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err := format.OpenCharter(raw, key.Nation, key.Signer)
+	if err != nil {
+		known = nil // never seen one
+	}
+	found, object, err := FindCharter(ctx, s.order, key.Nation, key.Signer, s.warn)
+	switch {
+	case err != nil && known == nil:
+		return nil, nil, err
+	case err == nil && (known == nil || found.Seq >= known.Seq):
+		if !bytes.Equal(object, raw) {
+			err = s.catalog.Note(knownCharter, object)
+		}
+		return found, object, err
+	}
+	return known, raw, nil
+}
+
+// openAtlas asks every target for its ledgers, learns what is new in them, and
+// records what is wrong.
+func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
+	key, state, err := s.identity()
+	if err != nil {
+		return nil, err
+	}
+	probe(ctx, key.Nation, s.order)
+	a := &atlas{s: s, key: key}
+	if a.charter, a.object, err = s.charterOf(ctx, key, state); err != nil {
+		return nil, err
+	}
+	if err := a.place(state); err != nil {
+		return nil, err
+	}
+	for _, r := range a.regions {
+		for i := range a.charter.Agents {
+			agent := &a.charter.Agents[i]
+			if !slices.Contains(agent.Compartments, r.id) {
+				continue
+			}
+			signer, err := crypto.ParseVerifier(agent.Signer)
+			if err != nil {
+				s.warn(Finding{Object: "agent " + agent.ID.String(), Err: err})
+				continue
+			}
+			if err := r.learn(ctx, agent, signer); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return a, ctx.Err()
+}
+
+// place finds out where each compartment of the charter should lie.
+func (a *atlas) place(state *State) error {
+	names := map[format.ID]string{}
+	if state != nil {
+		keys, err := AgentKeys(a.charter, state.key)
+		if err != nil {
+			return err
+		}
+		for _, c := range keys.Compartments {
+			names[c.ID] = c.Part.Name
+		}
+	}
+	for _, c := range a.s.site.Compartments {
+		if !c.ID.IsZero() {
+			names[c.ID] = c.Name
+		}
+	}
+	for _, c := range a.charter.Compartments {
+		r := &region{a: a, id: c.ID, name: names[c.ID], rank: defaultRank}
+		placed, ok := a.s.site.Compartment(r.name)
+		switch {
+		case ok:
+			r.rank, r.members = a.s.rank(placed), a.s.Ranked(placed.Name)
+		case state == nil && len(a.s.site.Compartments) == 0:
+			r.name, r.members = c.ID.String(), a.s.order
+		case state != nil && r.name == "":
+			continue // not this agent's
+		default:
+			a.unplaced = append(a.unplaced, cmp.Or(r.name, c.ID.String()))
+			continue
+		}
+		a.regions = append(a.regions, r)
+	}
+	slices.SortStableFunc(a.regions, func(x, y *region) int {
+		return cmp.Or(cmp.Compare(x.rank, y.rank), bytes.Compare(x.id[:], y.id[:]))
+	})
+	return nil
+}
+
+// sighting is a ledger entry's name as targets list it.
+type sighting struct {
+	hash format.Hash
+	by   []shownBy
+}
+
+type shownBy struct {
+	m    *Member
+	size int64
+}
+
+// sightings are the names below one chain's folder, by number.
+type sightings map[uint64][]sighting
+
+// learn reads all chains of one agent.
+func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *crypto.Verifier) error {
+	prefix := format.LedgerPrefix(r.a.key.Nation, r.id, agent.ID)
+	shown := map[format.ID]sightings{}
+	listed := map[*Member]time.Time{} // since when
+	var mu sync.Mutex
+	each(r.members, func(_ int, m *Member) {
+		if m.Down() != nil {
+			return
+		}
+		asked := r.a.s.now()
+		names, err := m.entries(ctx, prefix)
+		if err != nil {
+			if answered(err) {
+				r.a.s.warn(Finding{Target: m.Name, Object: prefix, Err: err})
+			}
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		listed[m] = asked
+		for _, n := range names {
+			if shown[n.chain] == nil {
+				shown[n.chain] = sightings{}
+			}
+			shown[n.chain].add(m, n)
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	known, err := r.a.s.catalog.KnownLines()
+	if err != nil {
+		return err
+	}
+	for _, l := range known {
+		if l.Compartment == r.id && l.Agent == agent.ID && shown[l.Chain] == nil {
+			shown[l.Chain] = sightings{} // nobody shows it any more
+		}
+	}
+	distrust := map[string]int{} // by member: names that turned out to be no entries
+	for _, id := range slices.SortedFunc(maps.Keys(shown), func(a, b format.ID) int { return bytes.Compare(a[:], b[:]) }) {
+		l := &line{Line: Line{Compartment: r.id, Agent: agent.ID, Chain: id}, r: r, signer: signer, heads: map[string]uint64{}}
+		if err := l.learn(ctx, agent, shown[id], listed, distrust); err != nil {
+			return err
+		}
+		if l.last > 0 {
+			r.lines = append(r.lines, l)
+		}
+	}
+	return nil
+}
+
+// ledgerName is what a listing says of an entry.
+type ledgerName struct {
+	chain format.ID
+	seq   uint64
+	hash  format.Hash
+	size  int64
+}
+
+// entries lists an agent's ledger, up to a bound.
+func (m *Member) entries(ctx context.Context, prefix string) ([]ledgerName, error) {
+	var out []ledgerName
+	err := m.do(ctx, func(ctx context.Context) error {
+		out = nil
+		names := 0
+		for info, err := range m.Target.List(ctx, prefix) {
+			if err != nil {
+				return err
+			}
+			if names++; names > maxEntryNames {
+				return fmt.Errorf("%s: more than %d names: the host, or somebody with its credentials, makes them up", prefix, maxEntryNames)
+			}
+			n := ledgerName{size: info.Size}
+			if n.chain, n.seq, n.hash, err = format.ParseEntryName(strings.TrimPrefix(info.Name, prefix)); err == nil && n.seq > 0 {
+				out = append(out, n)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (s sightings) add(m *Member, n ledgerName) {
+	list := s[n.seq]
+	for i := range list {
+		if list[i].hash == n.hash {
+			list[i].by = append(list[i].by, shownBy{m, n.size})
+			return
+		}
+	}
+	s[n.seq] = append(list, sighting{n.hash, []shownBy{{m, n.size}}})
+}
+
+// errUnsigned marks a name in a ledger whose bytes the agent did not sign.
+var errUnsigned = errors.New("is no entry that the agent signed")
+
+// open fetches and verifies one entry that somebody shows. The error is
+// errUnsigned when all who show it gave something else, and then they are
+// blamed; another error says that nobody gave it now.
+func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[string]int) (format.Entry, Known, error) {
+	name := format.EntryName(l.r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, s.hash)
+	var failed []error
+	forged := false
+	for _, by := range s.by {
+		if distrust[by.m.Name] >= maxForged {
+			continue
+		}
+		if by.size <= 0 || by.size > format.MaxEntrySize {
+			forged = true
+			l.forged(by.m, name, distrust)
+			continue
+		}
+		object, err := by.m.fetch(ctx, name, uint64(by.size), s.hash)
+		if err != nil {
+			failed = append(failed, err)
+			if answered(err) { // the name may be right, the bytes are not
+				l.r.a.s.fault(by.m.Name, kindOf(err), name, err)
+				distrust[by.m.Name]++
+			}
+			continue
+		}
+		e, err := format.OpenEntry(object, l.signer, l.want(seq))
+		if err == nil {
+			return e, Known{Seq: seq, Hash: s.hash, Size: uint64(len(object))}, nil
+		}
+		for _, by := range s.by { // the same bytes everywhere
+			l.forged(by.m, name, distrust)
+		}
+		return format.Entry{}, Known{}, errUnsigned
+	}
+	if forged && len(failed) == 0 {
+		return format.Entry{}, Known{}, errUnsigned
+	}
+	return format.Entry{}, Known{}, fmt.Errorf("%s: %w", name, errors.Join(append([]error{errNowhere}, failed...)...))
+}
+
+func (l *line) forged(m *Member, name string, distrust map[string]int) {
+	if distrust[m.Name]++; distrust[m.Name] == maxForged {
+		l.r.a.s.warn(Finding{Target: m.Name, Object: folderOf(l.r.a.key.Nation, l.Line),
+			Err: fmt.Errorf("lists more than %d entries that are none; what only it shows is not read", maxForged)})
+	}
+	l.r.a.s.fault(m.Name, FaultForged, name, errForged)
+}
+
+// forkKey notes the first contested number of a line.
+func (l *line) forkKey() string { return fmt.Sprintf("fork/%s/%s/%s", l.Compartment, l.Agent, l.Chain) }
+
+// forked freezes the line below seq.
+func (l *line) forked(seq uint64) error {
+	l.r.a.s.fault("", FaultFork, fmt.Sprintf("chain %s of agent %s", l.Chain, l.Agent),
+		fmt.Errorf("two entries with number %d are signed by the agent's key: its machine was cloned or captured, or restored from an old copy; both branches are kept, nothing from there on is copied", seq))
+	return l.r.a.s.catalog.Note(l.forkKey(), fmt.Appendf(nil, "%d", seq))
+}
+
+// learn verifies what is new of one chain, finds contradictions in it, and how
+// far each listed member has come.
+func (l *line) learn(ctx context.Context, agent *format.CharterAgent, shown sightings, listed map[*Member]time.Time, distrust map[string]int) error {
+	cat := l.r.a.s.catalog
+	known, _, err := cat.KnownHead(l.Line)
+	if err != nil {
+		return err
+	}
+	limit := uint64(1<<64 - 1)
+	if agent.Status == format.AgentRevoked {
+		limit = 0
+		for _, h := range agent.After {
+			if h.Chain == l.Chain {
+				limit = h.Seq
+			}
+		}
+	}
+	raw, contested, err := cat.Noted(l.forkKey())
+	if err != nil {
+		return err
+	}
+	if contested {
+		var seq uint64
+		if _, err := fmt.Sscan(string(raw), &seq); err != nil {
+			return fmt.Errorf("catalog: %s: %w", l.forkKey(), err)
+		}
+		limit = min(limit, seq-1)
+	}
+	hashes := make([]format.Hash, known.Seq, known.Seq+64) // of the known entries, from number 1
+	for seq := uint64(1); seq <= known.Seq; seq++ {
+		k, _, err := cat.KnownEntry(l.Line, seq)
+		if err != nil {
+			return err
+		}
+		hashes[seq-1] = k.Hash
+		for _, s := range shown[seq] {
+			if s.hash == k.Hash || contested {
+				continue
+			}
+			if _, _, err := l.open(ctx, seq, s, distrust); err == nil {
+				if err := l.forked(seq); err != nil {
+					return err
+				}
+				limit, contested = min(limit, seq-1), true
+			}
+		}
+	}
+	for seq := known.Seq + 1; seq <= limit && !contested; seq++ {
+		var found []Known
+		var entry format.Entry
+		list := shown[seq]
+		slices.SortStableFunc(list, func(a, b sighting) int { return cmp.Compare(len(b.by), len(a.by)) }) // honest ones first
+		for _, s := range list {
+			e, k, err := l.open(ctx, seq, s, distrust)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err == nil {
+				entry, found = e, append(found, k)
+			}
+		}
+		if len(found) == 0 {
+			break
+		}
+		if len(found) > 1 || seq > 1 && entry.Prev != hashes[seq-2] {
+			if err := l.forked(seq); err != nil {
+				return err
+			}
+			break
+		}
+		if err := cat.Learn(l.Line, found[0], entry.Adds); err != nil {
+			return err
+		}
+		hashes = append(hashes, found[0].Hash)
+	}
+	l.last = min(uint64(len(hashes)), limit)
+	for m, asked := range listed {
+		if err := l.measure(m, asked, shown, hashes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure finds out how far a member has come, and whether it shows less than
+// it showed before it was asked.
+func (l *line) measure(m *Member, asked time.Time, shown sightings, hashes []format.Hash) error {
+	shows := func(seq uint64, h format.Hash) bool {
+		i := slices.IndexFunc(shown[seq], func(s sighting) bool { return s.hash == h })
+		return i >= 0 && slices.ContainsFunc(shown[seq][i].by, func(by shownBy) bool { return by.m == m })
+	}
+	var first, last uint64 // the end of the first entries without a gap; the greatest number
+	for i, h := range hashes {
+		if seq := uint64(i) + 1; shows(seq, h) {
+			if last = seq; first == seq-1 {
+				first = seq
+			}
+		}
+	}
+	l.heads[m.Name] = first
+	s := l.r.a.s
+	seen, ok, err := s.catalog.SeenHead(m.Name, l.Line)
+	if err != nil {
+		return err
+	}
+	if ok && last < seen.Seq && !shows(seen.Seq, seen.Hash) && seen.At.Before(asked) {
+		s.book(m, l.Line, ErrRolledBack)
+		return nil
+	}
+	s.book(m, l.Line, nil)
+	if first == 0 {
+		return nil
+	}
+	return s.saw(m, l.Line, SeenHead{Seq: first, Hash: hashes[first-1], At: s.now()})
+}
