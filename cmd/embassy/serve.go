@@ -117,8 +117,10 @@ func newDaemon(s *site) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	jobs := d.jobs()
+	d.notify.keepOnly(jobs)
 	d.runner, err = schedule.New(schedule.Options{
-		Jobs: d.jobs(), Store: schedule.Keep(s.catalog), Seed: seed, Log: s.log,
+		Jobs: jobs, Store: schedule.Keep(s.catalog), Seed: seed, Log: s.log,
 	})
 	if err != nil {
 		return nil, err

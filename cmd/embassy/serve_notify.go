@@ -20,6 +20,7 @@ import (
 
 	"embassy/embassy"
 	"embassy/embassy/config"
+	"embassy/embassy/schedule"
 )
 
 const (
@@ -100,11 +101,13 @@ func newNotifier(cfg *config.Config, notes embassy.Catalog, log *slog.Logger) (*
 	return n, nil
 }
 
-// keepOnly forgets subjects that are none any more.
-func (n *notifier) keepOnly(names []string) {
+// keepOnly forgets what is not scheduled any more.
+func (n *notifier) keepOnly(jobs []schedule.Job) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	maps.DeleteFunc(n.subjects, func(name string, _ subject) bool { return !slices.Contains(names, name) })
+	maps.DeleteFunc(n.subjects, func(name string, _ subject) bool {
+		return !slices.ContainsFunc(jobs, func(j schedule.Job) bool { return j.Name == name && j.When != nil })
+	})
 }
 
 // outcome takes the end of a scheduled run. The error says that it is not kept
