@@ -41,6 +41,8 @@ type ledger struct {
 
 	alarm error // a fork that was found and left behind
 
+	packs, lost uint64 // that replay learned again, and that it could not
+
 	committing sync.Mutex // one entry at a time
 	background sync.WaitGroup
 
@@ -174,10 +176,12 @@ func (l *ledger) replay(ctx context.Context) error {
 			l.s.warn(Finding{Object: fmt.Sprintf("ledger entry %d", seq), Err: fmt.Errorf("cannot be learned again, so its data will be stored a second time: %w", err)})
 		}
 		var listed []ListedPack
+		all := uint64(0)
 		for i, a := range e.Adds {
 			if a.Kind != format.KindPack {
 				continue
 			}
+			all++
 			p, ok, err := l.s.catalog.PackByHash(a.Hash)
 			if err != nil {
 				return err
@@ -189,6 +193,8 @@ func (l *ledger) replay(ctx context.Context) error {
 		if err := l.s.catalog.SetListed(l.chain.id(), seq, listed); err != nil {
 			return err
 		}
+		l.packs += uint64(len(listed))
+		l.lost += all - uint64(len(listed))
 	}
 	return nil
 }

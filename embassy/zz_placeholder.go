@@ -30,14 +30,3 @@ type LockReport struct{ Exit int }
 func (s *Service) RenewLocks(context.Context) (LockReport, error) {
 	return LockReport{}, errPlaceholder
 }
-
-type TargetCheck struct {
-	Target string
-	Err    error
-}
-
-func (TargetCheck) Exit() int { return 0 }
-
-func (s *Service) CheckTargets(context.Context, []string) ([]TargetCheck, error) {
-	return nil, errPlaceholder
-}

@@ -36,8 +36,7 @@ type metrics struct {
 
 	mu      sync.Mutex
 	status  embassy.Status
-	faults  []embassy.Fault
-	asOf    time.Time // of both; zero: never
+	asOf    time.Time // of status; zero: never
 	exits   map[string]int
 	backups map[string]embassy.BackupReport
 }
@@ -85,16 +84,12 @@ func (m *metrics) run(ctx context.Context) error {
 			return nil
 		case done := <-m.ask:
 			status, err := quiet.Status(ctx, false)
-			var faults []embassy.Fault
-			if err == nil {
-				faults, err = m.d.site.catalog.Faults("")
-			}
 			if err != nil && ctx.Err() == nil {
 				m.d.log.Warn("no status for metrics", "err", err)
 			}
 			if err == nil {
 				m.mu.Lock()
-				m.status, m.faults, m.asOf = status, faults, time.Now()
+				m.status, m.asOf = status, time.Now()
 				m.mu.Unlock()
 			}
 			close(done)
@@ -144,13 +139,14 @@ var (
 	lastEnd      = gauge("dataset_last_run_timestamp_seconds", "When the last backup ended.", "dataset")
 	lastBytes    = gauge("dataset_last_scheduled_run_bytes", "Of the last scheduled backup since the daemon started: content in all, read from the sources, and added as new packs.", "dataset", "what")
 
-	isUp     = gauge("target_up", "1 when the target answered when it was last used.", "target")
-	breaker  = gauge("target_breaker_open", "1 while the target is not asked, because it failed.", "target")
-	banned   = gauge("target_banned", "1 when the target is not used any more until the daemon is restarted.", "target")
-	behind   = gauge("target_behind_entries", "Entries of this machine's chains that the target lacks.", "target")
-	sent     = counter("target_sent_bytes_total", "Bytes of objects put on the target.", "target")
-	received = counter("target_received_bytes_total", "Bytes of objects read from the target.", "target")
-	faults   = gauge("target_faults", "Faults of the target that are neither mended nor forgiven.", "target", "kind")
+	isUp        = gauge("target_up", "1 when the target answered when it was last used.", "target")
+	breaker     = gauge("target_breaker_open", "1 while the target is not asked, because it failed.", "target")
+	banned      = gauge("target_banned", "1 when the target is not used any more until the daemon is restarted.", "target")
+	behind      = gauge("target_behind_entries", "Ledger entries that the target lacks, over all chains that this machine knows.", "target")
+	provenGuard = gauge("target_guarded", "1 when the last check proved that these credentials cannot destroy what was written.", "target")
+	sent        = counter("target_sent_bytes_total", "Bytes of objects put on the target.", "target")
+	received    = counter("target_received_bytes_total", "Bytes of objects read from the target.", "target")
+	faults      = gauge("target_faults", "Faults of the target that are neither mended nor forgiven.", "target", "kind")
 
 	jobStart   = gauge("job_last_start_timestamp_seconds", "When the last scheduled run of the job started.", "job")
 	jobSuccess = gauge("job_last_success_timestamp_seconds", "When the last scheduled run of the job that succeeded started.", "job")
@@ -227,40 +223,27 @@ func (m *metrics) datasets(put func(family, float64, ...string), when func(famil
 }
 
 func (m *metrics) targets(put func(family, float64, ...string)) {
-	// The datasets of one compartment have one chain.
-	lacks := map[string]map[string]uint64{}
-	for _, d := range m.status.Datasets {
-		for _, t := range d.Tiers {
-			if lacks[t.Target] == nil {
-				lacks[t.Target] = map[string]uint64{}
-			}
-			lacks[t.Target][d.Compartment] = max(lacks[t.Target][d.Compartment], t.Behind)
-		}
-	}
 	counts := map[string]map[embassy.FaultKind]int{}
-	for _, f := range m.faults {
+	for _, f := range m.status.Faults {
 		if counts[f.Target] == nil {
 			counts[f.Target] = map[embassy.FaultKind]int{}
 		}
 		counts[f.Target][f.Kind]++
 	}
-	wrong := map[string]bool{}
+	known := map[string]embassy.TargetStatus{}
 	for _, t := range m.status.Targets {
-		wrong[t.Name] = t.Err != nil
+		known[t.Name] = t
 	}
 	for i, t := range m.d.site.members {
 		down := t.Down() != nil
-		put(isUp, flag(!down && !wrong[t.Name]), t.Name)
+		put(isUp, flag(!down && known[t.Name].Err == nil), t.Name)
 		put(breaker, flag(down), t.Name)
 		put(banned, flag(t.Banned()), t.Name)
 		put(sent, float64(m.traffic[i].sent.Load()), t.Name)
 		put(received, float64(m.traffic[i].received.Load()), t.Name)
-		if by, ok := lacks[t.Name]; ok {
-			total := uint64(0)
-			for _, n := range by {
-				total += n
-			}
-			put(behind, float64(total), t.Name)
+		if k, ok := known[t.Name]; ok {
+			put(behind, float64(k.Behind), t.Name)
+			put(provenGuard, flag(k.Guarded == embassy.Yes), t.Name)
 		}
 		for _, kind := range faultKinds {
 			put(faults, float64(counts[t.Name][kind]), t.Name, string(kind))

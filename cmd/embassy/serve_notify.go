@@ -155,13 +155,13 @@ func (n *notifier) failing() string {
 func (n *notifier) run(ctx context.Context) error {
 	pause := retryFirst
 	for {
-		n.heartbeat(ctx)
 		wait := time.Hour // reminders need no more
 		if err := n.tellAll(ctx); err != nil {
 			wait, pause = pause, min(2*pause, retryMost)
 		} else {
 			pause = retryFirst
 		}
+		n.heartbeat(ctx)
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():

@@ -42,6 +42,7 @@ type request struct {
 	Protocol int      `json:"protocol"`
 	Args     []string `json:"args,omitempty"` // from the command on; empty: only asks who is there
 	JSON     bool     `json:"json,omitempty"`
+	Quiet    bool     `json:"quiet,omitempty"`
 	Level    string   `json:"log_level,omitempty"`
 	Config   string   `json:"config,omitempty"` // absolute path
 	Sum      string   `json:"sum,omitempty"`    // of its content
@@ -72,6 +73,7 @@ var ownedByDaemon = map[string]func(d *daemon, arguments []string) []string{
 	"status":          nothing,
 	"replicate":       only(replicateJob),
 	"verify":          only(verifyJob),
+	"target list":     nothing,
 	"target check":    only(checkJob),
 	"target trust":    nothing,
 	"catalog rebuild": func(d *daemon, _ []string) []string { return d.jobNames() },
@@ -281,6 +283,9 @@ func (d *daemon) command(ctx context.Context, req request, w *wire) int {
 	args := []string{"embassy", "--config", d.site.config.File, "--log-level", req.Level}
 	if req.JSON {
 		args = append(args, "--json")
+	}
+	if req.Quiet {
+		args = append(args, "--quiet")
 	}
 	err := con.app().RunContext(ctx, append(args, req.Args...))
 	if err != nil && ctx.Err() != nil {

@@ -28,7 +28,7 @@ func (con *console) forward(ctx context.Context) (there bool, err error) {
 		return true, err
 	}
 	answers, who, err := introduce(conn, request{
-		Protocol: socketProtocol, Args: con.args, JSON: con.json, Level: con.level.String(), Config: cfg.File, Sum: sum,
+		Protocol: socketProtocol, Args: con.args, JSON: con.json, Quiet: con.quiet, Level: con.level.String(), Config: cfg.File, Sum: sum,
 	})
 	if err != nil {
 		return true, err

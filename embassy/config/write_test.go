@@ -133,7 +133,7 @@ func TestWriteReplicator(t *testing.T) {
 	}
 	r := config.Replicator{
 		Nation: agent.Nation, Key: keyless.NationKey,
-		Targets:      append(agent.Targets, parseFlags(t, "1-vault=dir:/mnt/vault,jurisdiction=EE", "2nd=s3+https://s3.example/b")...),
+		Targets:      append(agent.Targets, parseFlags(t, "1-vault=dir:/mnt/vault,jurisdiction=EE", "2nd=s3+https://s3.example/bucket")...),
 		Compartments: agent.Compartments,
 	}
 	r.Targets[1].CAFile = "/etc/lux-ca.pem"

@@ -81,6 +81,7 @@ func New(o Options) (*Runner, error) {
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
+	r.turned.Store(r.now().UnixNano())
 	for _, j := range o.Jobs {
 		rec, ok, err := r.store.Load(j.Name)
 		if err != nil {
