@@ -165,30 +165,51 @@ func (s *site) openCatalog() error {
 	if err := writable(s.config.StateDir); err != nil {
 		return err
 	}
-	open := func() error {
-		c, err := catalog.Open(dir, catalog.Options{LockWait: lockWait, Logger: s.log})
-		if err == nil {
-			s.catalog = c
-		}
+	if s.catalog, err = s.openOrReplace(dir); err != nil {
 		return err
 	}
-	err = open()
+	if me.state == nil { // nothing else says whose directory it is
+		err = s.claim(me.key)
+	}
+	return err
+}
+
+func (s *site) openOrReplace(dir string) (*catalog.Catalog, error) {
+	options := catalog.Options{LockWait: lockWait, Logger: s.log}
+	c, err := catalog.Open(dir, options)
 	why := "was damaged"
 	switch {
 	case errors.Is(err, catalog.ErrSchema):
 		why = "was written by another version of embassy"
 	case !errors.Is(err, catalog.ErrCorrupt):
-		return err
+		return c, err
 	}
 	to, asideErr := catalog.MoveAside(dir, time.Now())
 	if to == "" {
-		return errors.Join(err, asideErr)
+		return nil, errors.Join(err, asideErr)
 	}
-	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("%s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
+	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("it %s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
 	if asideErr != nil {
 		s.screen.warn(embassy.Finding{Object: "catalog", Err: asideErr})
 	}
-	return open()
+	return catalog.Open(dir, options)
+}
+
+// claim refuses a catalog of another nation, and marks a new one.
+func (s *site) claim(key format.NationKey) error {
+	const note = "nation"
+	nation := key.Nation.String()
+	owner, found, err := s.catalog.Noted(note)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return s.catalog.Note(note, []byte(nation))
+	case string(owner) != nation:
+		return usage("%s:%d: nation_key is of nation %s, and the state directory %s is of nation %s: correct the key, or name another state_dir",
+			s.config.File, s.config.NationKeyLine, nation, s.config.StateDir, owner)
+	}
+	return nil
 }
 
 // writable says in words that a state directory belongs to somebody else.
