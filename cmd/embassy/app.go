@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	_ "time/tzdata" // schedules name time zones, and not every machine has them
 
 	"embassy/cmd/internal/term"
 	"embassy/embassy"
@@ -64,8 +65,8 @@ func (con *console) app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
-			backupCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
-			statusCommand(con), serveCommand(con), demoCommand(con), versionCommand(con),
+			backupCommand(con), replicateCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
+			statusCommand(con), serveCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
 		},
 		Version:                   version,
 		Reader:                    con.stdin,

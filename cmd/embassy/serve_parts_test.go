@@ -70,7 +70,9 @@ func TestHealthzTellsWhatIsWrong(t *testing.T) {
 func TestLastingTarget(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "disk")
 	m := embassy.NewMember("disk", "dir:"+dir, "", nil, targets.ErrNoStore, time.Now)
-	m, n := lasting(m, config.Target{Name: "disk", URL: "dir:" + dir})
+	m, n := lasting(m, func() (targets.Target, error) {
+		return openTarget(config.Target{Name: "disk", URL: "dir:" + dir}, targets.OpenDir)
+	})
 	if err := m.Down(); err != nil {
 		t.Errorf("down from the start: %v", err)
 	}
