@@ -90,7 +90,8 @@ func New(o Options) (*Service, error) {
 	return s, nil
 }
 
-// Ranked returns the members of a compartment in PACE order.
+// Ranked returns the members of a compartment in PACE order. Those that the
+// last check proved guarded are marked so.
 func (s *Service) Ranked(compartment string) []*Member {
 	c, ok := s.site.Compartment(compartment)
 	if !ok {
@@ -98,7 +99,9 @@ func (s *Service) Ranked(compartment string) []*Member {
 	}
 	var out []*Member
 	for _, r := range policy.Order(c.PACE) {
-		out = append(out, s.members[r.Target].At(r.Tier))
+		m := s.members[r.Target].At(r.Tier)
+		m.Guarded = m.Guarded || s.Guarded(r.Target) == Yes
+		out = append(out, m)
 	}
 	return out
 }

@@ -53,6 +53,7 @@ type TargetStatus struct {
 	Name, URL, Jurisdiction string
 	AsOf                    time.Time // newest confirmation; zero: none
 	Live                    bool      // it was asked just now
+	Guarded                 Answer    // proven by the last check; Unknown: not proven
 	Err                     error     // why it does not answer, or must not be trusted
 }
 
@@ -147,7 +148,7 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 	}
 	slices.SortStableFunc(st.Datasets, func(a, b DatasetStatus) int { return cmp.Compare(a.Priority, b.Priority) })
 	for _, m := range s.order {
-		t := TargetStatus{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction, AsOf: asOf[m.Name], Live: live, Err: said.err[m.Name]}
+		t := TargetStatus{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction, AsOf: asOf[m.Name], Live: live, Guarded: s.Guarded(m.Name), Err: said.err[m.Name]}
 		if t.Err == nil && (live || m.Target == nil) {
 			t.Err = m.Down()
 		}

@@ -77,7 +77,7 @@ func printStatus(con *console, status embassy.Status) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "TARGET\tJURISDICTION\tLAST CONFIRMED (UTC)\tURL\tSTATE")
+	fmt.Fprintln(w, "TARGET\tJURISDICTION\tGUARDED\tLAST CONFIRMED (UTC)\tURL\tSTATE")
 	for _, t := range status.Targets {
 		state := "not asked"
 		switch {
@@ -86,7 +86,7 @@ func printStatus(con *console, status embassy.Status) error {
 		case t.Live:
 			state = "answers"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), moment(t.AsOf), t.URL, state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), moment(t.AsOf), t.URL, state)
 	}
 	return w.Flush()
 }
@@ -182,6 +182,7 @@ type targetStatus struct {
 	URL          string     `json:"url"`
 	Jurisdiction string     `json:"jurisdiction,omitempty"`
 	AsOf         *time.Time `json:"as_of"`
+	Guarded      string     `json:"guarded"`
 	Live         bool       `json:"live"`
 	Error        string     `json:"error,omitempty"`
 }
@@ -213,7 +214,7 @@ func printStatusJSON(con *console, status embassy.Status) error {
 		doc.Datasets = append(doc.Datasets, j)
 	}
 	for _, t := range status.Targets {
-		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.AsOf), t.Live, message(t.Err)})
+		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.AsOf), guardedText(t.Guarded), t.Live, message(t.Err)})
 	}
 	return printJSON(con.stdout, doc)
 }

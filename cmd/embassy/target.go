@@ -25,10 +25,12 @@ func targetCommand(con *console) *cli.Command {
 		Subcommands: []*cli.Command{{
 			Name:  "list",
 			Usage: "list the targets and ask each whether it answers; exit code 4 when none does",
+			Description: "GUARDED says whether the last target check proved that the credentials of this machine cannot destroy\n" +
+				"what was written: yes, no, or unproven when there was none in the last 35 days.",
 			Action: action(con, func(c *cli.Context) (struct{}, error) {
 				return struct{}{}, noArguments(c)
 			}, runTargetList),
-		}},
+		}, targetCheckCommand(con), targetTrustCommand(con)},
 	}
 }
 
@@ -38,6 +40,7 @@ type targetAnswer struct {
 	URL          string   `json:"url"`
 	Jurisdiction string   `json:"jurisdiction,omitempty"`
 	Tiers        []string `json:"tiers"` // compartment/tier
+	Guarded      string   `json:"guarded"`
 	Reachable    bool     `json:"reachable"`
 	Milliseconds int64    `json:"milliseconds"`
 	Error        string   `json:"error,omitempty"`
@@ -54,6 +57,10 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 	if err != nil && !errors.Is(err, embassy.ErrNoState) {
 		return err
 	}
+	guarded, err := s.guarded(state != nil)
+	if err != nil {
+		return err
+	}
 	answers := make([]targetAnswer, len(s.members))
 	var wg sync.WaitGroup
 	for i, m := range s.members {
@@ -66,6 +73,7 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 	code := 4
 	for i := range answers {
 		answers[i].Tiers = s.tiersOf(answers[i].Name)
+		answers[i].Guarded = guarded(answers[i].Name)
 		if answers[i].Reachable {
 			code = 0
 		}
@@ -80,13 +88,13 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 		return reported(code)
 	}
 	w := table(con.stdout)
-	fmt.Fprintln(w, "TARGET\tANSWERS\tTIER\tJURISDICTION\tURL")
+	fmt.Fprintln(w, "TARGET\tANSWERS\tGUARDED\tTIER\tJURISDICTION\tURL")
 	for _, a := range answers {
 		state := fmt.Sprintf("in %d ms", a.Milliseconds)
 		if !a.Reachable {
 			state = "no"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", a.Name, state, dash(strings.Join(a.Tiers, ", ")), dash(a.Jurisdiction), a.URL)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", a.Name, state, a.Guarded, dash(strings.Join(a.Tiers, ", ")), dash(a.Jurisdiction), a.URL)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -101,6 +109,29 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 		}
 	}
 	return reported(code)
+}
+
+// guarded returns what is known of the guardedness of targets. A catalog that
+// cannot be opened is told, and then nothing is known.
+func (s *site) guarded(founded bool) (func(target string) string, error) {
+	if founded {
+		if err := s.openCatalog(); err != nil {
+			s.screen.warn(embassy.Finding{Object: "GUARDED", Err: err})
+		}
+	}
+	service, err := s.service()
+	if err != nil {
+		return nil, err
+	}
+	return func(target string) string { return guardedText(service.Guarded(target)) }, nil
+}
+
+// guardedText is the cell of a table.
+func guardedText(a embassy.Answer) string {
+	if a == embassy.Unknown {
+		return "unproven"
+	}
+	return string(a)
 }
 
 // tiersOf lists the compartments that use a target, with its tier in them.
