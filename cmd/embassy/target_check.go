@@ -156,13 +156,12 @@ func printChecks(con *console, checks []embassy.TargetCheck) error {
 			fmt.Fprintf(con.stdout, "%s: does not answer: %s\n", c.Target, strings.TrimPrefix(text, "target "+c.Target+": "))
 			continue
 		}
-		fmt.Fprintf(con.stdout, "%s: answers in %s%s\n", c.Target, c.Latency.Round(100*time.Microsecond), speeds(c))
-		w := table(con.stdout)
+		fmt.Fprintf(con.stdout, "%s: answers in %s%s\n", c.Target, c.Latency.Round(10*time.Microsecond), speeds(c))
 		for _, v := range c.Verdicts {
-			fmt.Fprintf(w, "  %s\t%s\t%s\n", questions[v.Capability], v.Answer, v.Reason)
-		}
-		if err := w.Flush(); err != nil {
-			return err
+			line := fmt.Sprintf("  %-32s %-8s %s", questions[v.Capability], v.Answer, v.Reason)
+			if _, err := fmt.Fprintln(con.stdout, strings.TrimRight(line, " ")); err != nil {
+				return err
+			}
 		}
 		var told []string
 		for _, v := range c.Verdicts {

@@ -6,10 +6,13 @@
 // met by the targets it may use. Otherwise all mistakes of the file come back
 // at once as *Errors, each with its position and what to write instead.
 //
-// It looks at nothing but the bytes of the file: whether a source, a folder, a
-// credential or a target exists is for those who use them. It holds no secret,
-// and refuses files that do. What the charter says about keys and agents is
-// not checked here.
+// A file with a nation_key is that of a keyless machine: one that copies and
+// checks sealed bytes, and backs nothing up.
+//
+// It looks at nothing but the bytes of the file and the time zones of the
+// system: whether a source, a folder, a credential or a target exists is for
+// those who use them. It holds no secret, and refuses files that do. What the
+// charter says about keys and agents is not checked here.
 package config
 
 import (
@@ -35,10 +38,15 @@ type Config struct {
 	StateDir   string // absolute
 	Kit        string // absolute path of the recovery kit; empty: none named
 
+	NationKey     format.NationKey // of a keyless machine; else its Signer is nil
+	NationKeyLine int              // where the file has it, from 1
+
 	Targets      []Target      // at least one, in the order of the file
-	Compartments []Compartment // at least one
+	Compartments []Compartment // at least one, but for a keyless file: none is every one of the charter, on every target
 	Datasets     []Dataset     // none on a machine that only replicates or restores
 
+	Limits Limits // of all targets together
+	Serve  Serve
 	Notify Notify
 	Spool  Spool
 
@@ -59,6 +67,12 @@ type Target struct {
 	Hosting      string // one of Hostings; empty: unknown
 	Clearance    string
 	Lock         Lock
+	Limits       Limits // limit_upload and limit_download
+}
+
+// Limits bound what is sent and fetched, in bytes per second; zero: no bound.
+type Limits struct {
+	Upload, Download int64
 }
 
 // Hostings are the hosting models that a target may have.
@@ -75,16 +89,19 @@ type Credentials struct {
 
 // Lock is the object lock that is asked of a target. The zero Lock asks for none.
 type Lock struct {
-	Mode   string        // "governance" or "compliance"
-	Period time.Duration // from the put of an object
+	Mode string // "governance" or "compliance"
+	Days int    // from the put of an object, and from every renewal; 1 to MaxLockDays
 }
+
+// MaxLockDays is the longest lock, in days, that stores accept: a century.
+const MaxLockDays = 36500
 
 // Compartment is a unit of keys and placement.
 type Compartment struct {
 	Name           string
-	ID             format.ID // its pseudonym, on a machine without keys; else zero
-	Rank           int       // of copying, ascending; 0: not given
+	ID             format.ID // pseudonym in the charter; zero, unless the file is keyless
 	Classification string
+	Rank           int         // replicated in ascending order: as given, else the lowest priority of its datasets, else DefaultPriority
 	PACE           policy.PACE // names of targets; never empty
 	Commit         policy.Rule
 }
@@ -96,7 +113,7 @@ type Dataset struct {
 	Priority    int      // restored in ascending order; 100 unless given
 	Sources     []string // absolute, clean, at least one
 	Exclude     []string // patterns, as given
-	Schedule    string   // five cron fields or a macro such as @daily; empty: not scheduled
+	Schedule    Schedule
 	RPO, RTO    time.Duration
 	Retention   Retention
 	Label       string
@@ -118,6 +135,34 @@ const DefaultMinAge = 14 * 24 * time.Hour
 // DefaultPriority is the restore priority of a dataset that states none.
 const DefaultPriority = 100
 
+// Serve is what the daemon does besides the schedules of the datasets.
+type Serve struct {
+	Listen      string   // HOST:PORT of /healthz and /metrics
+	Replicate   Schedule // DefaultServe says when, unless the file does
+	Verify      Schedule
+	VerifyLevel string  // one of VerifyLevels
+	Sample      float64 // share of the objects that a sample reads; above 0, at most 1
+	Repair      bool    // what verify finds is mended
+	Locks       Schedule
+	Check       Schedule
+}
+
+// VerifyLevels are the levels that the daemon, which has no reader's key, can
+// verify at.
+var VerifyLevels = []string{"presence", "sample", "full"}
+
+// DefaultServe is a Serve of which the file says nothing.
+var DefaultServe = Serve{
+	Listen:      "127.0.0.1:9347",
+	Replicate:   Schedule{Every: 15 * time.Minute},
+	Verify:      Schedule{Every: day},
+	VerifyLevel: "sample",
+	Sample:      0.05,
+	Repair:      true,
+	Locks:       Schedule{Every: day},
+	Check:       Schedule{Every: 7 * day},
+}
+
 // Notify says whom to tell about the outcome of scheduled runs.
 type Notify struct {
 	Command      []string // program, absolute, and its arguments
@@ -128,6 +173,10 @@ type Notify struct {
 type Spool struct {
 	MaxBytes int64 // zero: no bound is configured
 }
+
+// Keyless reports whether the file is that of a machine that holds no key of
+// the nation.
+func (c *Config) Keyless() bool { return c.NationKey.Signer != nil }
 
 // Target returns the target of that name.
 func (c *Config) Target(name string) (Target, bool) {

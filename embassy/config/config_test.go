@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 )
+
+// bytesInJSON is an array of numbers, one a line.
+var bytesInJSON = regexp.MustCompile(`\[[\s\d,]+\]`)
 
 var update = flag.Bool("update", false, "write the golden files")
 
@@ -75,7 +79,13 @@ func TestParseGood(t *testing.T) {
 		for _, w := range c.Warnings() {
 			fmt.Fprintln(&out, w)
 		}
-		golden(t, strings.TrimSuffix(path, ".yaml")+".golden", strings.ReplaceAll(out.String(), folder, "$TESTDATA"))
+		for _, d := range c.Datasets {
+			fmt.Fprintf(&out, "schedule of %s: %s\n", d.Name, d.Schedule)
+		}
+		text := bytesInJSON.ReplaceAllStringFunc(out.String(), func(list string) string {
+			return strings.Join(strings.Fields(list), " ")
+		})
+		golden(t, strings.TrimSuffix(path, ".yaml")+".golden", strings.ReplaceAll(text, folder, "$TESTDATA"))
 	})
 }
 
@@ -231,13 +241,19 @@ func FuzzParse(f *testing.F) {
 				}
 				possible = append(possible, policy.Copy{Target: target.Name, Jurisdiction: target.Jurisdiction, Guarded: true})
 			}
+			if k.Rank < 1 || k.ID.IsZero() == c.Keyless() {
+				t.Fatalf("compartment %+v in a keyless file: %t", k, c.Keyless())
+			}
 			if len(possible) == 0 || k.Commit.Targets < 1 || k.Commit.Jurisdictions < 1 || !k.Commit.CanHold(possible) {
 				t.Fatalf("compartment %+v cannot commit", k)
 			}
 		}
 		for _, d := range c.Datasets {
-			if _, ok := c.Compartment(d.Compartment); !ok || len(d.Sources) == 0 || d.Retention.MinAge <= 0 {
+			if _, ok := c.Compartment(d.Compartment); !ok || len(d.Sources) == 0 || d.Retention.MinAge <= 0 || c.Keyless() {
 				t.Fatalf("dataset %+v", d)
+			}
+			if now := time.Now(); !d.Schedule.IsZero() && !d.Schedule.Next(now).After(now) {
+				t.Fatalf("schedule %s is never due", d.Schedule)
 			}
 		}
 	})

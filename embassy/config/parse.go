@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"embassy/embassy/format"
 	"embassy/targets"
 
 	"go.yaml.in/yaml/v3"
@@ -25,7 +26,7 @@ func Parse(name string, data []byte) (*Config, error) {
 		return nil, fmt.Errorf("locate configuration: %w", err)
 	}
 	r := &reader{file: name, base: filepath.Dir(path)}
-	c := &Config{File: path}
+	c := &Config{File: path, Serve: DefaultServe}
 	if root := r.document(data); root != nil {
 		r.config(root, c)
 	}
@@ -147,6 +148,16 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 			}
 			c.Nation, c.NationLine = name, n.Line
 		}), `write "nation: NAME"`},
+		key{"nation_key", r.text("nation_key", func(n *yaml.Node, text string) {
+			s.keyless = true
+			k, err := format.ParseNationKey(text)
+			if err != nil {
+				r.fail(n, "this is no nation key: it has 32 hexadecimal digits, a colon, and the digits of the public key that signs charters",
+					copyHint)
+				return
+			}
+			c.NationKey, c.NationKeyLine = k, n.Line
+		}), ""},
 		key{"state_dir", r.path("state_dir", &c.StateDir), `write "state_dir: ./state"`},
 		key{"kit", r.path("kit", &c.Kit), ""},
 		key{"targets", func(n *yaml.Node) {
@@ -154,9 +165,14 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 				r.fail(n, "targets is an empty list", targetsHint)
 			}
+			if len(s.Targets) > format.MaxTargets {
+				r.fail(s.named[format.MaxTargets], fmt.Sprintf("there are %d targets, and a nation has at most %d", len(s.Targets), format.MaxTargets), "remove some of them")
+			}
 		}, targetsHint},
 		key{"compartments", func(n *yaml.Node) { compartments = n }, ""},
 		key{"datasets", func(n *yaml.Node) { datasets = n }, ""},
+		key{"limits", s.limits, ""},
+		key{"serve", s.serve, ""},
 		key{"notify", s.notify, ""},
 		key{"spool", s.spool, ""},
 	)
@@ -164,11 +180,19 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 		return
 	}
 	s.compartments(compartments)
-	if datasets != nil {
+	if datasets != nil && s.keyless {
+		s.fail(datasets, "a configuration with nation_key has no datasets: they need the keys of an agent",
+			"remove datasets, or remove nation_key and make this machine an agent with embassy init")
+	} else if datasets != nil {
 		s.taken = make(map[string]*yaml.Node)
 		r.sequence("datasets", s.dataset)(datasets)
 	}
+	s.rank()
 	s.advise()
+}
+
+func (s *sections) limits(n *yaml.Node) {
+	s.mapping(n, "limits", key{"upload", s.rate("upload", &s.Limits.Upload), ""}, key{"download", s.rate("download", &s.Limits.Download), ""})
 }
 
 func (s *sections) notify(n *yaml.Node) {
@@ -191,16 +215,6 @@ func (s *sections) notify(n *yaml.Node) {
 }
 
 func (s *sections) spool(n *yaml.Node) {
-	s.mapping(n, "spool", key{"max_bytes", func(n *yaml.Node) {
-		const hint = "write a number of bytes, or one with a unit such as 500MB or 10GiB"
-		if n.Kind != yaml.ScalarNode {
-			s.fail(n, "max_bytes must be a size, not "+kindOf(n), hint)
-			return
-		}
-		size, err := parseSize(n.Value)
-		if err != nil {
-			s.fail(n, "max_bytes: "+err.Error(), hint)
-		}
-		s.Spool.MaxBytes = size
-	}, ""})
+	s.mapping(n, "spool", key{"max_bytes", s.quantity("max_bytes", "size", ParseSize, &s.Spool.MaxBytes,
+		"write a number of bytes, or one with a unit such as 500MB or 10GiB"), ""})
 }

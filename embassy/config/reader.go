@@ -11,6 +11,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"embassy/embassy/format"
+
 	"go.yaml.in/yaml/v3"
 )
 
@@ -147,6 +149,17 @@ func (r *reader) string(what string, dst *string) func(*yaml.Node) {
 	return r.text(what, func(_ *yaml.Node, s string) { *dst = s })
 }
 
+// bounded refuses a text that a snapshot could not carry.
+func (r *reader) bounded(what string) func(*yaml.Node, string) (string, bool) {
+	return func(n *yaml.Node, s string) (string, bool) {
+		if len(s) > format.MaxSummaryText {
+			r.fail(n, fmt.Sprintf("%s has %d bytes, and at most %d fit into a snapshot", what, len(s), format.MaxSummaryText), "shorten it")
+			return "", false
+		}
+		return s, true
+	}
+}
+
 // strings takes a list without repetitions.
 func (r *reader) strings(what string, dst *[]string, convert ...func(n *yaml.Node, s string) (string, bool)) func(*yaml.Node) {
 	return r.sequence(what, r.text("an item of "+what, func(n *yaml.Node, s string) {
@@ -261,6 +274,27 @@ func (r *reader) duration(what string, dst *time.Duration) func(*yaml.Node) {
 		}
 		*dst = d
 	}
+}
+
+// quantity takes what parse reads; kind says what that is.
+func (r *reader) quantity(what, kind string, parse func(string) (int64, error), dst *int64, hint string) func(*yaml.Node) {
+	return func(n *yaml.Node) {
+		if n.Kind != yaml.ScalarNode {
+			r.fail(n, fmt.Sprintf("%s must be a %s, not %s", what, kind, kindOf(n)), hint)
+			return
+		}
+		v, err := parse(n.Value)
+		if err != nil {
+			r.fail(n, what+": "+err.Error(), hint)
+			return
+		}
+		*dst = v
+	}
+}
+
+// rate takes a number of bytes per second.
+func (r *reader) rate(what string, dst *int64) func(*yaml.Node) {
+	return r.quantity(what, "rate", ParseRate, dst, "write bytes per second with a unit, such as 10MiB or 500kB")
 }
 
 func (r *reader) enum(what string, allowed []string, dst *string) func(*yaml.Node) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
 
@@ -23,6 +24,9 @@ type sections struct {
 	stores map[targets.Location]*yaml.Node
 	named  []*yaml.Node    // named[i] is where Targets[i] stands
 	tiers  map[string]bool // targets that have a tier somewhere
+
+	keyless bool // the file has a nation_key, right or wrong
+	ids     map[format.ID]*yaml.Node
 }
 
 // target reads one item of targets. A target with mistakes is kept as far as
@@ -59,6 +63,8 @@ func (s *sections) target(n *yaml.Node) {
 		key{"operator", s.string("operator", &t.Operator), ""},
 		key{"hosting", s.enum("hosting", Hostings, &t.Hosting), ""},
 		key{"clearance", s.string("clearance", &t.Clearance), ""},
+		key{"limit_upload", s.rate("limit_upload", &t.Limits.Upload), ""},
+		key{"limit_download", s.rate("limit_download", &t.Limits.Download), ""},
 	)
 	if strings.HasPrefix(t.URL, "dir:") {
 		for i, k := range s3Only {
@@ -104,7 +110,12 @@ func (s *sections) lock(l *Lock) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		s.mapping(n, "lock",
 			key{"mode", s.enum("mode", []string{"governance", "compliance"}, &l.Mode), `write "mode: governance" or "mode: compliance"`},
-			key{"period", s.duration("period", &l.Period), `write "period: 30d"`},
+			key{"days", func(n *yaml.Node) {
+				s.integer("days", 1, &l.Days)(n)
+				if l.Days > MaxLockDays {
+					s.fail(n, fmt.Sprintf("days cannot be %d: no store locks for longer than %d", l.Days, MaxLockDays), "write fewer days, such as 30")
+				}
+			}, `write "days: 30"`},
 		)
 	}
 }
@@ -134,7 +145,9 @@ func (s *sections) url(t *Target) func(*yaml.Node) {
 				return
 			}
 		}
-		t.URL = at.String()
+		if t.URL, _ = s.bounded("url")(n, at.String()); t.URL == "" {
+			return
+		}
 		plain := at.Scheme == targets.SchemeS3HTTP
 		if plain && !t.Insecure && !loopback(at.Endpoint) {
 			s.fail(n, "s3+http would send everything unencrypted to "+quote(at.Endpoint), `write s3+https, or add "insecure: true" when the network itself is trusted`)
@@ -170,16 +183,47 @@ func (s *sections) targetNames() []string {
 
 // compartments reads the section, or without one makes the compartment main.
 func (s *sections) compartments(n *yaml.Node) {
-	s.taken = make(map[string]*yaml.Node)
+	s.taken, s.ids = make(map[string]*yaml.Node), make(map[format.ID]*yaml.Node)
+	if n == nil && s.keyless {
+		return
+	}
 	if n == nil {
 		s.compartment(&yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{scalar("name"), scalar("main")}})
 		return
 	}
 	s.sequence("compartments", s.compartment)(n)
 	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
-		s.fail(n, "compartments is an empty list", "remove it to get one compartment named main, or write one")
+		hint := "remove it to get one compartment named main, or write one"
+		if s.keyless {
+			hint = "remove it to get every compartment of the charter, or write one"
+		}
+		s.fail(n, "compartments is an empty list", hint)
 	}
 }
+
+// id takes the pseudonym of a compartment. Only a keyless machine needs it:
+// the others read names in the charter.
+func (s *sections) id(dst *format.ID) key {
+	k := key{"id", s.text("id", func(n *yaml.Node, text string) {
+		id, err := format.ParseID(text)
+		switch other := s.ids[id]; {
+		case !s.keyless:
+			s.fail(n, "id is for a configuration with nation_key: this one knows the compartment by its name", "remove it")
+		case err != nil || id.IsZero():
+			s.fail(n, quote(text)+" is no pseudonym of a compartment: it has 32 lower-case hexadecimal digits", copyHint)
+		case other != nil:
+			s.fail(n, "the compartment of this id is already given"+line(other), "keep one of them")
+		default:
+			*dst, s.ids[id] = id, n
+		}
+	}), ""}
+	if s.keyless {
+		k.need = `write "id: DIGITS", and ` + copyHint
+	}
+	return k
+}
+
+const copyHint = "copy it from what embassy config replicator prints on a machine that backs up"
 
 func (s *sections) compartment(n *yaml.Node) {
 	var c Compartment
@@ -187,6 +231,8 @@ func (s *sections) compartment(n *yaml.Node) {
 	before := len(s.problems)
 	s.mapping(n, "a compartment",
 		key{"name", s.name("a compartment", s.taken, &c.Name), `write "name: NAME"`},
+		s.id(&c.ID),
+		key{"rank", s.integer("rank", 1, &c.Rank), ""},
 		key{"classification", s.string("classification", &c.Classification), ""},
 		key{"pace", s.pace(&c.PACE), ""},
 		key{"commit", func(n *yaml.Node) { commit = n }, ""},
@@ -205,6 +251,25 @@ func (s *sections) compartment(n *yaml.Node) {
 	}
 	c.Commit = s.commit(commit, possible, usable)
 	s.Compartments = append(s.Compartments, c)
+}
+
+// rank completes the ranks: a compartment is as urgent as its most urgent
+// dataset.
+func (s *sections) rank() {
+	for i := range s.Compartments {
+		c := &s.Compartments[i]
+		if c.Rank > 0 {
+			continue
+		}
+		for _, d := range s.Datasets {
+			if d.Compartment == c.Name && (c.Rank == 0 || d.Priority < c.Rank) {
+				c.Rank = d.Priority
+			}
+		}
+		if c.Rank == 0 {
+			c.Rank = DefaultPriority
+		}
+	}
 }
 
 // defaultPACE gives the first three targets a tier each, and the last tier to
@@ -318,17 +383,17 @@ func (s *sections) dataset(n *yaml.Node) {
 			}
 		}, `write "sources: [/PATH]"`},
 		key{"exclude", s.strings("exclude", &d.Exclude), ""},
-		key{"schedule", s.text("schedule", func(n *yaml.Node, text string) {
-			if err := checkSchedule(text); err != nil {
-				s.fail(n, err.Error(), `write minute, hour, day, month and weekday, such as "0 */6 * * *", or one of `+among(cronMacros))
-			}
-			d.Schedule = text
-		}), ""},
+		key{"schedule", s.schedule("schedule", &d.Schedule), ""},
 		key{"rpo", s.duration("rpo", &d.RPO), ""},
 		key{"rto", s.duration("rto", &d.RTO), ""},
 		key{"retention", s.retention(&d.Retention), ""},
-		key{"label", s.string("label", &d.Label), ""},
-		key{"tags", s.strings("tags", &d.Tags), ""},
+		key{"label", s.text("label", func(n *yaml.Node, text string) { d.Label, _ = s.bounded("label")(n, text) }), ""},
+		key{"tags", func(n *yaml.Node) {
+			s.strings("tags", &d.Tags, s.bounded("a tag"))(n)
+			if len(d.Tags) > format.MaxTags {
+				s.fail(n, fmt.Sprintf("there are %d tags, and at most %d fit into a snapshot", len(d.Tags), format.MaxTags), "remove some of them")
+			}
+		}, ""},
 	)
 	for _, source := range d.Sources {
 		if within(s.StateDir, source) {
@@ -380,7 +445,7 @@ func (s *sections) retention(k *Retention) func(*yaml.Node) {
 // advise warns about what is allowed but probably not meant.
 func (s *sections) advise() {
 	for i, t := range s.Targets {
-		if !s.tiers[t.Name] {
+		if !s.tiers[t.Name] && len(s.Compartments) > 0 {
 			s.warn(s.named[i], fmt.Sprintf("target %s is in no tier of any compartment, so nothing is stored on it", t.Name), "add it to the pace of a compartment, or remove it")
 		}
 		if t.Jurisdiction == "" && len(s.Targets) > 1 {

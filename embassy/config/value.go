@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,10 +40,11 @@ func ParseDuration(s string) (time.Duration, error) {
 	return total, nil
 }
 
-var sizePattern = regexp.MustCompile(`^([0-9]+) ?([KMGT]i?B|B|)$`)
+var sizePattern = regexp.MustCompile(`^([0-9]+) ?([kKMGT]i?B|B|)$`)
 
-// parseSize reads a number of bytes above zero such as 500MB or 10GiB.
-func parseSize(s string) (int64, error) {
+// ParseSize reads a number of bytes above zero such as 1048576, 500kB, 500MB
+// or 10GiB.
+func ParseSize(s string) (int64, error) {
 	m := sizePattern.FindStringSubmatch(s)
 	if m == nil {
 		return 0, fmt.Errorf("%q is not a size", s)
@@ -54,7 +54,7 @@ func parseSize(s string) (int64, error) {
 		base = 1024
 	}
 	if len(m[2]) > 1 {
-		power = 1 + strings.Index("KMGT", m[2][:1])
+		power = 1 + strings.Index("KMGT", strings.ToUpper(m[2][:1]))
 	}
 	n, err := strconv.ParseInt(m[1], 10, 64)
 	for range power {
@@ -69,58 +69,34 @@ func parseSize(s string) (int64, error) {
 	return n, nil
 }
 
-var cronMacros = []string{"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
+// minRate, in bytes per second, is less than any link has, and more than any
+// number of megabytes that lacks its unit.
+const minRate = 1000
 
-var cronFields = []struct {
-	name   string
-	lo, hi int
-	words  []string // words[i] stands for lo+i
-}{
-	{"minute", 0, 59, nil},
-	{"hour", 0, 23, nil},
-	{"day of the month", 1, 31, nil},
-	{"month", 1, 12, strings.Fields("jan feb mar apr may jun jul aug sep oct nov dec")},
-	{"day of the week", 0, 7, strings.Fields("sun mon tue wed thu fri sat")},
+// ParseRate reads a number of bytes per second, written as ParseSize reads it,
+// with or without /s behind it.
+func ParseRate(s string) (int64, error) {
+	n, err := ParseSize(strings.TrimSuffix(s, "/s"))
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a rate", s)
+	}
+	if n < minRate {
+		return 0, fmt.Errorf("%q is less than %d bytes per second", s, minRate)
+	}
+	return n, nil
 }
 
-// checkSchedule accepts five cron fields or a macro.
-func checkSchedule(s string) error {
-	if strings.HasPrefix(s, "@") {
-		if !slices.Contains(cronMacros, s) {
-			return fmt.Errorf("unknown schedule %q", s)
-		}
-		return nil
+var sharePattern = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) ?%$`)
+
+// ParseShare reads a share above 0% and up to 100%, such as 5% or 0.5%.
+func ParseShare(s string) (float64, error) {
+	m := sharePattern.FindStringSubmatch(s)
+	if m == nil {
+		return 0, fmt.Errorf("%q is not a share", s)
 	}
-	fields := strings.Fields(s)
-	if len(fields) != len(cronFields) {
-		return fmt.Errorf("the schedule %q has %d fields instead of 5", s, len(fields))
+	v, err := strconv.ParseFloat(m[1], 64)
+	if err != nil || v <= 0 || v > 100 {
+		return 0, fmt.Errorf("%q is not above 0%% and up to 100%%", s)
 	}
-	for i, spec := range cronFields {
-		for item := range strings.SplitSeq(fields[i], ",") {
-			span, step, stepped := strings.Cut(item, "/")
-			if n, err := strconv.Atoi(step); stepped && (err != nil || n < 1 || n > spec.hi) {
-				return fmt.Errorf("%q has no valid step for the %s", item, spec.name)
-			}
-			if span == "*" {
-				continue
-			}
-			from, to, isRange := strings.Cut(span, "-")
-			if !isRange {
-				to = from
-			}
-			value := func(text string) int {
-				if i := slices.Index(spec.words, strings.ToLower(text)); i >= 0 {
-					return spec.lo + i
-				}
-				if n, err := strconv.Atoi(text); err == nil && n >= spec.lo && n <= spec.hi {
-					return n
-				}
-				return -1
-			}
-			if lo, hi := value(from), value(to); lo < 0 || hi < 0 || lo > hi {
-				return fmt.Errorf("%q is not a valid %s (%d to %d)", item, spec.name, spec.lo, spec.hi)
-			}
-		}
-	}
-	return nil
+	return v / 100, nil
 }

@@ -2,7 +2,7 @@ package config
 
 import (
 	"bytes"
-	_ "embed"
+	"embed"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
-	"time"
 
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 
 	"go.yaml.in/yaml/v3"
@@ -27,16 +27,16 @@ type Draft struct {
 	Sources  []string // one dataset each, in order of restore priority; made absolute here
 }
 
-//go:embed embassy.yaml.tmpl
-var fileTemplate string
+//go:embed *.yaml.tmpl
+var templateFiles embed.FS
 
-var draftTemplate = template.Must(template.New("embassy.yaml").Funcs(template.FuncMap{
-	"text":    plainOrQuoted,
-	"list":    flowList,
-	"env":     func(s string) string { return strings.ToUpper(strings.ReplaceAll(s, "-", "_")) },
-	"seconds": func(d time.Duration) string { return fmt.Sprintf("%ds", int64(d/time.Second)) },
-	"s3":      func(t Target) bool { return !strings.HasPrefix(t.URL, "dir:") },
-}).Parse(fileTemplate))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"text": plainOrQuoted,
+	"list": flowList,
+	"env":  envStem,
+	"rate": rateText,
+	"s3":   func(t Target) bool { return !strings.HasPrefix(t.URL, "dir:") },
+}).ParseFS(templateFiles, "*.yaml.tmpl"))
 
 // Write writes a commented configuration file. What it writes parses; a draft
 // of which that is not true is refused with *Errors, and nothing is written.
@@ -54,14 +54,44 @@ func Write(w io.Writer, d Draft) error {
 	if err != nil {
 		return err
 	}
-	var out bytes.Buffer
-	err = draftTemplate.Execute(&out, struct {
+	return compose(w, "embassy.yaml.tmpl", struct {
 		Draft
 		PACE     policy.PACE
 		Commit   policy.Rule
 		Datasets []Dataset
 	}{d, defaultPACE(names), policy.DefaultRule(possible), datasets})
-	if err != nil {
+}
+
+// Replicator is what the configuration of a keyless machine is written from.
+type Replicator struct {
+	Nation       string
+	Key          format.NationKey
+	Targets      []Target      // credentials are left out; the file names variables to fill in
+	Compartments []Compartment // with their pseudonyms; names are left out
+}
+
+// WriteReplicator writes a commented keyless configuration. What it writes
+// parses, and holds no secret.
+func WriteReplicator(w io.Writer, r Replicator) error {
+	r.Targets, r.Compartments = slices.Clone(r.Targets), slices.Clone(r.Compartments)
+	for i := range r.Targets {
+		t := &r.Targets[i]
+		t.Credentials = Credentials{}
+		if !strings.HasPrefix(t.URL, "dir:") {
+			t.Credentials = Credentials{AccessKeyEnv: envStem(t.Name) + "_KEY", SecretKeyEnv: envStem(t.Name) + "_SECRET"}
+		}
+	}
+	for i := range r.Compartments {
+		c := &r.Compartments[i]
+		c.Name = c.ID.String()[:12]
+	}
+	return compose(w, "replicator.yaml.tmpl", r)
+}
+
+// compose executes a template, and writes the result if it parses.
+func compose(w io.Writer, name string, data any) error {
+	var out bytes.Buffer
+	if err := templates.ExecuteTemplate(&out, name, data); err != nil {
 		return fmt.Errorf("compose configuration: %w", err)
 	}
 	if _, err := Parse("embassy.yaml", out.Bytes()); err != nil {
@@ -90,6 +120,28 @@ func draftDatasets(sources []string) ([]Dataset, error) {
 		datasets = append(datasets, Dataset{Name: name, Priority: i + 1, Sources: []string{path}})
 	}
 	return datasets, nil
+}
+
+// envStem is what the environment variables of a target start with.
+func envStem(name string) string {
+	stem := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	if stem != "" && stem[0] >= '0' && stem[0] <= '9' {
+		return "TARGET_" + stem
+	}
+	return stem
+}
+
+// rateText writes a rate as ParseRate reads it.
+func rateText(rate int64) string {
+	for _, unit := range []struct {
+		name string
+		size int64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}} {
+		if rate%unit.size == 0 {
+			return strconv.FormatInt(rate/unit.size, 10) + unit.name
+		}
+	}
+	return strconv.FormatInt(rate, 10)
 }
 
 var plainText = regexp.MustCompile(`^[A-Za-z0-9/.]([A-Za-z0-9/._+:@-]*[A-Za-z0-9/._+@-])?$`)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"embassy/embassy/config"
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 
 	"github.com/google/go-cmp/cmp"
@@ -119,6 +120,58 @@ func TestWriteGolden(t *testing.T) {
 	}
 }
 
+// A replicator's configuration parses, names the compartments by their
+// pseudonyms, and gives away neither names nor where the agent has its keys.
+func TestWriteReplicator(t *testing.T) {
+	agent, err := config.Load(filepath.Join("testdata", "good", "everything.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyless, err := config.Load(filepath.Join("testdata", "good", "keyless.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := config.Replicator{
+		Nation: agent.Nation, Key: keyless.NationKey,
+		Targets:      append(agent.Targets, parseFlags(t, "1-vault=dir:/mnt/vault,jurisdiction=EE", "2nd=s3+https://s3.example/bucket")...),
+		Compartments: agent.Compartments,
+	}
+	r.Targets[1].CAFile = "/etc/lux-ca.pem"
+	r.Compartments[0].ID = format.ID{0x12, 0x34, 0x56, 0x78, 0x90, 0x12, 0x34, 0x56, 0x78, 0x90, 0x12, 0x34, 0x56, 0x78, 0x90, 0x12} // digits only
+	r.Compartments[1].ID = format.ID{0xab, 15: 1}
+	var out bytes.Buffer
+	if err := config.WriteReplicator(&out, r); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, filepath.Join("testdata", "write", "replicator.golden"), out.String())
+	c, err := config.Parse("/etc/embassy/embassy.yaml", out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.NationKey.String() != r.Key.String() || c.StateDir == agent.StateDir || len(c.Datasets) > 0 {
+		t.Errorf("key %s, state %s", c.NationKey, c.StateDir)
+	}
+	for i, k := range c.Compartments {
+		want := agent.Compartments[i]
+		want.Name, want.Classification, want.ID = k.Name, "", r.Compartments[i].ID
+		if diff := cmp.Diff(want, k); diff != "" {
+			t.Error(diff)
+		}
+	}
+	for i, got := range c.Targets {
+		want := r.Targets[i]
+		want.Credentials = got.Credentials
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	for _, name := range []string{"official", "restricted", "population", "keys/lux"} {
+		if strings.Contains(out.String(), name) {
+			t.Errorf("it tells of %s", name)
+		}
+	}
+}
+
 func TestWriteRefused(t *testing.T) {
 	var out bytes.Buffer
 	err := config.Write(&out, config.Draft{Nation: "ee", Targets: []config.Target{{Name: "A", URL: "dir:/a"}}})
@@ -139,6 +192,10 @@ func TestWriteProperties(t *testing.T) {
 				Name: string(rune('a' + i)), URL: "dir:/" + string(rune('a'+i)) + "/" + strings.Trim(word.Draw(t, "path"), "/."),
 				Operator: word.Draw(t, "operator"), Clearance: word.Draw(t, "clearance"),
 				Jurisdiction: rapid.SampledFrom([]string{"", "EE", "NO", "LU"}).Draw(t, "jurisdiction"),
+				Limits: config.Limits{
+					Upload:   rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(1000, 1<<40)).Draw(t, "upload"),
+					Download: rapid.SampledFrom([]int64{0, 10 << 20, 500_000, 3e9, 1 << 30, 1<<20 + 1}).Draw(t, "download"),
+				},
 			})
 		}
 		for range rapid.IntRange(0, 4).Draw(t, "sources") {
