@@ -154,8 +154,8 @@ func ruleText(r policy.Rule) string {
 
 func datasetText(d config.Dataset) string {
 	text := fmt.Sprintf("priority %d: %s", d.Priority, strings.Join(d.Sources, ", "))
-	if d.Schedule != "" {
-		text += "; " + d.Schedule
+	if !d.Schedule.IsZero() {
+		text += "; " + d.Schedule.String()
 	}
 	if d.RPO > 0 {
 		text += "; RPO " + length(d.RPO)
