@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"embassy/crypto"
+	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/targets"
 )
@@ -152,8 +153,8 @@ func (s *Service) identity() (format.NationKey, *State, error) {
 	switch {
 	case err == nil:
 		return format.NationKey{Nation: state.Nation(), Signer: state.Verifier()}, state, nil
-	case errors.Is(err, ErrNoState) && s.nation != nil:
-		return *s.nation, nil, nil
+	case errors.Is(err, ErrNoState) && s.site.Keyless():
+		return s.site.NationKey, nil, nil
 	}
 	return format.NationKey{}, nil, err
 }
@@ -239,11 +240,11 @@ func (a *atlas) place(state *State) error {
 		}
 	}
 	for _, c := range a.charter.Compartments {
-		r := &region{a: a, id: c.ID, name: names[c.ID], rank: defaultRank}
+		r := &region{a: a, id: c.ID, name: names[c.ID], rank: config.DefaultPriority}
 		placed, ok := a.s.site.Compartment(r.name)
 		switch {
 		case ok:
-			r.rank, r.members = a.s.rank(placed), a.s.Ranked(placed.Name)
+			r.rank, r.members = placed.Rank, a.s.Ranked(placed.Name)
 		case state == nil && len(a.s.site.Compartments) == 0:
 			r.name, r.members = c.ID.String(), a.s.order
 		case state != nil && r.name == "":

@@ -9,19 +9,14 @@ import (
 	"sync"
 	"time"
 
-	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
 )
 
-const (
-	// defaultRank is the rank of a compartment of which nothing else is known.
-	defaultRank = 100
-	// idleRounds is how often a target that was alive may fail without anything
-	// arriving, before a replication gives up on it.
-	idleRounds = 3
-)
+// idleRounds is how often a target that was alive may fail without anything
+// arriving, before a replication gives up on it.
+const idleRounds = 3
 
 // ReplicateOptions say what to copy.
 type ReplicateOptions struct {
@@ -125,20 +120,6 @@ func (r *ReplicateReport) note() string {
 		bytes, objects, behind = bytes+t.Bytes, objects+t.Objects, behind+t.Behind
 	}
 	return fmt.Sprintf("copied %d objects, %d bytes; %d entries behind", objects, bytes, behind)
-}
-
-// rank is the place of a compartment in the order of copying; lower is first.
-func (s *Service) rank(c config.Compartment) int {
-	if c.Rank > 0 {
-		return c.Rank
-	}
-	rank := defaultRank
-	for _, d := range s.site.Datasets {
-		if d.Compartment == c.Name {
-			rank = min(rank, d.Priority)
-		}
-	}
-	return rank
 }
 
 // replication is one run of Replicate.

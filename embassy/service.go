@@ -16,10 +16,6 @@ import (
 
 // Options wires a Service. Site and Members are needed always.
 type Options struct {
-	// Nation is for a machine that has no state directory made by Init, and
-	// holds no key: it can replicate, verify and repair.
-	Nation *format.NationKey
-
 	Site     *config.Config
 	Members  []*Member // one for every target of Site, in its order
 	Catalog  Catalog   // needed by all but Init
@@ -34,7 +30,6 @@ type Options struct {
 // verifies and repairs without any key. Its methods may run beside each other.
 type Service struct {
 	*shared
-	nation   *format.NationKey
 	site     *config.Config
 	members  map[string]*Member
 	order    []*Member
@@ -63,8 +58,8 @@ func (s *Service) With(warn func(Finding), progress func(Progress), log *slog.Lo
 // New checks the options.
 func New(o Options) (*Service, error) {
 	s := &Service{
-		shared: &shared{room: semaphore.NewWeighted(copyRoom)}, nation: o.Nation,
-		site: o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
+		shared: &shared{room: semaphore.NewWeighted(copyRoom)},
+		site:   o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
 		now: o.Now, log: o.Log, warn: o.Warn, progress: o.Progress,
 	}
 	if s.now == nil {
