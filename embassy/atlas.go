@@ -159,7 +159,21 @@ func (s *Service) identity() (format.NationKey, *State, error) {
 	return format.NationKey{}, nil, err
 }
 
-const knownCharter = "charter" // note of a keyless machine: the newest charter's object
+const charterNote = "charter" // of a keyless machine: the newest charter's object
+
+// knownCharter returns the newest charter that this machine has seen; nil on a
+// keyless machine that has seen none.
+func (s *Service) knownCharter(key format.NationKey, state *State) (*format.Charter, error) {
+	if state != nil {
+		ch, _, err := state.charter()
+		return ch, err
+	}
+	raw, ok, err := s.catalog.Noted(charterNote)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return format.OpenCharter(raw, key.Nation, key.Signer)
+}
 
 // charterOf returns the newest charter that this machine or any answering
 // target knows.
@@ -167,13 +181,13 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 	if state != nil {
 		return s.newestCharter(ctx, state)
 	}
-	raw, _, err := s.catalog.Noted(knownCharter)
+	raw, _, err := s.catalog.Noted(charterNote)
 	if err != nil {
 		return nil, nil, err
 	}
-	known, err := format.OpenCharter(raw, key.Nation, key.Signer)
+	known, err := s.knownCharter(key, nil)
 	if err != nil {
-		known = nil // never seen one
+		return nil, nil, err
 	}
 	found, object, err := FindCharter(ctx, s.order, key.Nation, key.Signer, s.warn)
 	switch {
@@ -181,7 +195,7 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 		return nil, nil, err
 	case err == nil && (known == nil || found.Seq >= known.Seq):
 		if !bytes.Equal(object, raw) {
-			err = s.catalog.Note(knownCharter, object)
+			err = s.catalog.Note(charterNote, object)
 		}
 		return found, object, err
 	}
@@ -424,6 +438,31 @@ func (l *line) forged(m *Member, name string, distrust map[string]int) {
 // forkKey notes the first contested number of a line.
 func (l *line) forkKey() string { return fmt.Sprintf("fork/%s/%s/%s", l.Compartment, l.Agent, l.Chain) }
 
+// fork returns the first contested number of the line; 0: none is.
+func (l *line) fork() (seq uint64, err error) {
+	raw, ok, err := l.r.a.s.catalog.Noted(l.forkKey())
+	if err != nil || !ok {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(string(raw), &seq); err != nil {
+		return 0, fmt.Errorf("catalog: %s: %w", l.forkKey(), err)
+	}
+	return seq, nil
+}
+
+// valid returns the last known entry that counts.
+func (l *line) valid() (uint64, error) {
+	k, _, err := l.r.a.s.catalog.KnownHead(l.Line)
+	if err != nil {
+		return 0, err
+	}
+	fork, err := l.fork()
+	if err != nil || fork == 0 {
+		return k.Seq, err
+	}
+	return min(k.Seq, fork-1), nil
+}
+
 // forked freezes the line below seq.
 func (l *line) forked(seq uint64) error {
 	l.r.a.s.fault("", FaultFork, fmt.Sprintf("chain %s of agent %s", l.Chain, l.Agent),
@@ -448,16 +487,13 @@ func (l *line) learn(ctx context.Context, agent *format.CharterAgent, shown sigh
 			}
 		}
 	}
-	raw, contested, err := cat.Noted(l.forkKey())
+	fork, err := l.fork()
 	if err != nil {
 		return err
 	}
+	contested := fork > 0
 	if contested {
-		var seq uint64
-		if _, err := fmt.Sscan(string(raw), &seq); err != nil {
-			return fmt.Errorf("catalog: %s: %w", l.forkKey(), err)
-		}
-		limit = min(limit, seq-1)
+		limit = min(limit, fork-1)
 	}
 	hashes := make([]format.Hash, known.Seq, known.Seq+64) // of the known entries, from number 1
 	for seq := uint64(1); seq <= known.Seq; seq++ {

@@ -52,19 +52,22 @@ type Pending struct {
 type TargetStatus struct {
 	Name, URL, Jurisdiction string
 	AsOf                    time.Time // newest confirmation; zero: none
+	Behind                  uint64    // entries that it lacks, over all chains that this machine knows
 	Live                    bool      // it was asked just now
 	Guarded                 Answer    // proven by the last check; Unknown: not proven
 	Err                     error     // why it does not answer, or must not be trusted
 }
 
-// Status is the state of the nation as this machine sees it.
+// Status is the state of the nation as this machine sees it. A keyless machine
+// knows of no dataset.
 type Status struct {
 	Datasets []DatasetStatus
 	Targets  []TargetStatus
+	Faults   []Fault // that are neither mended nor forgiven
 }
 
-// Exit is 5 when a target shows less than it confirmed, 4 when a dataset is
-// late or below its commit rule, else 0.
+// Exit is 5 when there is a fault, 4 when a dataset is late or below its commit
+// rule, else 0.
 func (s Status) Exit() int {
 	code := exitDone
 	for _, d := range s.Datasets {
@@ -77,51 +80,87 @@ func (s Status) Exit() int {
 			code = exitLie
 		}
 	}
+	if len(s.Faults) > 0 {
+		code = exitLie
+	}
 	return code
 }
 
 // Status reports from the catalog, and asks the targets as well when live.
 func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
-	state, err := OpenState(s.site.StateDir)
+	key, state, err := s.identity()
 	if err != nil {
 		return Status{}, err
-	}
-	ch, _, err := state.charter()
-	if err != nil {
-		return Status{}, err
-	}
-	keys, err := AgentKeys(ch, state.key)
-	if err != nil {
-		return Status{}, err
-	}
-	if live {
-		probe(ctx, state.Nation(), s.order)
 	}
 	said := &verdicts{err: map[string]error{}}
 	if live {
+		probe(ctx, key.Nation, s.order)
 		each(s.order, func(_ int, m *Member) {
 			if m.Down() == nil {
-				said.set(m.Name, m.Foreign(ctx, state.Nation()))
+				said.set(m.Name, m.Foreign(ctx, key.Nation))
 			}
 		})
 	}
-	asOf := map[string]time.Time{}
-	ledgers := map[string]*ledger{}
 	var st Status
+	var ledgers []*ledger
+	if state != nil {
+		if st.Datasets, ledgers, err = s.datasetStatus(ctx, state, said, live); err != nil {
+			return Status{}, err
+		}
+	}
+	a, err := s.knownAtlas(ctx, key, state, live)
+	if err != nil {
+		return Status{}, err
+	}
+	for _, m := range s.order {
+		t := TargetStatus{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction, Guarded: s.Guarded(m.Name), Live: live}
+		if t.Behind, t.AsOf, err = s.lag(a, ledgers, m); err != nil {
+			return Status{}, err
+		}
+		why, err := s.distrusted(m)
+		if err != nil {
+			return Status{}, err
+		}
+		said.set(m.Name, why)
+		t.Err = said.err[m.Name]
+		if t.Err == nil && (live || m.Target == nil) {
+			t.Err = m.Down()
+		}
+		st.Targets = append(st.Targets, t)
+	}
+	st.Faults, err = s.catalog.Faults("")
+	return st, err
+}
+
+// datasetStatus reports on the datasets of an agent's machine, and returns the
+// ledgers that it opened for them.
+func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdicts, live bool) ([]DatasetStatus, []*ledger, error) {
+	keys, err := state.Keys()
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.shared.own.TryLock() { // else a run that goes on teaches the catalog by itself
+		defer s.shared.own.Unlock()
+	} else {
+		live = false
+	}
+	open := map[string]*ledger{}
+	var ledgers []*ledger
+	var out []DatasetStatus
 	for _, d := range s.site.Datasets {
-		l := ledgers[d.Compartment]
+		l := open[d.Compartment]
 		if l == nil {
 			comp, err := keys.Named(d.Compartment)
 			if err != nil {
-				return Status{}, errors.Join(err, ErrNotInCharter)
+				return nil, nil, errors.Join(err, ErrNotInCharter)
 			}
 			site, _ := s.site.Compartment(d.Compartment)
 			if l, err = s.openLedger(state, comp, site); err != nil {
-				return Status{}, err
+				return nil, nil, err
 			}
-			ledgers[d.Compartment] = l
+			open[d.Compartment], ledgers = l, append(ledgers, l)
 			if err := l.replay(ctx); err != nil {
-				return Status{}, err
+				return nil, nil, err
 			}
 			each(l.members, func(_ int, m *Member) {
 				if live && m.Down() == nil {
@@ -130,31 +169,87 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 				}
 				said.set(m.Name, l.found(m))
 			})
-			for _, m := range l.members {
-				seen, ok, err := s.catalog.SeenHead(m.Name, l.chain.line())
-				if err != nil {
-					return Status{}, err
-				}
-				if ok && seen.At.After(asOf[m.Name]) {
-					asOf[m.Name] = seen.At
-				}
-			}
 		}
 		ds, err := l.status(d)
 		if err != nil {
-			return Status{}, err
+			return nil, nil, err
 		}
-		st.Datasets = append(st.Datasets, ds)
+		out = append(out, ds)
 	}
-	slices.SortStableFunc(st.Datasets, func(a, b DatasetStatus) int { return cmp.Compare(a.Priority, b.Priority) })
-	for _, m := range s.order {
-		t := TargetStatus{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction, AsOf: asOf[m.Name], Live: live, Guarded: s.Guarded(m.Name), Err: said.err[m.Name]}
-		if t.Err == nil && (live || m.Target == nil) {
-			t.Err = m.Down()
+	slices.SortStableFunc(out, func(a, b DatasetStatus) int { return cmp.Compare(a.Priority, b.Priority) })
+	return out, ledgers, nil
+}
+
+// knownAtlas is the atlas of what this machine knows, or of what the targets
+// say now. It is nil when this machine has never seen a charter.
+func (s *Service) knownAtlas(ctx context.Context, key format.NationKey, state *State, live bool) (*atlas, error) {
+	if live && state == nil {
+		return s.openAtlas(ctx)
+	}
+	a := &atlas{s: s, key: key}
+	var err error
+	if a.charter, err = s.knownCharter(key, state); err != nil || a.charter == nil {
+		return nil, err
+	}
+	if err := a.place(state); err != nil {
+		return nil, err
+	}
+	lines, err := s.catalog.KnownLines()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range lines {
+		for _, r := range a.regions {
+			if r.id != k.Compartment {
+				continue
+			}
+			l := &line{Line: k, r: r, heads: map[string]uint64{}}
+			if l.last, err = l.valid(); err != nil {
+				return nil, err
+			}
+			r.lines = append(r.lines, l)
 		}
-		st.Targets = append(st.Targets, t)
 	}
-	return st, nil
+	return a, nil
+}
+
+// lag counts the entries that a target lacks, and says when it last confirmed
+// one.
+func (s *Service) lag(a *atlas, ledgers []*ledger, m *Member) (behind uint64, asOf time.Time, err error) {
+	own := map[Line]bool{}
+	count := func(l Line, head uint64) error {
+		seen, _, err := s.catalog.SeenHead(m.Name, l)
+		if seen.At.After(asOf) {
+			asOf = seen.At
+		}
+		behind += head - min(seen.Seq, head)
+		return err
+	}
+	for _, l := range ledgers {
+		own[l.chain.line()] = true
+		if slices.ContainsFunc(l.members, func(o *Member) bool { return o.Name == m.Name }) {
+			if err := count(l.chain.line(), l.chain.head()); err != nil {
+				return 0, asOf, err
+			}
+		}
+	}
+	if a == nil {
+		return behind, asOf, nil
+	}
+	for _, r := range a.regions {
+		if _, ok := r.member(m); !ok {
+			continue
+		}
+		for _, l := range r.lines {
+			if own[l.Line] {
+				continue
+			}
+			if err := count(l.Line, l.last); err != nil {
+				return 0, asOf, err
+			}
+		}
+	}
+	return behind, asOf, nil
 }
 
 // verdicts collects what was found wrong with targets.
