@@ -209,29 +209,30 @@ func (s *Service) namedMembers(names []string) ([]*Member, error) {
 	return slices.DeleteFunc(slices.Clone(s.order), func(m *Member) bool { return !slices.Contains(names, m.Name) }), nil
 }
 
-// identity is who this machine is to the targets.
-type identity struct {
-	nation  format.ID
+// self is who this machine is to the targets.
+type self struct {
+	key     format.NationKey
 	agent   format.ID // zero on a machine without an agent
 	keys    *Keys     // nil likewise
 	steward bool      // of some compartment
 }
 
-// whoami reads the state directory. No target is asked.
-func (s *Service) whoami() (identity, error) {
-	state, err := OpenState(s.site.StateDir)
-	if err != nil {
-		return identity{}, err
+// whoami reads the state directory, or the configuration of a machine that has
+// none. No target is asked.
+func (s *Service) whoami() (*self, error) {
+	key, state, err := s.identity()
+	if err != nil || state == nil {
+		return &self{key: key}, err
 	}
 	keys, err := state.Keys()
 	if err != nil {
-		return identity{}, err
+		return nil, err
 	}
-	id := identity{nation: state.Nation(), agent: state.Agent(), keys: keys}
-	id.steward = slices.ContainsFunc(keys.Charter.Compartments, func(c format.CharterCompartment) bool {
-		return stewardOf(c) == id.agent
+	me := &self{key: key, agent: state.Agent(), keys: keys}
+	me.steward = slices.ContainsFunc(keys.Charter.Compartments, func(c format.CharterCompartment) bool {
+		return stewardOf(c) == me.agent
 	})
-	return id, nil
+	return me, nil
 }
 
 // stewardOf returns the steward of a compartment; zero: it has none.
@@ -245,21 +246,21 @@ func stewardOf(c format.CharterCompartment) format.ID {
 // probeFolders returns where the probes on a target go, and where they must
 // not be allowed to go; each ends with a slash. other is empty on a machine
 // without an agent.
-func (id identity) probeFolders(target string, site *config.Config) (own, other string) {
-	if id.keys == nil || len(id.keys.Compartments) == 0 {
-		return id.nation.String() + "/probe/", ""
+func (me *self) probeFolders(target string, site *config.Config) (own, other string) {
+	if me.keys == nil || len(me.keys.Compartments) == 0 {
+		return me.key.Nation.String() + "/probe/", ""
 	}
-	c := id.keys.Compartments[0]
+	c := me.keys.Compartments[0]
 	for _, placed := range site.Compartments {
-		k, err := id.keys.Named(placed.Name)
+		k, err := me.keys.Named(placed.Name)
 		used := slices.ContainsFunc(policy.Order(placed.PACE), func(r policy.Ranked) bool { return r.Target == target })
 		if err == nil && used {
 			c = k
 			break
 		}
 	}
-	folder := func(agent string) string { return fmt.Sprintf("%s/%s/%s/probe/", id.nation, c.ID, agent) }
-	return folder(id.agent.String()), folder(randomName())
+	folder := func(agent string) string { return fmt.Sprintf("%s/%s/%s/probe/", me.key.Nation, c.ID, agent) }
+	return folder(me.agent.String()), folder(randomName())
 }
 
 // randomName is 32 hexadecimal digits, as an ID has.

@@ -48,9 +48,9 @@ type inspection struct {
 }
 
 // inspect checks one target. It always returns in bounded time.
-func (s *Service) inspect(ctx context.Context, m *Member, who identity) TargetCheck {
+func (s *Service) inspect(ctx context.Context, m *Member, who *self) TargetCheck {
 	in := &inspection{
-		m: m, now: s.now, nation: who.nation,
+		m: m, now: s.now, nation: who.key.Nation,
 		out: TargetCheck{Target: m.Name, URL: m.URL, Time: s.now()},
 	}
 	_, in.bucket = targets.As[targets.Inspected](m.Target)
@@ -64,7 +64,7 @@ func (s *Service) inspect(ctx context.Context, m *Member, who identity) TargetCh
 		in.role = "agent"
 	}
 	if t, ok := s.site.Target(m.Name); ok && t.Lock.Mode != "" {
-		in.asked, in.askFor = targets.Lock{Mode: t.Lock.Mode}, t.Lock.Period
+		in.asked, in.askFor = targets.Lock{Mode: t.Lock.Mode}, time.Duration(t.Lock.Days)*24*time.Hour
 	}
 	bounded, cancel := context.WithTimeoutCause(ctx, inspectTime, fmt.Errorf("the check was not done after %s", inspectTime))
 	defer cancel()

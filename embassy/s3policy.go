@@ -85,7 +85,7 @@ func (s *Service) Policies(ctx context.Context, role Role, names []string) ([]Ta
 			continue
 		}
 		for _, w := range writers {
-			p, err := json.MarshalIndent(policyFor(role, loc, who.nation, w), "", "  ")
+			p, err := json.MarshalIndent(policyFor(role, loc, who.key.Nation, w), "", "  ")
 			if err != nil {
 				return nil, err
 			}
@@ -98,9 +98,14 @@ func (s *Service) Policies(ctx context.Context, role Role, names []string) ([]Ta
 	return out, nil
 }
 
-// publicCharter returns the charter that this machine accepted.
-func (s *Service) publicCharter(_ context.Context, who identity) (*format.Charter, error) {
-	return who.keys.Charter, nil
+// publicCharter returns the charter that this machine accepted, or the newest
+// one on the targets.
+func (s *Service) publicCharter(ctx context.Context, who *self) (*format.Charter, error) {
+	if who.keys != nil {
+		return who.keys.Charter, nil
+	}
+	ch, _, err := FindCharter(ctx, s.order, who.key.Nation, who.key.Signer, s.warn)
+	return ch, err
 }
 
 // writer is an agent with the compartments that it writes, and those of them

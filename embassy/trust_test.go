@@ -97,4 +97,3 @@ func TestTrustOldMark(t *testing.T) {
 		t.Errorf("marks: %q and %q", mine, theirs)
 	}
 }
-
