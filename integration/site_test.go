@@ -47,7 +47,12 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	embassyProgram, rescueProgram = filepath.Join(dir, "embassy"), filepath.Join(dir, "embassy-rescue")
-	return m.Run()
+	code := m.Run()
+	if err := shared.life.end(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // dataset is a dataset of a configuration. Its priority is its place.
@@ -397,9 +402,8 @@ func start(t testing.TB, n int) []*store {
 // startOne starts the server of one place.
 func startOne(t testing.TB, place int, opts ...minio.Option) *store {
 	t.Helper()
-	p := [][2]string{{"tallinn", "EE"}, {"luxembourg", "LU"}, {"helsinki", "FI"}, {"vault", "CH"}}[place]
 	server := minio.Start(t, opts...)
-	st := &store{t: t, name: p[0], jurisdiction: p[1], server: server, proxy: minio.Proxy(t, server.Endpoint)}
+	st := &store{t: t, name: places[place][0], jurisdiction: places[place][1], server: server, proxy: minio.Proxy(t, server.Endpoint)}
 	return st.in("embassy")
 }
 
