@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,9 +20,6 @@ const (
 	skewWarned = time.Minute         // of a store's clock
 	checkKind  = "check"             // of a Run
 )
-
-// ErrNoTarget: the configuration has no target of that name.
-var ErrNoTarget = errors.New("no such target in the configuration")
 
 // Answer is the outcome of one question to a target.
 type Answer string
@@ -121,7 +117,7 @@ func (c TargetCheck) Exit() int {
 // It writes probes of random bytes below the agent's own prefix (on a machine
 // without an agent, below the nation's), and one below the prefix of an agent
 // that does not exist. It deletes them where that is allowed, and touches
-// nothing else. ErrNoTarget is about a name, ErrNoState about this machine.
+// nothing else. ErrUnknownTarget is about a name, ErrNoState about this machine.
 func (s *Service) CheckTargets(ctx context.Context, names []string) ([]TargetCheck, error) {
 	members, err := s.namedMembers(names)
 	if err != nil {
@@ -200,7 +196,7 @@ func (s *Service) Guarded(target string) Answer {
 func (s *Service) namedMembers(names []string) ([]*Member, error) {
 	for _, n := range names {
 		if s.members[n] == nil {
-			return nil, fmt.Errorf("target %q: %w", n, ErrNoTarget)
+			return nil, fmt.Errorf("target %q: %w", n, ErrUnknownTarget)
 		}
 	}
 	if len(names) == 0 {

@@ -18,7 +18,7 @@ import (
 
 var (
 	// ErrRolledBack: a target shows less than it once showed or confirmed.
-	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count; if that was done on purpose, give it a new name in the configuration")
+	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count until it does; if that is in order, run embassy target trust")
 	// ErrForked: somebody else writes this chain.
 	ErrForked = errors.New("another machine wrote on this chain: this state directory was cloned, or restored from an old copy; this run goes on with a new chain, and stores again what only the old one listed")
 	// ErrLost: an object that this machine has to bring to a target is nowhere
@@ -40,6 +40,8 @@ type ledger struct {
 	courier *courier
 
 	alarm error // a fork that was found and left behind
+
+	packs, lost uint64 // that replay learned again, and that it could not
 
 	committing sync.Mutex // one entry at a time
 	background sync.WaitGroup
@@ -174,10 +176,12 @@ func (l *ledger) replay(ctx context.Context) error {
 			l.s.warn(Finding{Object: fmt.Sprintf("ledger entry %d", seq), Err: fmt.Errorf("cannot be learned again, so its data will be stored a second time: %w", err)})
 		}
 		var listed []ListedPack
+		all := uint64(0)
 		for i, a := range e.Adds {
 			if a.Kind != format.KindPack {
 				continue
 			}
+			all++
 			p, ok, err := l.s.catalog.PackByHash(a.Hash)
 			if err != nil {
 				return err
@@ -189,6 +193,8 @@ func (l *ledger) replay(ctx context.Context) error {
 		if err := l.s.catalog.SetListed(l.chain.id(), seq, listed); err != nil {
 			return err
 		}
+		l.packs += uint64(len(listed))
+		l.lost += all - uint64(len(listed))
 	}
 	return nil
 }

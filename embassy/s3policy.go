@@ -49,7 +49,7 @@ const (
 // a machine that is one of them, only itself; on another machine, every active
 // agent or every steward, and the charter is then read from the targets.
 // ErrNoPolicy: a named target is a directory, or there is no such agent;
-// ErrNoTarget is about a name.
+// ErrUnknownTarget is about a name.
 func (s *Service) Policies(ctx context.Context, role Role, names []string) ([]TargetPolicy, error) {
 	if !slices.Contains(Roles, role) {
 		return nil, fmt.Errorf("%w for %q: the roles are agent, replicator and steward", ErrNoPolicy, role)

@@ -94,9 +94,11 @@ func (s *Service) Ranked(compartment string) []*Member {
 	}
 	var out []*Member
 	for _, r := range policy.Order(c.PACE) {
-		m := s.members[r.Target].At(r.Tier)
-		m.Guarded = m.Guarded || s.Guarded(r.Target) == Yes
-		out = append(out, m)
+		if m := s.members[r.Target]; m != nil { // Rebuild looks at one only
+			m = m.At(r.Tier)
+			m.Guarded = m.Guarded || s.Guarded(r.Target) == Yes
+			out = append(out, m)
+		}
 	}
 	return out
 }

@@ -53,8 +53,8 @@ type TargetStatus struct {
 	Name, URL, Jurisdiction string
 	AsOf                    time.Time // newest confirmation; zero: none
 	Behind                  uint64    // entries that it lacks, over all chains that this machine knows
-	Live                    bool      // it was asked just now
 	Guarded                 Answer    // proven by the last check; Unknown: not proven
+	Live                    bool      // it was asked just now
 	Err                     error     // why it does not answer, or must not be trusted
 }
 

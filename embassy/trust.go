@@ -17,10 +17,10 @@ const maxReason = 1 << 10 // bytes
 // Trust forgives a target everything that it did, and forgets what it showed
 // and what was proved of it: it is looked at as if for the first time. The
 // reason goes into the history. It returns the faults that were forgiven;
-// ErrNoTarget and ErrNoReason are mistakes of the caller. No target is asked.
+// ErrUnknownTarget and ErrNoReason are mistakes of the caller. No target is asked.
 func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, error) {
 	if s.members[target] == nil {
-		return nil, fmt.Errorf("target %q: %w", target, ErrNoTarget)
+		return nil, fmt.Errorf("target %q: %w", target, ErrUnknownTarget)
 	}
 	reason = strings.Join(strings.Fields(reason), " ")
 	if reason == "" {

@@ -39,7 +39,7 @@ func TestTrust(t *testing.T) {
 	for _, bad := range []struct {
 		target, reason string
 		want           error
-	}{{"t1", "", embassy.ErrNoReason}, {"t1", " \n", embassy.ErrNoReason}, {"t9", "why not", embassy.ErrNoTarget}} {
+	}{{"t1", "", embassy.ErrNoReason}, {"t1", " \n", embassy.ErrNoReason}, {"t9", "why not", embassy.ErrUnknownTarget}} {
 		if _, err := s.start().Trust(t.Context(), bad.target, bad.reason); !errors.Is(err, bad.want) {
 			t.Errorf("trust %q %q: %v", bad.target, bad.reason, err)
 		}

@@ -42,6 +42,8 @@ type Object struct {
 	Name   string   // as CheckName demands; never also a folder of another name
 	Data   []byte   // borrowed until Put returns; never modified
 	SHA256 [32]byte // of Data; computed once by the caller, never again here
+
+	pace pace // set by Limit, and kept by every Target as it sends Data
 }
 
 // Target is one store. All methods may be called concurrently. Names are

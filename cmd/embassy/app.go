@@ -55,7 +55,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
 			backupCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
-			statusCommand(con), demoCommand(con), versionCommand(con),
+			statusCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
 		},
 		Version:                   version,
 		Reader:                    stdin,

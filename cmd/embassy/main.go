@@ -62,7 +62,7 @@ var exits = []struct {
 	{is(term.ErrUnfit), 2},
 	{is(embassy.ErrUnknownName), 2},
 	{is(embassy.ErrNotInCharter), 2},
-	{is(embassy.ErrNoTarget), 2},
+	{is(embassy.ErrUnknownTarget), 2},
 	{is(embassy.ErrNoReason), 2},
 	{is(embassy.ErrNoPolicy), 2},
 	{is(embassy.ErrNotEmpty), 2},

@@ -81,17 +81,13 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 	if err != nil {
 		return nil, err
 	}
-	if loc.Scheme == targets.SchemeDir {
-		d, err := dir(loc.Path)
-		if err != nil {
-			return nil, err // not d: a nil *Dir is no nil Target
-		}
-		return d, nil
-	}
 	return open.Target(loc, open.Credentials{
 		AccessKeyEnv: t.Credentials.AccessKeyEnv, SecretKeyEnv: t.Credentials.SecretKeyEnv,
 		File: t.Credentials.File, Profile: t.Credentials.Profile,
-	}, t.CAFile, t.Region, t.Insecure)
+	}, open.Options{
+		CAFile: t.CAFile, Region: t.Region, Insecure: t.Insecure, Dir: dir,
+		Lock: targets.LockRule{Mode: t.Lock.Mode, For: time.Duration(t.Lock.Days) * 24 * time.Hour},
+	})
 }
 
 // openCatalog opens the catalog of the state directory.
