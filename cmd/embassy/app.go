@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	_ "time/tzdata" // schedules name time zones, and not every machine has them
 
 	"embassy/cmd/internal/term"
 
@@ -54,7 +55,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
-			backupCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
+			backupCommand(con), replicateCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
 			statusCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
 		},
 		Version:                   version,

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"embassy/catalog"
@@ -34,10 +35,17 @@ type site struct {
 // openSite reads the configuration and opens its targets. A target that cannot
 // be opened becomes a member that is down, with the cause. The caller closes
 // the site.
-func (con *console) openSite() (*site, error) { return con.openSiteWith(targets.OpenDir) }
+func (con *console) openSite() (*site, error) { return con.openLimited(limits{}) }
+
+// openLimited is openSite with limits that override those of the configuration.
+func (con *console) openLimited(l limits) (*site, error) { return con.open(l, targets.OpenDir) }
 
 // openSiteWith is openSite; dir opens directories.
 func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*site, error) {
+	return con.open(limits{}, dir)
+}
+
+func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) (*site, error) {
 	cfg, err := config.Load(con.config)
 	if err != nil {
 		return nil, badConfig(err)
@@ -45,10 +53,17 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 	if err := sameNation(cfg); err != nil {
 		return nil, err
 	}
+	if err := l.check(cfg); err != nil {
+		return nil, err
+	}
 	s := &site{config: cfg}
+	up, down := l.overall(cfg)
 	var names []string
 	for _, t := range cfg.Targets {
 		target, err := openTarget(t, dir)
+		if err == nil {
+			target = l.limit(t, target, up, down)
+		}
 		s.members = append(s.members, embassy.NewMember(t.Name, t.URL, t.Jurisdiction, target, err, time.Now))
 		names = append(names, t.Name)
 	}
@@ -61,11 +76,44 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 // machine belongs to.
 func sameNation(cfg *config.Config) error {
 	state, err := embassy.OpenState(cfg.StateDir)
-	if err != nil || state.Name() == cfg.Nation {
+	if err != nil {
 		return nil // what is wrong with the state, its user says
 	}
-	return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
-		cfg.File, cfg.NationLine, cfg.Nation, state.Name())
+	if state.Name() != cfg.Nation {
+		return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
+			cfg.File, cfg.NationLine, cfg.Nation, state.Name())
+	}
+	if pinned := nationKey(state); cfg.Keyless() && cfg.NationKey.String() != pinned.String() {
+		return usage("%s:%d: nation_key is not that of the nation that this machine belongs to, which is %s: correct it, or name another state_dir",
+			cfg.File, cfg.NationKeyLine, pinned)
+	}
+	return nil
+}
+
+// nationKey is the public key that a machine with state has pinned.
+func nationKey(state *embassy.State) format.NationKey {
+	return format.NationKey{Nation: state.Nation(), Signer: state.Verifier()}
+}
+
+// identity is what this machine knows of its nation by itself.
+type identity struct {
+	key   format.NationKey
+	state *embassy.State // nil on a keyless machine, which has no more than the key
+}
+
+// identity tells which of the two this machine is. The error of one that is
+// neither wraps [embassy.ErrNoState].
+func (s *site) identity() (identity, error) {
+	state, err := embassy.OpenState(s.config.StateDir)
+	switch {
+	case err == nil:
+		return identity{nationKey(state), state}, nil
+	case errors.Is(err, embassy.ErrNoState) && s.config.Keyless():
+		return identity{key: s.config.NationKey}, nil
+	case errors.Is(err, embassy.ErrNoState):
+		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up", err)
+	}
+	return identity{}, err
 }
 
 // badConfig makes a configuration that cannot be read a mistake of usage.
@@ -90,17 +138,47 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 	})
 }
 
-// openCatalog opens the catalog of the state directory.
+// openCatalog opens the catalog of this machine. One that is damaged, or that
+// another version of the program wrote, is moved aside, and an empty one takes
+// its place: it is a cache.
 func (s *site) openCatalog() error {
-	state, err := embassy.OpenState(s.config.StateDir)
+	me, err := s.identity()
 	if err != nil {
 		return err
+	}
+	dir := filepath.Join(s.config.StateDir, "catalog")
+	if me.state != nil {
+		dir = me.state.CatalogDir()
+	} else if err := os.MkdirAll(s.config.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
 	}
 	if err := writable(s.config.StateDir); err != nil {
 		return err
 	}
-	s.catalog, err = catalog.Open(state.CatalogDir(), catalog.Options{LockWait: lockWait, Logger: s.log})
-	return err
+	open := func() error {
+		c, err := catalog.Open(dir, catalog.Options{LockWait: lockWait, Logger: s.log})
+		if err == nil {
+			s.catalog = c
+		}
+		return err
+	}
+	err = open()
+	why := "was damaged"
+	switch {
+	case errors.Is(err, catalog.ErrSchema):
+		why = "was written by another version of embassy"
+	case !errors.Is(err, catalog.ErrCorrupt):
+		return err
+	}
+	to, asideErr := catalog.MoveAside(dir, time.Now())
+	if to == "" {
+		return errors.Join(err, asideErr)
+	}
+	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("%s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
+	if asideErr != nil {
+		s.screen.warn(embassy.Finding{Object: "catalog", Err: asideErr})
+	}
+	return open()
 }
 
 // writable says in words that a state directory belongs to somebody else.
