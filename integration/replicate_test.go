@@ -33,6 +33,17 @@ func (s *site) replicator(placed bool) *site {
 	return r
 }
 
+// pseudonym returns what stores call the compartment of a rank.
+func (s *site) pseudonym(rank int) string {
+	s.t.Helper()
+	text := s.exits(0, "config", "replicator").stdout
+	found := regexp.MustCompile(fmt.Sprintf(`id: ([0-9a-f]{32})\s+rank: %d\s`, rank)).FindStringSubmatch(text)
+	if found == nil {
+		s.t.Fatalf("no compartment of rank %d in:\n%s", rank, text)
+	}
+	return found[1]
+}
+
 // replication is what replicate --json prints.
 type replication struct {
 	Exit    int `json:"exit_code"`

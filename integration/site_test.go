@@ -68,10 +68,11 @@ type dataset struct {
 type site struct {
 	t      testing.TB
 	nation string
-	dir    string   // configuration, state, kit, passphrase
-	stores []*store // best tier first
-	commit int      // targets, and jurisdictions
-	more   string   // further sections of the configuration; may be empty
+	dir    string         // configuration, state, kit, passphrase
+	stores []*store       // best tier first
+	commit int            // targets, and jurisdictions
+	ranks  map[string]int // of compartments; those that are missing give none
+	more   string         // further sections of the configuration; may be empty
 }
 
 var tiers = []string{"primary", "alternate", "contingency", "emergency"}
@@ -113,6 +114,9 @@ func (s *site) configure(datasets ...dataset) {
 	for _, name := range compartments {
 		fmt.Fprintf(&text, "  - name: %s\n    pace: {%s}\n    commit: {targets: %d, jurisdictions: %d}\n",
 			name, strings.TrimSuffix(pace.String(), ", "), s.commit, s.commit)
+		if rank, ok := s.ranks[name]; ok {
+			fmt.Fprintf(&text, "    rank: %d\n", rank)
+		}
 	}
 	if len(datasets) > 0 {
 		text.WriteString("datasets:\n")
