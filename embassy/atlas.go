@@ -51,6 +51,7 @@ type line struct {
 
 	mu    sync.Mutex
 	heads map[string]uint64 // so many first entries each listed member has
+	tops  map[string]uint64 // the last known entry that it shows, whatever is missing before
 }
 
 func (l *line) line() Line   { return l.Line }
@@ -67,6 +68,15 @@ func (l *line) headOn(m *Member) (uint64, error) {
 	}
 	seen, _, err := l.r.a.s.catalog.SeenHead(m.Name, l.Line)
 	return min(seen.Seq, l.last), err
+}
+
+// claimOn returns the last entry that a target shows, or ever showed: it should
+// hold that, and all before.
+func (l *line) claimOn(m *Member) (uint64, error) {
+	seen, _, err := l.r.a.s.catalog.SeenHead(m.Name, l.Line)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return min(max(seen.Seq, l.tops[m.Name]), l.last), err
 }
 
 // reached books how far a target was brought.
@@ -331,7 +341,7 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 	}
 	distrust := map[string]int{} // by member: names that turned out to be no entries
 	for _, id := range slices.SortedFunc(maps.Keys(shown), func(a, b format.ID) int { return bytes.Compare(a[:], b[:]) }) {
-		l := &line{Line: Line{Compartment: r.id, Agent: agent.ID, Chain: id}, r: r, signer: signer, heads: map[string]uint64{}}
+		l := &line{Line: Line{Compartment: r.id, Agent: agent.ID, Chain: id}, r: r, signer: signer, heads: map[string]uint64{}, tops: map[string]uint64{}}
 		if err := l.learn(ctx, agent, shown[id], listed, distrust); err != nil {
 			return err
 		}
@@ -566,7 +576,7 @@ func (l *line) measure(m *Member, asked time.Time, shown sightings, hashes []for
 			}
 		}
 	}
-	l.heads[m.Name] = first
+	l.heads[m.Name], l.tops[m.Name] = first, last
 	s := l.r.a.s
 	seen, ok, err := s.catalog.SeenHead(m.Name, l.Line)
 	if err != nil {
