@@ -99,6 +99,9 @@ func (s *site) configure(datasets ...dataset) {
 				fmt.Fprintf(&text, ", %s: %q", key, value)
 			}
 		}
+		if st.lock != "" {
+			fmt.Fprintf(&text, ", lock: %s", st.lock)
+		}
 		fmt.Fprintf(&text, "}\n")
 		fmt.Fprintf(&pace, "%s: [%s], ", tiers[i], st.name)
 	}

@@ -29,6 +29,7 @@ type store struct {
 	proxy              *minio.FaultyProxy
 	bucket             string
 	credentials        string // file; empty: those of the root user
+	lock               string // as the configuration has it; empty: none
 	client             *miniogo.Client
 	front              *front // nil: none
 }
