@@ -30,6 +30,7 @@ type site struct {
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
+	shared  *daemon          // nil unless all of this but the screen is the daemon's
 }
 
 // openSite reads the configuration and opens its targets. A target that cannot
@@ -46,6 +47,12 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 }
 
 func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) (*site, error) {
+	if con.shared != nil {
+		if l.given() {
+			return nil, usage("the daemon has the limits of the configuration; leave --limit-upload and --limit-download out, or stop the daemon")
+		}
+		return con.shared.siteFor(con), nil
+	}
 	cfg, err := config.Load(con.config)
 	if err != nil {
 		return nil, badConfig(err)
@@ -142,6 +149,9 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 // another version of the program wrote, is moved aside, and an empty one takes
 // its place: it is a cache.
 func (s *site) openCatalog() error {
+	if s.shared != nil {
+		return nil
+	}
 	me, err := s.identity()
 	if err != nil {
 		return err
@@ -216,6 +226,9 @@ func writable(dir string) error {
 
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
+	if s.shared != nil {
+		return s.shared.service.With(s.screen.warn, s.screen.progress, s.log), nil
+	}
 	o := embassy.Options{
 		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
 	}
@@ -228,7 +241,7 @@ func (s *site) service() (*embassy.Service, error) {
 // close ends the progress and closes the catalog.
 func (s *site) close() error {
 	s.screen.close()
-	if s.catalog == nil {
+	if s.catalog == nil || s.shared != nil {
 		return nil
 	}
 	c := s.catalog
@@ -253,6 +266,9 @@ func (s *site) kitPath(r reader) (string, error) {
 
 // openKit opens the recovery kit.
 func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *format.Kit, error) {
+	if s.shared != nil {
+		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
+	}
 	path, err := s.kitPath(r)
 	if err != nil {
 		return nil, nil, err
