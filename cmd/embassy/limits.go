@@ -13,8 +13,6 @@ import (
 // configuration.
 type limits struct{ upload, download rates }
 
-func (l limits) given() bool { return len(l.upload)+len(l.download) > 0 }
-
 // rates are bytes per second by name of a target; under "" is that of all
 // targets together. Zero is no limit.
 type rates map[string]int64

@@ -27,6 +27,7 @@ const lockWait = 10 * time.Second
 type site struct {
 	config  *config.Config
 	members []*embassy.Member
+	reopen  []func() (targets.Target, error) // opens the target of each member once more
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
@@ -48,10 +49,7 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 
 func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) (*site, error) {
 	if con.shared != nil {
-		if l.given() {
-			return nil, usage("the daemon has the limits of the configuration; leave --limit-upload and --limit-download out, or stop the daemon")
-		}
-		return con.shared.siteFor(con), nil
+		return con.shared.siteFor(con, l)
 	}
 	cfg, err := config.Load(con.config)
 	if err != nil {
@@ -67,10 +65,15 @@ func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) 
 	up, down := l.overall(cfg)
 	var names []string
 	for _, t := range cfg.Targets {
-		target, err := openTarget(t, dir)
-		if err == nil {
-			target = l.limit(t, target, up, down)
+		open := func() (targets.Target, error) {
+			target, err := openTarget(t, dir)
+			if err != nil {
+				return nil, err
+			}
+			return l.limit(t, target, up, down), nil
 		}
+		target, err := open()
+		s.reopen = append(s.reopen, open)
 		s.members = append(s.members, embassy.NewMember(t.Name, t.URL, t.Jurisdiction, target, err, time.Now))
 		names = append(names, t.Name)
 	}
