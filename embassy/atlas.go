@@ -403,7 +403,7 @@ func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[st
 			l.forged(by.m, name, distrust)
 			continue
 		}
-		object, err := by.m.fetch(ctx, name, uint64(by.size), s.hash)
+		object, err := by.m.fetchSized(ctx, name, by.size, format.MaxEntrySize, s.hash)
 		if err != nil {
 			failed = append(failed, err)
 			if answered(err) { // the name may be right, the bytes are not
