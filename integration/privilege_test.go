@@ -151,7 +151,7 @@ func (c check) wants(t testing.TB, answers ...string) {
 func TestLeastPrivilege(t *testing.T) {
 	src := t.TempDir()
 	write(t, filepath.Join(src, "file"), noise(1, mib))
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	stores := start(t, 2)
 	stores[0].keepVersions()
 	stores[1] = stores[1].locking("locked", miniogo.Governance, 3)

@@ -65,8 +65,8 @@ func (con *console) app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
-			backupCommand(con), replicateCommand(con), snapshotsCommand(con), lsCommand(con),
-			restoreCommand(con), statusCommand(con), serveCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
+			backupCommand(con), replicateCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
+			statusCommand(con), serveCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
 		},
 		Version:                   version,
 		Reader:                    con.stdin,

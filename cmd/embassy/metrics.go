@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -36,7 +37,8 @@ type metrics struct {
 
 	mu      sync.Mutex
 	status  embassy.Status
-	asOf    time.Time // of status; zero: never
+	locked  map[string]time.Time // when the first lock on a target ends, as the last renewal found
+	asOf    time.Time            // of both; zero: never
 	exits   map[string]int
 	backups map[string]embassy.BackupReport
 }
@@ -84,12 +86,19 @@ func (m *metrics) run(ctx context.Context) error {
 			return nil
 		case done := <-m.ask:
 			status, err := quiet.Status(ctx, false)
+			locked := map[string]time.Time{}
+			for _, t := range status.Targets {
+				l, _, lockErr := quiet.LastLocked(t.Name)
+				if err = errors.Join(err, lockErr); l.Earliest != nil {
+					locked[t.Name] = *l.Earliest
+				}
+			}
 			if err != nil && ctx.Err() == nil {
 				m.d.log.Warn("no status for metrics", "err", err)
 			}
 			if err == nil {
 				m.mu.Lock()
-				m.status, m.asOf = status, time.Now()
+				m.status, m.locked, m.asOf = status, locked, time.Now()
 				m.mu.Unlock()
 			}
 			close(done)
@@ -146,6 +155,7 @@ var (
 	provenGuard = gauge("target_guarded", "1 when the last check proved that these credentials cannot destroy what was written.", "target")
 	sent        = counter("target_sent_bytes_total", "Bytes of objects put on the target.", "target")
 	received    = counter("target_received_bytes_total", "Bytes of objects read from the target.", "target")
+	lockEnd     = gauge("target_lock_expiry_timestamp_seconds", "When the first object lock on the target ends, as the last renewal found.", "target")
 	faults      = gauge("target_faults", "Faults of the target that are neither mended nor forgiven.", "target", "kind")
 
 	jobStart   = gauge("job_last_start_timestamp_seconds", "When the last scheduled run of the job started.", "job")
@@ -181,7 +191,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	if !m.asOf.IsZero() {
 		m.datasets(put, when)
 	}
-	m.targets(put)
+	m.targets(put, when)
 	for _, j := range m.d.runner.States() {
 		when(jobStart, j.Record.Started, j.Name)
 		when(jobSuccess, j.Record.Succeeded, j.Name)
@@ -222,7 +232,7 @@ func (m *metrics) datasets(put func(family, float64, ...string), when func(famil
 	}
 }
 
-func (m *metrics) targets(put func(family, float64, ...string)) {
+func (m *metrics) targets(put func(family, float64, ...string), when func(family, time.Time, ...string)) {
 	counts := map[string]map[embassy.FaultKind]int{}
 	for _, f := range m.status.Faults {
 		if counts[f.Target] == nil {
@@ -243,6 +253,7 @@ func (m *metrics) targets(put func(family, float64, ...string)) {
 		put(received, float64(m.traffic[i].received.Load()), t.Name)
 		if k, ok := known[t.Name]; ok {
 			put(behind, float64(k.Behind), t.Name)
+			when(lockEnd, m.locked[t.Name], t.Name)
 			put(provenGuard, flag(k.Guarded == embassy.Yes), t.Name)
 		}
 		for _, kind := range faultKinds {

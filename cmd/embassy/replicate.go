@@ -26,12 +26,12 @@ func replicateCommand(con *console) *cli.Command {
 			"the compartments of the lowest rank first. Nothing is decrypted, so it runs with the nation's public key\n" +
 			"alone: embassy config replicator prints the configuration for such a machine. Stopped anywhere, the same\n" +
 			"command goes on where it was; a dead target holds up no other.\n\n" +
-			"To share the work among machines, give each its part: --shard 1/3, --shard 2/3, --shard 3/3.\n\n" +
+			"To share the work among machines, give each its part: --shard 0/3, --shard 1/3, --shard 2/3.\n\n" +
 			"BEHIND counts the entries of all ledgers that a target still lacks. The exit code is 0 when every target\n" +
 			"has everything, 4 when something is left behind or a compartment of the charter is not placed by the\n" +
 			"configuration, and 5 when a target lies or gave a bad copy.",
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "shard", Usage: "do the `I/N`th part of the work, from 1/N to N/N"},
+			&cli.StringFlag{Name: "shard", Usage: "do part `I/N` of the work; parts count from 0"},
 			&cli.StringSliceFlag{Name: "to", Usage: "copy to this `TARGET` only; may be repeated"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be copied and how long it would take, but copy nothing"},
 		}, limitFlags()...),
@@ -53,15 +53,15 @@ func decodeReplicate(c *cli.Context) (o replicateOptions, err error) {
 	return o, err
 }
 
-// parseShard reads I/N, which counts from 1, into a part that counts from 0.
+// parseShard reads I/N. Parts count from 0, as schedulers number their jobs.
 func parseShard(text string) (part, parts int, err error) {
 	first, second, _ := strings.Cut(text, "/")
 	part, partErr := strconv.Atoi(first)
 	parts, partsErr := strconv.Atoi(second)
-	if partErr != nil || partsErr != nil || part < 1 || part > parts {
-		return 0, 0, usage("--shard %q is no part of the work: write I/N with I from 1 to N, such as 2/3", text)
+	if partErr != nil || partsErr != nil || part < 0 || part >= parts {
+		return 0, 0, usage("--shard %q is no part of the work: write I/N with I from 0 to N-1, such as 0/3", text)
 	}
-	return part - 1, parts, nil
+	return part, parts, nil
 }
 
 func runReplicate(ctx context.Context, o replicateOptions, con *console) (err error) {

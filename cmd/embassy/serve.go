@@ -105,7 +105,7 @@ func newDaemon(s *site) (*daemon, error) {
 	}
 	traffic := make([]*traffic, len(s.members))
 	for i, m := range s.members {
-		s.members[i], traffic[i] = lasting(m, s.config.Targets[i])
+		s.members[i], traffic[i] = lasting(m, s.reopen[i])
 	}
 	if d.service, err = s.service(); err != nil {
 		return nil, err
@@ -206,7 +206,7 @@ func (d *daemon) serveWeb(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// run describes a run in the log: one line when it starts, one when it ends.
+// logged is a run in the log: one line when it starts, one when it ends.
 type logged struct {
 	log   *slog.Logger
 	start time.Time
@@ -226,7 +226,7 @@ func (l logged) end(exit int, text string) {
 	l.log.Log(context.Background(), level, "run ends", "exit", exit, "elapsed", time.Since(l.start).Round(time.Millisecond), "outcome", text)
 }
 
-// warn puts a finding into the log.
+// warnTo returns what puts findings into a log.
 func warnTo(log *slog.Logger) func(embassy.Finding) {
 	return func(f embassy.Finding) { log.Warn("finding", "target", f.Target, "object", f.Object, "err", f.Err) }
 }
@@ -241,7 +241,10 @@ func fileSum(path string) (string, error) {
 }
 
 // siteFor is the daemon's site, for one command of a client.
-func (d *daemon) siteFor(con *console) *site {
+func (d *daemon) siteFor(con *console, l limits) (*site, error) {
+	if len(l.upload)+len(l.download) > 0 {
+		return nil, usage("the daemon, process %d, has limits of its own: set limits in %s and restart it, or stop it", os.Getpid(), d.site.config.File)
+	}
 	s := &site{config: d.site.config, members: d.site.members, catalog: d.site.catalog, shared: d}
 	var names []string
 	for _, m := range s.members {
@@ -249,5 +252,5 @@ func (d *daemon) siteFor(con *console) *site {
 	}
 	s.screen = newScreen(con, names)
 	s.log = s.screen.logger(con.level)
-	return s
+	return s, nil
 }

@@ -106,6 +106,9 @@ func (d *daemon) replicate(ctx context.Context, s *embassy.Service) (int, string
 			parts = append(parts, t.Target+" is "+plural(t.Behind, "entry", "entries")+" behind")
 		}
 	}
+	for _, c := range r.Unplaced {
+		parts = append(parts, "compartment "+c+" of the charter has no place in the configuration, and is not copied")
+	}
 	text := plural(copied, "object", "objects") + " copied, " + size(sent)
 	return r.Exit, strings.Join(append([]string{text}, parts...), "; "), nil
 }
@@ -120,7 +123,19 @@ func (d *daemon) verify(ctx context.Context, s *embassy.Service) (int, string, e
 	if err != nil {
 		return 1, "", err
 	}
-	return r.Exit, meaning("verify", r.Exit), nil
+	var read, bad, mended uint64
+	var parts []string
+	for _, t := range r.Targets {
+		read, bad, mended = read+t.Read, bad+t.BadTotal, mended+t.Repaired
+		if t.Err != nil {
+			parts = append(parts, t.Target+": "+cause(t.Target, t.Err))
+		}
+		if n := t.Unmended(); n > 0 {
+			parts = append(parts, fmt.Sprintf("%s: %s not mended", t.Target, plural(n, "bad object", "bad objects")))
+		}
+	}
+	text := fmt.Sprintf("%s read, %d bad, %d mended", plural(read, "object", "objects"), bad, mended)
+	return r.Exit, strings.Join(append([]string{text}, parts...), "; "), nil
 }
 
 func renewLocks(ctx context.Context, s *embassy.Service) (int, string, error) {
@@ -128,7 +143,19 @@ func renewLocks(ctx context.Context, s *embassy.Service) (int, string, error) {
 	if err != nil {
 		return 1, "", err
 	}
-	return r.Exit, meaning("locks", r.Exit), nil
+	var extended uint64
+	var parts []string
+	for _, t := range r.Targets {
+		extended += t.Extended
+		if t.Err != nil {
+			parts = append(parts, t.Target+": "+cause(t.Target, t.Err))
+		}
+		if t.Denied > 0 {
+			parts = append(parts, fmt.Sprintf("%s: %s denied", t.Target, plural(t.Denied, "lock", "locks")))
+		}
+	}
+	text := plural(extended, "lock", "locks") + " extended"
+	return r.Exit, strings.Join(append([]string{text}, parts...), "; "), nil
 }
 
 func checkTargets(ctx context.Context, s *embassy.Service) (int, string, error) {
@@ -151,17 +178,4 @@ func checkTargets(ctx context.Context, s *embassy.Service) (int, string, error) 
 		parts = []string{plural(uint64(len(checks)), "target", "targets") + " checked"}
 	}
 	return policy.ExitCode(codes...), strings.Join(parts, "; "), nil
-}
-
-// meaning says what an exit code means where the report is for others to tell.
-func meaning(job string, exit int) string {
-	switch exit {
-	case 0:
-		return "done"
-	case 4:
-		return "DEGRADED: embassy status says what is missing"
-	case 5:
-		return "INTEGRITY FAILURE: embassy status says where"
-	}
-	return fmt.Sprintf("FAILED with exit code %d: the log of %s has the causes", exit, job)
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"embassy/embassy"
-	"embassy/embassy/config"
 	"embassy/targets"
 )
 
@@ -20,8 +19,8 @@ type traffic struct{ sent, received atomic.Uint64 }
 // lasting returns a member for a process that lives for months: a target that
 // cannot be opened is tried again whenever it is used, and its traffic is
 // counted.
-func lasting(m *embassy.Member, t config.Target) (*embassy.Member, *traffic) {
-	k := &lastingTarget{open: func() (targets.Target, error) { return openTarget(t, targets.OpenDir) }, opened: m.Target}
+func lasting(m *embassy.Member, open func() (targets.Target, error)) (*embassy.Member, *traffic) {
+	k := &lastingTarget{open: open, opened: m.Target}
 	return embassy.NewMember(m.Name, m.URL, m.Jurisdiction, k, nil, time.Now), &k.traffic
 }
 

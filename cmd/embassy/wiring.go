@@ -27,6 +27,7 @@ const lockWait = 10 * time.Second
 type site struct {
 	config  *config.Config
 	members []*embassy.Member
+	reopen  []func() (targets.Target, error) // opens the target of each member once more
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
@@ -48,10 +49,7 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 
 func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) (*site, error) {
 	if con.shared != nil {
-		if l.given() {
-			return nil, usage("the daemon has the limits of the configuration; leave --limit-upload and --limit-download out, or stop the daemon")
-		}
-		return con.shared.siteFor(con), nil
+		return con.shared.siteFor(con, l)
 	}
 	cfg, err := config.Load(con.config)
 	if err != nil {
@@ -67,10 +65,15 @@ func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) 
 	up, down := l.overall(cfg)
 	var names []string
 	for _, t := range cfg.Targets {
-		target, err := openTarget(t, dir)
-		if err == nil {
-			target = l.limit(t, target, up, down)
+		open := func() (targets.Target, error) {
+			target, err := openTarget(t, dir)
+			if err != nil {
+				return nil, err
+			}
+			return l.limit(t, target, up, down), nil
 		}
+		target, err := open()
+		s.reopen = append(s.reopen, open)
 		s.members = append(s.members, embassy.NewMember(t.Name, t.URL, t.Jurisdiction, target, err, time.Now))
 		names = append(names, t.Name)
 	}
@@ -165,30 +168,51 @@ func (s *site) openCatalog() error {
 	if err := writable(s.config.StateDir); err != nil {
 		return err
 	}
-	open := func() error {
-		c, err := catalog.Open(dir, catalog.Options{LockWait: lockWait, Logger: s.log})
-		if err == nil {
-			s.catalog = c
-		}
+	if s.catalog, err = s.openOrReplace(dir); err != nil {
 		return err
 	}
-	err = open()
+	if me.state == nil { // nothing else says whose directory it is
+		err = s.claim(me.key)
+	}
+	return err
+}
+
+func (s *site) openOrReplace(dir string) (*catalog.Catalog, error) {
+	options := catalog.Options{LockWait: lockWait, Logger: s.log}
+	c, err := catalog.Open(dir, options)
 	why := "was damaged"
 	switch {
 	case errors.Is(err, catalog.ErrSchema):
 		why = "was written by another version of embassy"
 	case !errors.Is(err, catalog.ErrCorrupt):
-		return err
+		return c, err
 	}
 	to, asideErr := catalog.MoveAside(dir, time.Now())
 	if to == "" {
-		return errors.Join(err, asideErr)
+		return nil, errors.Join(err, asideErr)
 	}
-	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("%s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
+	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("it %s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
 	if asideErr != nil {
 		s.screen.warn(embassy.Finding{Object: "catalog", Err: asideErr})
 	}
-	return open()
+	return catalog.Open(dir, options)
+}
+
+// claim refuses a catalog of another nation, and marks a new one.
+func (s *site) claim(key format.NationKey) error {
+	const note = "nation"
+	nation := key.Nation.String()
+	owner, found, err := s.catalog.Noted(note)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return s.catalog.Note(note, []byte(nation))
+	case string(owner) != nation:
+		return usage("%s:%d: nation_key is of nation %s, and the state directory %s is of nation %s: correct the key, or name another state_dir",
+			s.config.File, s.config.NationKeyLine, nation, s.config.StateDir, owner)
+	}
+	return nil
 }
 
 // writable says in words that a state directory belongs to somebody else.
