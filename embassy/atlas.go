@@ -397,41 +397,51 @@ func (s sightings) add(m *Member, n ledgerName) {
 // errUnsigned marks a name in a ledger whose bytes the agent did not sign.
 var errUnsigned = errors.New("is no entry that the agent signed")
 
-// open fetches and verifies one entry that somebody shows. The error is
-// errUnsigned when all who show it gave something else, and then they are
-// blamed; another error says that nobody gave it now.
+// open fetches and verifies one entry that somebody shows. Once one target
+// gives it, the others that do not are blamed for damage; when nobody gives
+// what the agent signed, all that give something else are blamed for forgery,
+// and the error is errUnsigned. Another error says that nobody gave anything.
 func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[string]int) (format.Entry, Known, error) {
 	name := format.EntryName(l.r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, s.hash)
+	type badCopy struct {
+		m   *Member
+		err error
+	}
+	var bad []badCopy
 	var failed []error
-	forged := false
 	for _, by := range s.by {
 		if distrust[by.m.Name] >= maxForged {
 			continue
 		}
 		if by.size <= 0 || by.size > format.MaxEntrySize {
-			forged = true
-			l.forged(by.m, name, distrust)
+			bad = append(bad, badCopy{by.m, errBadCopy})
 			continue
 		}
 		object, err := by.m.fetch(ctx, name, uint64(by.size), s.hash)
 		if err != nil {
-			failed = append(failed, err)
-			if answered(err) { // the name may be right, the bytes are not
-				l.r.a.s.fault(by.m.Name, kindOf(err), name, err)
-				distrust[by.m.Name]++
+			if failed = append(failed, err); answered(err) {
+				bad = append(bad, badCopy{by.m, err})
 			}
 			continue
 		}
 		e, err := format.OpenEntry(object, l.signer, l.want(seq))
-		if err == nil {
-			return e, Known{Seq: seq, Hash: s.hash, Size: uint64(len(object))}, nil
+		if err != nil { // these bytes are the same everywhere
+			for _, by := range s.by {
+				l.forged(by.m, name, distrust)
+			}
+			return e, Known{}, errUnsigned
 		}
-		for _, by := range s.by { // the same bytes everywhere
-			l.forged(by.m, name, distrust)
+		for _, b := range bad {
+			l.r.a.s.fault(b.m.Name, kindOf(b.err), name, fmt.Errorf("%w: embassy verify --repair mends it from another target", b.err))
 		}
-		return format.Entry{}, Known{}, errUnsigned
+		return e, Known{Seq: seq, Hash: s.hash, Size: uint64(len(object))}, nil
 	}
-	if forged && len(failed) == 0 {
+	for _, b := range bad {
+		if !errors.Is(b.err, targets.ErrNotFound) {
+			l.forged(b.m, name, distrust)
+		}
+	}
+	if len(bad) > 0 && len(bad) >= len(failed) {
 		return format.Entry{}, Known{}, errUnsigned
 	}
 	return format.Entry{}, Known{}, fmt.Errorf("%s: %w", name, errors.Join(append([]error{errNowhere}, failed...)...))

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -401,7 +402,7 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 		},
 		placed: func(m *Member, h format.Hash) error { return cat.Place(m.Name, h, l.s.now()) },
 	})
-	r.packer = newPacker(session, w, r.out, r.sealing)
+	r.packer = newPacker(session, w, int(cmp.Or(l.s.site.PackSize, config.DefaultPackSize)), r.out, r.sealing)
 	if r.store, err = newStore(cat, r.packer, w, r.used); err != nil {
 		return nil, err
 	}

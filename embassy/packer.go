@@ -12,11 +12,7 @@ import (
 	"embassy/embassy/format"
 )
 
-const (
-	// PackSize is the size of a full pack in bytes.
-	PackSize  = 32 << 20
-	openPacks = 2 // of data, beside one of tree chunks
-)
+const openPacks = 2 // of data, beside one of tree chunks
 
 // packer places encoded chunks in open packs, best fit, and passes full packs
 // on to be sealed and sent. It knows every chunk of this run that is not yet
@@ -24,6 +20,7 @@ const (
 type packer struct {
 	session *format.Session
 	writer  *format.Writer
+	full    int // bytes of a full pack
 	out     *fanout
 	seal    *errgroup.Group
 
@@ -34,9 +31,9 @@ type packer struct {
 	packs   int
 }
 
-func newPacker(session *format.Session, w *format.Writer, out *fanout, seal *errgroup.Group) *packer {
+func newPacker(session *format.Session, w *format.Writer, full int, out *fanout, seal *errgroup.Group) *packer {
 	return &packer{
-		session: session, writer: w, out: out, seal: seal,
+		session: session, writer: w, full: full, out: out, seal: seal,
 		open: map[format.ChunkKind][]*format.PackBuilder{}, pending: map[chunk.ID]struct{}{},
 	}
 }
@@ -86,7 +83,7 @@ func (p *packer) add(ctx context.Context, kind format.ChunkKind, id chunk.ID, en
 			p.out.release(buf)
 			continue
 		}
-		p.open[kind] = append(p.open[kind], format.NewPackBuilder(p.session, PackSize, buf))
+		p.open[kind] = append(p.open[kind], format.NewPackBuilder(p.session, p.full, buf))
 	}
 }
 

@@ -36,7 +36,10 @@ type S3Config struct {
 	CAFile   string // PEM certificates that replace the system's; only with Secure
 	Insecure bool   // plain http to hosts beyond loopback
 
-	Lock LockRule // of every object that is put; zero: what the bucket does by itself
+	// Lock is for every object that is put; zero: what the bucket does by itself.
+	// Where these credentials may put and not lock, and the bucket's own lock is
+	// as strong, that is enough.
+	Lock LockRule
 
 	DialTimeout   time.Duration // 0: 5 s; TLS may take as long again
 	HeaderTimeout time.Duration // from the end of a request to the header of its answer; 0: 30 s
@@ -70,6 +73,8 @@ type S3 struct {
 	http   *http.Client // for listings
 	config S3Config
 	strict atomic.Bool // the server wants a checksum with every put
+
+	locking atomic.Bool // the bucket locks by itself as Lock asks, and these credentials may not
 }
 
 // OpenS3 checks the configuration. It does not contact the server.
@@ -178,11 +183,18 @@ func (s *S3) put(ctx context.Context, o Object, opts minio.PutObjectOptions) err
 	if err := CheckName(o.Name); err != nil {
 		return err
 	}
-	if lock := s.config.Lock; lock.Mode != "" {
-		opts.Mode = minio.RetentionMode(strings.ToUpper(lock.Mode))
-		opts.RetainUntilDate = time.Now().Add(lock.For)
+	if lock := s.config.Lock; lock.Mode != "" && !s.locking.Load() {
+		locked := opts
+		locked.Mode = minio.RetentionMode(strings.ToUpper(lock.Mode))
+		locked.RetainUntilDate = time.Now().Add(lock.For)
+		err := s.send(ctx, o, locked, true)
+		if minio.ToErrorResponse(err).Code != minio.AccessDenied || !s.locksByItself(ctx) {
+			return err
+		}
+		s.strict.Store(true)
+		s.locking.Store(true)
 	}
-	if opts.Mode != "" || s.strict.Load() {
+	if s.strict.Load() {
 		return s.send(ctx, o, opts, true)
 	}
 	err := s.send(ctx, o, opts, false)

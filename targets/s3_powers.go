@@ -168,6 +168,14 @@ func (s *S3) Features(ctx context.Context) (Features, error) {
 	return f, nil
 }
 
+// locksByItself reports whether the bucket says that it gives every new object a
+// lock as strong as the one that is configured.
+func (s *S3) locksByItself(ctx context.Context) bool {
+	f, err := s.Features(ctx)
+	mode := f.DefaultMode == s.config.Lock.Mode || f.DefaultMode == "compliance"
+	return err == nil && mode && f.DefaultFor >= s.config.Lock.For
+}
+
 // setting reads one setting of the bucket, and when the server says it answered.
 func (s *S3) setting(ctx context.Context, name string, into any) (clock time.Time, err error) {
 	resp, err := s.ask(ctx, url.Values{name: {""}})

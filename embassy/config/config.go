@@ -45,6 +45,8 @@ type Config struct {
 	Compartments []Compartment // at least one, but for a keyless file: none is every one of the charter, on every target
 	Datasets     []Dataset     // none on a machine that only replicates or restores
 
+	PackSize int64 // bytes of a full pack: 16, 32 or 64 MiB; 0: DefaultPackSize
+
 	Limits Limits // of all targets together
 	Serve  Serve
 	Notify Notify
@@ -52,6 +54,9 @@ type Config struct {
 
 	warnings []Problem
 }
+
+// DefaultPackSize is the size of a full pack, in bytes, where none is given.
+const DefaultPackSize = 32 << 20
 
 // Target is one store.
 type Target struct {
