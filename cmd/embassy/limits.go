@@ -25,16 +25,18 @@ func limitFlags() []cli.Flag {
 }
 
 func decodeLimits(c *cli.Context) (l limits, err error) {
-	if l.upload, err = parseRates(c, "limit-upload"); err != nil {
+	if l.upload, err = parseRates("limit-upload", c.StringSlice("limit-upload")); err != nil {
 		return limits{}, err
 	}
-	l.download, err = parseRates(c, "limit-download")
+	l.download, err = parseRates("limit-download", c.StringSlice("limit-download"))
 	return l, err
 }
 
-func parseRates(c *cli.Context, flag string) (rates, error) {
+// parseRates reads the values of a flag: RATE or TARGET=RATE, of which RATE may
+// be none.
+func parseRates(flag string, values []string) (rates, error) {
 	r := rates{}
-	for _, value := range c.StringSlice(flag) {
+	for _, value := range values {
 		target, text, named := strings.Cut(value, "=")
 		if !named {
 			target, text = "", value

@@ -27,9 +27,11 @@ const lockWait = 10 * time.Second
 type site struct {
 	config  *config.Config
 	members []*embassy.Member
+	reopen  []func() (targets.Target, error) // opens the target of each member once more
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
+	shared  *daemon          // nil unless all of this but the screen is the daemon's
 }
 
 // openSite reads the configuration and opens its targets. A target that cannot
@@ -46,6 +48,9 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 }
 
 func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) (*site, error) {
+	if con.shared != nil {
+		return con.shared.siteFor(con, l)
+	}
 	cfg, err := config.Load(con.config)
 	if err != nil {
 		return nil, badConfig(err)
@@ -60,10 +65,15 @@ func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) 
 	up, down := l.overall(cfg)
 	var names []string
 	for _, t := range cfg.Targets {
-		target, err := openTarget(t, dir)
-		if err == nil {
-			target = l.limit(t, target, up, down)
+		open := func() (targets.Target, error) {
+			target, err := openTarget(t, dir)
+			if err != nil {
+				return nil, err
+			}
+			return l.limit(t, target, up, down), nil
 		}
+		target, err := open()
+		s.reopen = append(s.reopen, open)
 		s.members = append(s.members, embassy.NewMember(t.Name, t.URL, t.Jurisdiction, target, err, time.Now))
 		names = append(names, t.Name)
 	}
@@ -142,6 +152,9 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 // another version of the program wrote, is moved aside, and an empty one takes
 // its place: it is a cache.
 func (s *site) openCatalog() error {
+	if s.shared != nil {
+		return nil
+	}
 	me, err := s.identity()
 	if err != nil {
 		return err
@@ -155,30 +168,51 @@ func (s *site) openCatalog() error {
 	if err := writable(s.config.StateDir); err != nil {
 		return err
 	}
-	open := func() error {
-		c, err := catalog.Open(dir, catalog.Options{LockWait: lockWait, Logger: s.log})
-		if err == nil {
-			s.catalog = c
-		}
+	if s.catalog, err = s.openOrReplace(dir); err != nil {
 		return err
 	}
-	err = open()
+	if me.state == nil { // nothing else says whose directory it is
+		err = s.claim(me.key)
+	}
+	return err
+}
+
+func (s *site) openOrReplace(dir string) (*catalog.Catalog, error) {
+	options := catalog.Options{LockWait: lockWait, Logger: s.log}
+	c, err := catalog.Open(dir, options)
 	why := "was damaged"
 	switch {
 	case errors.Is(err, catalog.ErrSchema):
 		why = "was written by another version of embassy"
 	case !errors.Is(err, catalog.ErrCorrupt):
-		return err
+		return c, err
 	}
 	to, asideErr := catalog.MoveAside(dir, time.Now())
 	if to == "" {
-		return errors.Join(err, asideErr)
+		return nil, errors.Join(err, asideErr)
 	}
-	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("%s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
+	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("it %s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
 	if asideErr != nil {
 		s.screen.warn(embassy.Finding{Object: "catalog", Err: asideErr})
 	}
-	return open()
+	return catalog.Open(dir, options)
+}
+
+// claim refuses a catalog of another nation, and marks a new one.
+func (s *site) claim(key format.NationKey) error {
+	const note = "nation"
+	nation := key.Nation.String()
+	owner, found, err := s.catalog.Noted(note)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return s.catalog.Note(note, []byte(nation))
+	case string(owner) != nation:
+		return usage("%s:%d: nation_key is of nation %s, and the state directory %s is of nation %s: correct the key, or name another state_dir",
+			s.config.File, s.config.NationKeyLine, nation, s.config.StateDir, owner)
+	}
+	return nil
 }
 
 // writable says in words that a state directory belongs to somebody else.
@@ -195,6 +229,9 @@ func writable(dir string) error {
 
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
+	if s.shared != nil {
+		return s.shared.service.With(s.screen.warn, s.screen.progress, s.log), nil
+	}
 	o := embassy.Options{
 		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
 	}
@@ -207,7 +244,7 @@ func (s *site) service() (*embassy.Service, error) {
 // close ends the progress and closes the catalog.
 func (s *site) close() error {
 	s.screen.close()
-	if s.catalog == nil {
+	if s.catalog == nil || s.shared != nil {
 		return nil
 	}
 	c := s.catalog
@@ -232,6 +269,9 @@ func (s *site) kitPath(r reader) (string, error) {
 
 // openKit opens the recovery kit.
 func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *format.Kit, error) {
+	if s.shared != nil {
+		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
+	}
 	path, err := s.kitPath(r)
 	if err != nil {
 		return nil, nil, err
