@@ -116,7 +116,7 @@ var errNotMended = errors.New("not mended")
 
 // mend puts the right bytes, and reads them back. allow, which may be nil, has
 // the last word. The error wraps errNowhere when no other target gave the
-// object whole.
+// object whole, nor this one an older version of it.
 func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error) error {
 	lock := &t.v.mending[o.hash[0]%uint8(len(t.v.mending))]
 	lock.Lock()
@@ -127,6 +127,12 @@ func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error
 	}
 	defer t.v.s.room.Release(room)
 	data, err := t.v.fetch(ctx, o, t.m)
+	for i := 0; errors.Is(err, errNowhere) && i < len(o.sizes); i++ {
+		own := make([]byte, o.sizes[i])
+		if _, bad := t.m.readWhole(ctx, o.name, o.hash, own, t.arrived); bad == nil { // an older version
+			data, err = own, nil
+		}
+	}
 	if err == nil && allow != nil {
 		err = allow(data)
 	}
