@@ -96,6 +96,9 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 		if t.Behind, err = r.behind(m); err != nil {
 			return rep, err
 		}
+		if o.DryRun {
+			t.Estimate = s.timeFor(m, t.Bytes)
+		}
 		if (t.Behind > 0 || t.Err != nil) && !o.DryRun {
 			codes = append(codes, exitDegraded)
 		}

@@ -104,12 +104,15 @@ type status struct {
 		Behind uint64 `json:"entries_behind"`
 		Error  string `json:"error"`
 	} `json:"targets"`
-	Faults []struct {
-		Target string `json:"target"`
-		Kind   string `json:"kind"`
-		Object string `json:"object"`
-		Text   string `json:"text"`
-	} `json:"faults"`
+	Faults []fault `json:"faults"`
+}
+
+// fault is what status tells of a target.
+type fault struct {
+	Target string `json:"target"`
+	Kind   string `json:"kind"`
+	Object string `json:"object"`
+	Text   string `json:"text"`
 }
 
 // status runs status with the exit code that must come.

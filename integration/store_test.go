@@ -135,6 +135,14 @@ func (st *store) put(key string, data []byte) {
 	}
 }
 
+// remove deletes an object.
+func (st *store) remove(key string) {
+	st.t.Helper()
+	if err := st.client.RemoveObject(st.t.Context(), st.bucket, key, miniogo.RemoveObjectOptions{}); err != nil {
+		st.t.Fatalf("remove %s from %s: %v", key, st.name, err)
+	}
+}
+
 // contents returns size and hash of all objects by name.
 func (st *store) contents() map[string]string {
 	st.t.Helper()
