@@ -17,6 +17,9 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 	}
 	var head uint64
 	if ok {
+		if err := l.chain.reach(seen.Seq); err != nil {
+			return 0, err
+		}
 		// The head that it showed must still be there, and be ours.
 		if seen.Seq > l.chain.head() || l.chain.hash(seen.Seq) != seen.Hash {
 			return 0, ErrForked
@@ -33,6 +36,11 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 	shown, err := l.shown(ctx, m, head+1)
 	if err != nil {
 		return 0, err
+	}
+	for _, e := range shown {
+		if err := l.chain.reach(e.seq); err != nil {
+			return 0, err
+		}
 	}
 	for _, e := range shown {
 		switch {
