@@ -147,7 +147,7 @@ func kindOf(err error) FaultKind {
 	switch {
 	case errors.Is(err, targets.ErrNotFound):
 		return FaultMissing
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errUnreadable):
 		return FaultCut
 	}
 	return FaultAltered
