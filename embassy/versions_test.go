@@ -273,6 +273,43 @@ func TestReplicateFromOlderVersions(t *testing.T) {
 	}
 }
 
+// Of what no other target has, a repair brings back the older version.
+func TestRepairFromOlderVersions(t *testing.T) {
+	s := newSite(t, 1, 1)
+	s.mems[0] = withVersions(t, s.mems[0])
+	s.fill(1, 6, 3000)
+	s.mustBackup(0)
+	before := s.objects(0)
+	put := 0
+	for name, size := range before {
+		if put++; strings.Contains(name, "/charter/") {
+			continue
+		}
+		junk := make([]byte, size+int64(put%2))
+		if err := s.mems[0].Put(t.Context(), targets.Object{Name: name, Data: junk, SHA256: format.HashOf(junk)}); err != nil {
+			t.Fatal(err)
+		}
+		if put%3 == 0 {
+			if err := s.mems[0].Delete(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := s.replicator()
+	rep, err := r.start().Verify(t.Context(), embassy.VerifyOptions{Level: embassy.Full, Repair: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Exit != 0 {
+		t.Errorf("verify: %+v", rep)
+	}
+	if got := s.objects(0); !maps.Equal(got, before) {
+		t.Errorf("the target holds %v, want %v", got, before)
+	}
+	s.mems[0] = clone(t, s.mems[0]) // without the versions
+	s.restore(0)
+}
+
 // A limit of our own makes a transfer slow, and the target no worse.
 func TestRestoreThroughLimiter(t *testing.T) {
 	to := t.TempDir()
