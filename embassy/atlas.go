@@ -417,7 +417,7 @@ func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[st
 			bad = append(bad, badCopy{by.m, errBadCopy})
 			continue
 		}
-		object, err := by.m.fetch(ctx, name, uint64(by.size), s.hash)
+		object, err := by.m.fetchSized(ctx, name, by.size, format.MaxEntrySize, s.hash)
 		if err != nil {
 			if failed = append(failed, err); answered(err) {
 				bad = append(bad, badCopy{by.m, err})

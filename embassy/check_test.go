@@ -531,3 +531,40 @@ func TestCheckMistakes(t *testing.T) {
 		t.Errorf("before init: %v", err)
 	}
 }
+
+// TestCheckFeedsEstimate replicates to a target that missed a backup: a dry
+// run knows how long that takes once the target was checked.
+func TestCheckFeedsEstimate(t *testing.T) {
+	s := newSite(t, 2, 1)
+	s.fill(1, 3, 100_000)
+	s.wrap = func(i int, other targets.Target) targets.Target {
+		return &targets.Faulty{Target: other, Before: func(targets.Op, string) error {
+			if i == 1 {
+				return targets.ErrNoStore
+			}
+			return nil
+		}}
+	}
+	s.mustBackup(0)
+	s.wrap = nil
+	estimate := func() time.Duration {
+		t.Helper()
+		r, err := s.start().Replicate(t.Context(), embassy.ReplicateOptions{DryRun: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Targets[1].Bytes == 0 {
+			t.Fatalf("nothing to copy: %+v", r)
+		}
+		return r.Targets[1].Estimate
+	}
+	if e := estimate(); e != 0 {
+		t.Errorf("before any measurement: %s", e)
+	}
+	if _, err := s.start().CheckTargets(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if e := estimate(); e <= 0 {
+		t.Errorf("after the check: %s", e)
+	}
+}

@@ -96,8 +96,14 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 		if t.Behind, err = r.behind(m); err != nil {
 			return rep, err
 		}
+		if o.DryRun {
+			t.Estimate = s.timeFor(m, t.Bytes)
+		}
 		if (t.Behind > 0 || t.Err != nil) && !o.DryRun {
 			codes = append(codes, exitDegraded)
+		}
+		if c, ok := s.checked(m.Name); ok && o.DryRun && c.Upload > 0 {
+			t.Estimate = time.Duration(float64(t.Bytes) / float64(c.Upload) * float64(time.Second))
 		}
 		rep.Targets = append(rep.Targets, *t)
 	}

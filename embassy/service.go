@@ -76,6 +76,7 @@ func New(o Options) (*Service, error) {
 	}
 	for _, m := range o.Members {
 		s.members[m.Name] = m
+		m.health.older = func(name string, old error) { s.fault(m.Name, kindOf(old), name, old) }
 	}
 	for _, t := range s.site.Targets {
 		if s.members[t.Name] == nil {

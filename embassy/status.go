@@ -56,6 +56,12 @@ type TargetStatus struct {
 	Guarded                 Answer    // proven by the last check; Unknown: not proven
 	Live                    bool      // it was asked just now
 	Err                     error     // why it does not answer, or must not be trusted
+
+	Verified *Verified // the last verification; nil: none
+	Locked   *Locked   // the last renewal of its locks; nil: none
+	// LockDue: locks that the configuration asks for were never renewed, or the
+	// first of them ends before a quarter of the period is over.
+	LockDue bool
 }
 
 // Status is the state of the nation as this machine sees it. A keyless machine
@@ -67,7 +73,7 @@ type Status struct {
 }
 
 // Exit is 5 when there is a fault, 4 when a dataset is late or below its commit
-// rule, else 0.
+// rule or a lock is about to end, else 0.
 func (s Status) Exit() int {
 	code := exitDone
 	for _, d := range s.Datasets {
@@ -76,6 +82,9 @@ func (s Status) Exit() int {
 		}
 	}
 	for _, t := range s.Targets {
+		if t.LockDue {
+			code = policy.ExitCode(code, exitDegraded)
+		}
 		if suspect(t.Err) {
 			code = exitLie
 		}
@@ -121,6 +130,9 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 		if err != nil {
 			return Status{}, err
 		}
+		if err := s.inspected(&t); err != nil {
+			return Status{}, err
+		}
 		said.set(m.Name, why)
 		t.Err = said.err[m.Name]
 		if t.Err == nil && (live || m.Target == nil) {
@@ -130,6 +142,29 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 	}
 	st.Faults, err = s.catalog.Faults("")
 	return st, err
+}
+
+// inspected adds what verifications and renewals found.
+func (s *Service) inspected(t *TargetStatus) error {
+	v, ok, err := s.LastVerified(t.Name)
+	if err != nil {
+		return err
+	}
+	if ok {
+		t.Verified = &v
+	}
+	l, ok, err := s.LastLocked(t.Name)
+	if err != nil {
+		return err
+	}
+	if ok {
+		t.Locked = &l
+	}
+	site, _ := s.site.Target(t.Name)
+	if period := lockPeriod(site.Lock); period > 0 {
+		t.LockDue = !ok || l.Earliest != nil && l.Earliest.Before(s.now().Add(period/4))
+	}
+	return nil
 }
 
 // datasetStatus reports on the datasets of an agent's machine, and returns the

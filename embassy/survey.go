@@ -93,7 +93,7 @@ func (l *ledger) shown(ctx context.Context, m *Member, from uint64) ([]shownEntr
 // is told.
 func (l *ledger) convict(ctx context.Context, m *Member, e shownEntry) error {
 	if e.size > 0 && e.size <= format.MaxEntrySize {
-		object, err := m.fetch(ctx, e.name, uint64(e.size), e.hash)
+		object, err := m.fetchSized(ctx, e.name, e.size, format.MaxEntrySize, e.hash)
 		if err != nil && !answered(err) {
 			return err
 		}

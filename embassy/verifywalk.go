@@ -432,7 +432,7 @@ func (a *atlas) knownCharters(ctx context.Context) ([]knownCharter, error) {
 			if c.seq != seq || c.hash != prev || ch != nil {
 				continue
 			}
-			found, object, err := c.open(ctx, nation, a.key.Signer)
+			found, object, _, err := c.open(ctx, nation, a.key.Signer)
 			if err == nil {
 				ch, out = found, add(out, seq, object)
 			}

@@ -95,7 +95,7 @@ func (m *Mem) put(ctx context.Context, o Object, fresh bool) (stored bool, err e
 // add makes a version the newest of its name.
 func (m *Mem) add(name string, v memVersion) {
 	if !m.opts.Versioning {
-		v.id = nullVersion
+		v.id = NullVersion
 		m.objects[name] = []memVersion{v}
 		return
 	}

@@ -366,6 +366,8 @@ func sentinelOf(answer minio.ErrorResponse) error {
 	switch answer.StatusCode {
 	case http.StatusForbidden, http.StatusUnauthorized:
 		return ErrDenied
+	case http.StatusNotImplemented:
+		return errors.ErrUnsupported
 	case http.StatusRequestedRangeNotSatisfiable:
 		return io.ErrUnexpectedEOF // the object ends before the range begins
 	}

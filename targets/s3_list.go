@@ -118,7 +118,7 @@ func (s *S3) version(e listEntry, encoded bool) (Version, error) {
 		v.Size = 0
 	}
 	if v.ID == "" {
-		v.ID = nullVersion
+		v.ID = NullVersion
 	}
 	return v, nil
 }
@@ -251,6 +251,9 @@ func (l *listing) read(body io.Reader) error {
 	want := "ListBucketResult"
 	if l.versions {
 		want = "ListVersionsResult"
+	}
+	if l.versions && root != nil && root.Name.Local == "ListBucketResult" {
+		return fmt.Errorf("%w: the server lists objects only", errors.ErrUnsupported)
 	}
 	if root == nil || root.Name.Local != want {
 		return errors.New("the answer is not a listing: is this an S3 server?")

@@ -15,7 +15,6 @@ import (
 )
 
 const (
-	nullVersion    = "null"           // the id of what a bucket without versions holds
 	maxVersionID   = 1024             // bytes; S3 allows no more
 	invalidRequest = "InvalidRequest" // the code of many refusals
 	day            = 24 * time.Hour
@@ -81,13 +80,16 @@ func (s *S3) LockOf(ctx context.Context, name string) (Lock, error) {
 	}
 	mode, until, err := s.core.GetObjectRetention(ctx, s.config.Bucket, s.config.Prefix+name, "")
 	switch answer := minio.ToErrorResponse(err); answer.Code {
-	case "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", invalidRequest, minio.NotImplemented:
+	case "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", invalidRequest:
 		return Lock{}, nil
 	case minio.MethodNotAllowed: // the newest version marks a deletion
 		err = ErrNotFound
 	}
+	if err = s.explain(ctx, err); errors.Is(err, errors.ErrUnsupported) {
+		return Lock{}, nil
+	}
 	if err != nil {
-		return Lock{}, failed("read lock", s.explain(ctx, err))
+		return Lock{}, failed("read lock", err)
 	}
 	if until == nil || *mode == "" {
 		return Lock{}, nil

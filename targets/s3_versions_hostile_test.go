@@ -1,6 +1,7 @@
 package targets_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -131,6 +132,9 @@ func TestS3VersionsAnswers(t *testing.T) {
 			}
 			if text != c.want {
 				t.Errorf("listed %.200q, want %q", text, c.want)
+			}
+			if strings.HasPrefix(c.name, "a listing of objects") && !errors.Is(last, errors.ErrUnsupported) {
+				t.Errorf("error %v, want errors.ErrUnsupported", last)
 			}
 			if (last != nil) != c.fails {
 				t.Errorf("error %v, want one: %v", last, c.fails)

@@ -65,7 +65,7 @@ func (con *console) app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
-			backupCommand(con), replicateCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
+			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
 			statusCommand(con), serveCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
 		},
 		Version:                   version,

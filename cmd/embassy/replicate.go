@@ -26,6 +26,8 @@ func replicateCommand(con *console) *cli.Command {
 			"the compartments of the lowest rank first. Nothing is decrypted, so it runs with the nation's public key\n" +
 			"alone: embassy config replicator prints the configuration for such a machine. Stopped anywhere, the same\n" +
 			"command goes on where it was; a dead target holds up no other.\n\n" +
+			"Where the configuration asks a target for object locks, those that end within half of the period are\n" +
+			"extended afterwards.\n\n" +
 			"To share the work among machines, give each its part: --shard 0/3, --shard 1/3, --shard 2/3.\n\n" +
 			"BEHIND counts the entries of all ledgers that a target still lacks. The exit code is 0 when every target\n" +
 			"has everything, 4 when something is left behind or a compartment of the charter is not placed by the\n" +
@@ -84,6 +86,12 @@ func runReplicate(ctx context.Context, o replicateOptions, con *console) (err er
 	if err != nil {
 		return s.brief(err)
 	}
+	var locks embassy.LockReport
+	if !o.DryRun && o.Shard == 0 { // one machine is enough for it
+		if locks, err = service.RenewLocks(ctx); err != nil {
+			return s.brief(err)
+		}
+	}
 	if err := s.close(); err != nil {
 		return err
 	}
@@ -91,14 +99,34 @@ func runReplicate(ctx context.Context, o replicateOptions, con *console) (err er
 		fmt.Fprintf(con.stderr, "warning: compartment %s of the charter has no place in %s, and is not copied: add it to compartments\n", c, s.config.File)
 	}
 	if con.json {
-		err = printReplicateJSON(con, report)
-	} else {
-		err = printReplicate(con, report)
+		err = printReplicateJSON(con, report, locks)
+	} else if err = printReplicate(con, report); err == nil {
+		err = printLocks(con, locks)
 	}
 	if err != nil {
 		return err
 	}
-	return reported(report.Exit)
+	return reported(report.Exit, locks.Exit)
+}
+
+// printLocks tells of the targets whose configuration asks for object locks.
+func printLocks(con *console, r embassy.LockReport) error {
+	for _, t := range r.Targets {
+		text := "none ends soon"
+		if !t.Earliest.IsZero() {
+			text = "the first ends " + t.Earliest.UTC().Format(time.DateOnly)
+		}
+		if t.Denied > 0 {
+			text += fmt.Sprintf("; %s DENIED: these credentials may not extend locks", plural(t.Denied, "object", "objects"))
+		}
+		if t.Err != nil {
+			text = "NOT RENEWED: " + cause(t.Target, t.Err)
+		}
+		if _, err := fmt.Fprintf(con.stdout, "locks on %s: %s extended of %s; %s\n", t.Target, count(t.Extended), count(t.Objects), text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // replicateMeaning says what the exit code of a replication means.
@@ -166,7 +194,17 @@ type replicatedTarget struct {
 	Hint     string  `json:"hint,omitempty"`
 }
 
-func printReplicateJSON(con *console, r embassy.ReplicateReport) error {
+// lockedTarget is embassy.LockedTarget in JSON.
+type lockedTarget struct {
+	Target   string     `json:"target"`
+	Objects  uint64     `json:"objects"`
+	Extended uint64     `json:"extended"`
+	Denied   uint64     `json:"denied"`
+	Earliest *time.Time `json:"earliest"`
+	Error    string     `json:"error,omitempty"`
+}
+
+func printReplicateJSON(con *console, r embassy.ReplicateReport, locks embassy.LockReport) error {
 	doc := struct {
 		schema
 		DryRun   bool               `json:"dry_run"`
@@ -175,13 +213,17 @@ func printReplicateJSON(con *console, r embassy.ReplicateReport) error {
 		Exit     int                `json:"exit_code"`
 		Unplaced []string           `json:"unplaced_compartments"`
 		Targets  []replicatedTarget `json:"targets"`
-	}{schemaV1, r.DryRun, r.Started.UTC(), r.Elapsed.Seconds(), r.Exit, append([]string{}, r.Unplaced...), []replicatedTarget{}}
+		Locks    []lockedTarget     `json:"locks"`
+	}{schemaV1, r.DryRun, r.Started.UTC(), r.Elapsed.Seconds(), r.Exit, append([]string{}, r.Unplaced...), []replicatedTarget{}, []lockedTarget{}}
 	for _, t := range r.Targets {
 		j := replicatedTarget{Target: t.Target, Objects: t.Objects, Bytes: t.Bytes, Entries: t.Entries, Behind: t.Behind, Estimate: t.Estimate.Seconds()}
 		if t.Err != nil {
 			j.Error, j.Hint = oneLine(t.Err), remedy(t.Err)
 		}
 		doc.Targets = append(doc.Targets, j)
+	}
+	for _, t := range locks.Targets {
+		doc.Locks = append(doc.Locks, lockedTarget{t.Target, t.Objects, t.Extended, t.Denied, stamp(t.Earliest), message(t.Err)})
 	}
 	return printJSON(con.stdout, doc)
 }

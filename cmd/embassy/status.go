@@ -72,7 +72,7 @@ func printStatus(con *console, status embassy.Status) error {
 			return err
 		}
 	}
-	fmt.Fprintln(w, "TARGET\tJURISDICTION\tGUARDED\tBEHIND\tLAST CONFIRMED (UTC)\tURL\tSTATE")
+	fmt.Fprintln(w, "TARGET\tJURISDICTION\tGUARDED\tBEHIND\tCONFIRMED (UTC)\tVERIFIED (UTC)\tLOCKED UNTIL\tSTATE")
 	for _, t := range status.Targets {
 		state := "not asked"
 		fault := slices.IndexFunc(status.Faults, func(f embassy.Fault) bool { return f.Target == t.Name && f.Kind.Distrusts() })
@@ -84,12 +84,34 @@ func printStatus(con *console, status embassy.Status) error {
 		case t.Live:
 			state = "answers"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), t.Behind, moment(t.AsOf), t.URL, state)
+		if t.LockDue {
+			state += "; LOCKS END SOON: embassy replicate renews them"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), t.Behind,
+			moment(t.AsOf), verifiedText(t.Verified), lockedText(t.Locked), state)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	return printFaults(con.stdout, status.Faults)
+}
+
+// verifiedText is the last verification in a word.
+func verifiedText(v *embassy.Verified) string {
+	switch {
+	case v == nil:
+		return "never"
+	case v.Classes > 0:
+		return fmt.Sprintf("%s %s %d/%d", moment(v.Time), v.Level, v.Class+1, v.Classes)
+	}
+	return moment(v.Time) + " " + v.Level
+}
+
+func lockedText(l *embassy.Locked) string {
+	if l == nil || l.Earliest == nil {
+		return "-"
+	}
+	return l.Earliest.UTC().Format(time.DateOnly)
 }
 
 func printDatasets(w io.Writer, datasets []embassy.DatasetStatus) {
@@ -233,6 +255,10 @@ type targetStatus struct {
 	Behind       uint64     `json:"entries_behind"`
 	Live         bool       `json:"live"`
 	Error        string     `json:"error,omitempty"`
+
+	Verified *embassy.Verified `json:"verified"`
+	Locked   *embassy.Locked   `json:"locked"`
+	LockDue  bool              `json:"lock_due"`
 }
 
 // fault is embassy.Fault in JSON.
@@ -273,7 +299,7 @@ func printStatusJSON(con *console, status embassy.Status) error {
 		doc.Datasets = append(doc.Datasets, j)
 	}
 	for _, t := range status.Targets {
-		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.AsOf), guardedText(t.Guarded), t.Behind, t.Live, message(t.Err)})
+		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.AsOf), guardedText(t.Guarded), t.Behind, t.Live, message(t.Err), t.Verified, t.Locked, t.LockDue})
 	}
 	for _, f := range status.Faults {
 		doc.Faults = append(doc.Faults, fault{string(f.Kind), f.Target, f.Object, f.Text, f.First.UTC(), f.Last.UTC()})
