@@ -403,7 +403,7 @@ func (l *ledger) object(ctx context.Context, a format.Listed, from []*Member) ([
 			return data, nil
 		}
 		if answered(err) && !errors.Is(err, targets.ErrNotFound) {
-			l.s.warn(Finding{Target: m.Name, Object: name, Err: err})
+			l.s.fault(m.Name, kindOf(err), name, fmt.Errorf("%w: embassy verify --repair mends it from another target", err))
 		}
 		lost = lost && answered(err)
 		errs = append(errs, err)
