@@ -333,7 +333,7 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 			p.Head = seen.Seq
 		}
 		p.Behind = l.chain.head() - min(p.Head, l.chain.head())
-		if suspect(p.Err) {
+		if suspect(p.Err) || errors.Is(p.Err, errOverwritten) {
 			codes = append(codes, exitLie)
 		}
 		rep.Targets = append(rep.Targets, p)
