@@ -105,6 +105,7 @@ const (
 	FaultForged   FaultKind = "forged"   // shows an entry that its agent did not sign
 	FaultForeign  FaultKind = "foreign"  // holds another nation
 	FaultFork     FaultKind = "fork"     // a chain was written by two: no fault of the target
+	FaultUnsound  FaultKind = "unsound"  // the right bytes, in which its writer put what cannot be read: no fault of the target
 )
 
 // Distrusts reports whether copies on a target with such a fault must not be

@@ -191,6 +191,19 @@ func (s *Service) Guarded(target string) Answer {
 	return c.Verdict(IsGuarded).Answer
 }
 
+// timeFor is how long the upload of so many bytes takes at the speed last
+// measured, by this process or by the last check; 0: unknown.
+func (s *Service) timeFor(m *Member, bytes uint64) time.Duration {
+	speed := m.speed()
+	if c, ok := s.checked(m.Name); ok && speed == 0 {
+		speed = float64(c.Upload)
+	}
+	if speed == 0 {
+		return 0
+	}
+	return time.Duration(float64(bytes) / speed * float64(time.Second))
+}
+
 // namedMembers returns the members of those names, or all, in the order of
 // the configuration.
 func (s *Service) namedMembers(names []string) ([]*Member, error) {

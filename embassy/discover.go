@@ -65,7 +65,10 @@ func FindCharter(ctx context.Context, members []*Member, nation format.ID, root 
 		if best == nil && i > 0 && copies[i-1].hash != c.hash {
 			tried++
 		}
-		got, data, err := c.open(ctx, nation, root)
+		got, data, old, err := c.open(ctx, nation, root)
+		if old != nil {
+			warn(Finding{Target: c.member.Name, Object: c.name, Err: old})
+		}
 		switch {
 		case err != nil:
 			warn(Finding{Target: c.member.Name, Object: c.name, Err: err})
@@ -85,22 +88,16 @@ func FindCharter(ctx context.Context, members []*Member, nation format.ID, root 
 	return best, object, nil
 }
 
-func (c numberedCopy) open(ctx context.Context, nation format.ID, root *crypto.Verifier) (*format.Charter, []byte, error) {
-	if c.size < 1 || c.size > format.MaxCharterSize {
-		return nil, nil, fmt.Errorf("%w: charter of %d bytes", format.ErrMalformed, c.size)
+// open reads a charter. old says that an older version had to be read.
+func (c numberedCopy) open(ctx context.Context, nation format.ID, root *crypto.Verifier) (ch *format.Charter, data []byte, old, err error) {
+	if data, old, err = c.member.readSized(ctx, c.name, c.hash, c.size, format.MaxCharterSize); err != nil {
+		return nil, nil, nil, err
 	}
-	data := make([]byte, c.size)
-	if err := c.member.read(ctx, c.name, 0, data); err != nil {
-		return nil, nil, err
-	}
-	if format.HashOf(data) != c.hash {
-		return nil, nil, errBadCopy
-	}
-	ch, err := format.OpenCharter(data, nation, root)
+	ch, err = format.OpenCharter(data, nation, root)
 	if err == nil && ch.Seq != c.seq {
 		err = fmt.Errorf("%w: charter %d under the number %d", format.ErrMalformed, ch.Seq, c.seq)
 	}
-	return ch, data, err
+	return ch, data, old, err
 }
 
 // listCharters returns the newest names of every member.
@@ -113,7 +110,7 @@ func listCharters(ctx context.Context, members []*Member, nation format.ID, warn
 			names := 0
 			err := m.do(ctx, func(ctx context.Context) error {
 				names, found[i] = 0, nil
-				for info, err := range m.Target.List(ctx, prefix) {
+				for info, err := range m.names(ctx, prefix) {
 					if err != nil {
 						return err
 					}
@@ -134,6 +131,7 @@ func listCharters(ctx context.Context, members []*Member, nation format.ID, warn
 			if names > maxCharterNames {
 				warn(Finding{Target: m.Name, Object: prefix, Err: fmt.Errorf("lists more than %d charters; the rest is ignored", maxCharterNames)})
 			}
+			slices.SortStableFunc(found[i], func(a, b numberedCopy) int { return cmp.Compare(a.seq, b.seq) })
 			found[i] = found[i][max(0, len(found[i])-maxCharters):]
 		})
 	}

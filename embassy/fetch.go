@@ -236,14 +236,18 @@ func (s *source) name(o object) string { return s.prefix(o.kind, o.agent, o.hash
 func (s *source) whole(ctx context.Context, o object, dst []byte, fastest bool, t *tally) error {
 	q := request{name: s.name(o), shown: o.shown, size: int64(o.size), fastest: fastest, tally: t}
 	return s.try(ctx, q, func(ctx context.Context, r ranked) error {
-		if err := r.readCounted(ctx, q.name, 0, dst, t.arriving(r)); err != nil {
-			return err
+		old, err := r.readWhole(ctx, q.name, o.hash, dst, t.arriving(r))
+		if old != nil {
+			s.view.report(r, q, old)
 		}
-		if format.HashOf(dst) != o.hash {
-			return errBadCopy
-		}
-		return nil
+		return err
 	})
+}
+
+// older reports whether an object of which ranges found no copy may still be
+// there as a whole: where older versions are kept.
+func (s *source) older(ctx context.Context) bool {
+	return ctx.Err() == nil && slices.ContainsFunc(s.order, func(r ranked) bool { return r.keptVersions() })
 }
 
 // span is a range of bytes of an object.

@@ -66,6 +66,11 @@ type health struct {
 	rate   float64   // bytes a second of the last large puts; 0: unknown
 	now    func() time.Time
 	told   atomic.Bool // a reader has been told that the target is down
+
+	versions versionPower
+	// older, if not nil, is told of an object of which fetch had to read an
+	// older version, and why. It is set before the first use.
+	older func(name string, old error)
 }
 
 // NewMember wraps an opened target. A target that could not be opened has a
@@ -160,8 +165,12 @@ func (m *Member) recovered() {
 // than a fault of the target.
 func answered(err error) bool {
 	return err == nil || errors.Is(err, targets.ErrNotFound) || errors.Is(err, targets.ErrCorrupt) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errBadCopy)
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errBadCopy) || errors.Is(err, errUnreadable)
 }
+
+// errUnreadable: the store failed over one object again and again, and answers
+// other questions.
+var errUnreadable = errors.New("cannot be read")
 
 // do runs one operation that reads, with retries. A fault of the target opens
 // its breaker; an answer about one object, even a bad one, does not.
@@ -189,6 +198,9 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore) ||
 			errors.Is(err, targets.ErrName) || errors.Is(err, ErrHung)
 		if final || try == attempts || m.Down() != nil {
+			if errors.Is(err, targets.ErrUnreadable) && try == attempts && m.alive(ctx) {
+				return fmt.Errorf("target %s: %w: %w", m.Name, errUnreadable, err)
+			}
 			m.trip(err)
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
@@ -197,6 +209,18 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
 	}
+}
+
+// alive reports whether the target answers a cheap question, if only to deny
+// it.
+func (m *Member) alive(ctx context.Context) bool {
+	err := m.bounded(ctx, probeTimeout, func(ctx context.Context) error {
+		for _, err := range m.Target.List(ctx, "") {
+			return err
+		}
+		return nil
+	})
+	return err == nil || errors.Is(err, targets.ErrDenied)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -239,17 +263,29 @@ func probe(ctx context.Context, nation format.ID, members []*Member) {
 // errBadCopy marks a copy whose bytes are not the object's.
 var errBadCopy = errors.New("bytes do not match the hash")
 
-// fetch reads a whole object of known size and hash from one member.
+// fetch reads a whole object of known size and hash from one member, be it an
+// older version.
 func (m *Member) fetch(ctx context.Context, name string, size uint64, want format.Hash) ([]byte, error) {
 	data := make([]byte, size)
-	err := m.read(ctx, name, 0, data)
-	if err == nil && format.HashOf(data) != want {
-		err = errBadCopy
-	}
+	old, err := m.readWhole(ctx, name, want, data, func(int) {})
+	return data, m.fetched(name, old, err)
+}
+
+// fetchSized is fetch of an object of which only the member says how large it
+// is: at most most bytes.
+func (m *Member) fetchSized(ctx context.Context, name string, size, most int64, want format.Hash) ([]byte, error) {
+	data, old, err := m.readSized(ctx, name, want, size, most)
+	return data, m.fetched(name, old, err)
+}
+
+func (m *Member) fetched(name string, old, err error) error {
 	if err != nil {
-		return nil, fmt.Errorf("target %s: %w", m.Name, err)
+		return fmt.Errorf("target %s: %w", m.Name, err)
 	}
-	return data, nil
+	if old != nil && m.health.older != nil {
+		m.health.older(name, old)
+	}
+	return nil
 }
 
 // read fills dst from an offset of the object. A timeout opens the breaker at
@@ -263,10 +299,19 @@ func (m *Member) read(ctx context.Context, name string, offset int64, dst []byte
 // readCounted is read that tells arrived of bytes as they come, those of
 // attempts that fail included. It is called from one goroutine at a time.
 func (m *Member) readCounted(ctx context.Context, name string, offset int64, dst []byte, arrived func(n int)) error {
-	err := m.do(ctx, func(ctx context.Context) error {
+	size := int64(len(dst))
+	return m.transfer(ctx, answered, offset+size, dst, arrived, func(ctx context.Context) (io.ReadCloser, error) {
+		return m.Target.Get(ctx, name, offset, size)
+	})
+}
+
+// transfer fills dst from what open returns, of an object that ends at end or
+// later. answered is as in attempt.
+func (m *Member) transfer(ctx context.Context, answered func(error) bool, end int64, dst []byte, arrived func(n int), open func(ctx context.Context) (io.ReadCloser, error)) error {
+	err := m.attempt(ctx, answered, func(ctx context.Context) error {
 		lent := &loan{dst: dst, arrived: arrived}
 		err := m.bounded(ctx, transferTime(len(dst)), func(ctx context.Context) error {
-			return m.fill(ctx, name, offset, lent)
+			return fill(ctx, end, lent, open)
 		})
 		lent.end()
 		var slow net.Error
@@ -281,9 +326,9 @@ func (m *Member) readCounted(ctx context.Context, name string, offset int64, dst
 	return err
 }
 
-func (m *Member) fill(ctx context.Context, name string, offset int64, to *loan) error {
+func fill(ctx context.Context, end int64, to *loan, open func(ctx context.Context) (io.ReadCloser, error)) error {
 	size := int64(len(to.dst))
-	r, err := m.Target.Get(ctx, name, offset, size)
+	r, err := open(ctx)
 	if err == nil {
 		_, err = io.CopyBuffer(to, io.LimitReader(r, size), make([]byte, min(size, copyPiece)))
 		if err == nil && int64(to.n) < size {
@@ -292,7 +337,7 @@ func (m *Member) fill(ctx context.Context, name string, offset int64, to *loan) 
 		r.Close()
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("shorter than %d bytes: %w", offset+size, err)
+		return fmt.Errorf("shorter than %d bytes: %w", end, err)
 	}
 	return err
 }
@@ -405,17 +450,24 @@ func (m *Member) stat(ctx context.Context, name string) (info targets.Info, err 
 	return info, err
 }
 
-// bounded calls f, at most for limit unless that is 0. If f does not return
+// bounded calls f, at most for limit unless that is 0; waiting for a limiter
+// does not count, and too late is context.DeadlineExceeded. If f does not return
 // hangGrace after its context has ended, bounded returns without it and bans
 // the member: what f was lent is lent for ever.
 func (m *Member) bounded(ctx context.Context, limit time.Duration, f func(ctx context.Context) error) error {
 	if limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
+		ctx, cancel = targets.Timeout(ctx, limit)
 		defer cancel()
 	}
 	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
+	go func() {
+		err := f(ctx)
+		if err != nil && context.Cause(ctx) == context.DeadlineExceeded && !errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+		}
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -12,7 +12,7 @@ import (
 
 const (
 	lockProbe  = 3 * time.Minute // a probe that carries no lock gets one of this length,
-	lockWeaker = 2 * time.Minute // which is then shortened to this
+	lockWeaker = 2 * time.Minute // and every lock is then shortened to this
 	lockSlack  = time.Hour       // that a lock may fall short of the configuration
 	mostOld    = 64              // versions of one probe
 )
@@ -66,7 +66,7 @@ func (in *inspection) guard(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	in.keeps(versioned, unlisted, kept, gone, overwritten)
+	in.keeps(versioned, unlisted, kept || gone, overwritten == Yes || deleted == Yes)
 	const take = "turn on versioning or object lock, and give the credentials no right to delete versions"
 	switch {
 	case in.out.Verdict(CanReadBack).Answer == No:
@@ -217,17 +217,16 @@ func newestVersion(ctx context.Context, store targets.Versioned, name string) (t
 	return targets.Version{}, errors.New("the listing of versions lacks what was just put")
 }
 
-// keeps says whether the store keeps versions: by what it did, and else by
-// what it says.
-func (in *inspection) keeps(versioned bool, unlisted error, kept, gone bool, overwritten Answer) {
-	const advice = "turn on versioning of the bucket: without it, captured credentials can destroy what they wrote"
+// keeps says whether the store keeps versions. old: the first version of the
+// probe was there; changed: something had come after it.
+func (in *inspection) keeps(versioned bool, unlisted error, old, changed bool) {
 	switch {
-	case kept || gone:
-		in.say(KeepsVersions, Yes, "", "")
 	case !versioned:
 		in.say(KeepsVersions, No, "a directory keeps none", "")
-	case unlisted == nil && overwritten != Unknown:
-		in.say(KeepsVersions, No, "", advice)
+	case unlisted == nil && changed && old:
+		in.say(KeepsVersions, Yes, "", "")
+	case unlisted == nil && changed:
+		in.say(KeepsVersions, No, "", "turn on versioning of the bucket: without it, captured credentials can destroy what they wrote")
 	case in.features.Versioning:
 		in.say(KeepsVersions, Unknown, "the store says so, and it could not be tried", "")
 	default:
@@ -260,13 +259,10 @@ func (in *inspection) locks(ctx context.Context) (shortened Answer, err error) {
 		return Unknown, ended
 	}
 	in.lockedAsAsked(has, hidden)
-	weaker := has
-	weaker.Until = has.Until.Add(-lockProbe + lockWeaker)
+	at := in.now().Add(in.out.Skew).Truncate(time.Second)
 	bare := has.Mode == ""
 	if bare {
-		at := in.now().Add(in.out.Skew)
-		has = targets.Lock{Mode: "governance", Until: at.Add(lockProbe).Truncate(time.Second)}
-		weaker = targets.Lock{Mode: has.Mode, Until: at.Add(lockWeaker).Truncate(time.Second)}
+		has = targets.Lock{Mode: "governance", Until: at.Add(lockProbe)}
 		refusal, ended := set(has)
 		if ended != nil {
 			return Unknown, ended
@@ -276,7 +272,7 @@ func (in *inspection) locks(ctx context.Context) (shortened Answer, err error) {
 			return No, nil
 		}
 	}
-	refusal, ended := set(weaker)
+	refusal, ended := set(targets.Lock{Mode: has.Mode, Until: at.Add(lockWeaker)})
 	if ended != nil {
 		return Unknown, ended
 	}

@@ -18,7 +18,7 @@ import (
 
 var (
 	// ErrRolledBack: a target shows less than it once showed or confirmed.
-	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count; if that was done on purpose, give it a new name in the configuration")
+	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count until it does; if that is in order, run embassy target trust")
 	// ErrForked: somebody else writes this chain.
 	ErrForked = errors.New("another machine wrote on this chain: this state directory was cloned, or restored from an old copy; this run goes on with a new chain, and stores again what only the old one listed")
 	// ErrLost: an object that this machine has to bring to a target is nowhere
@@ -53,7 +53,9 @@ type ledger struct {
 }
 
 func (s *Service) openLedger(state *State, comp *Compartment, site config.Compartment) (*ledger, error) {
+	s.opening.Lock()
 	c, err := state.openChain(comp.ID)
+	s.opening.Unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +403,7 @@ func (l *ledger) object(ctx context.Context, a format.Listed, from []*Member) ([
 			return data, nil
 		}
 		if answered(err) && !errors.Is(err, targets.ErrNotFound) {
-			l.s.warn(Finding{Target: m.Name, Object: name, Err: err})
+			l.s.fault(m.Name, kindOf(err), name, fmt.Errorf("%w: embassy verify --repair mends it from another target", err))
 		}
 		lost = lost && answered(err)
 		errs = append(errs, err)

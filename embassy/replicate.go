@@ -71,9 +71,10 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 	r := &replication{s: s, a: a, o: o, done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
 		meter: newMeter(s.progress, s.now, "replicate", "")}
 	defer r.meter.end()
-	if !o.DryRun && s.shared.own.TryLock() { // a backup that runs brings its own
-		defer s.shared.own.Unlock()
-		if err := r.openOwn(ctx); err != nil {
+	if !o.DryRun && s.shared.own.TryAcquire(1) { // a backup that runs brings its own
+		err := r.openOwn(ctx)
+		s.shared.own.Release(1)
+		if err != nil {
 			return rep, err
 		}
 	}
@@ -95,6 +96,9 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 		t := r.done[m.Name]
 		if t.Behind, err = r.behind(m); err != nil {
 			return rep, err
+		}
+		if o.DryRun {
+			t.Estimate = s.timeFor(m, t.Bytes)
 		}
 		if (t.Behind > 0 || t.Err != nil) && !o.DryRun {
 			codes = append(codes, exitDegraded)
@@ -170,6 +174,10 @@ func (r *replication) openOwn(ctx context.Context) error {
 
 // closeOwn books what the commit rule now holds for.
 func (r *replication) closeOwn(ctx context.Context) error {
+	if len(r.own) == 0 || !r.s.shared.own.TryAcquire(1) {
+		return nil // a backup that runs by now books it
+	}
+	defer r.s.shared.own.Release(1)
 	for name, l := range r.own {
 		for _, d := range r.s.site.Datasets {
 			if d.Compartment == name {

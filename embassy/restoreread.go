@@ -256,7 +256,7 @@ func (r *reading) fetch(ctx context.Context, p place, id chunk.ID, max int) (dat
 			return nil
 		})
 		cp.mark(blocks, err == nil && unfit == nil)
-		if err != nil || unfit == nil {
+		if err == nil && unfit == nil || err != nil && !r.c.source.older(ctx) {
 			return data, err
 		}
 	}

@@ -330,7 +330,7 @@ func (w *restorer) load(ctx context.Context, o object, buf []byte, jobs []job) (
 	spans, covered := align(spans, int64(o.size))
 	if covered < int64(o.size)/2 {
 		segments, unfit, err := w.ranges(ctx, o, buf, jobs, spans, false)
-		if err != nil || unfit == nil {
+		if err == nil && unfit == nil || err != nil && !w.r.c.source.older(ctx) {
 			return segments, err
 		}
 	}

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
+	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/targets"
 )
@@ -85,7 +88,8 @@ func (s *Service) Policies(ctx context.Context, role Role, names []string) ([]Ta
 			continue
 		}
 		for _, w := range writers {
-			p, err := json.MarshalIndent(policyFor(role, loc, who.key.Nation, w), "", "  ")
+			t, _ := s.site.Target(m.Name)
+			p, err := json.MarshalIndent(policyFor(role, loc, who.key.Nation, w, t.Lock), "", "  ")
 			if err != nil {
 				return nil, err
 			}
@@ -155,9 +159,12 @@ type s3Statement struct {
 }
 
 // policyFor writes a policy. What it does not allow is refused. A replicator
-// may overwrite, because repair does, and extend a lock, but not shorten one:
-// that would take s3:BypassGovernanceRetention.
-func policyFor(role Role, loc targets.Location, nation format.ID, w writer) s3Policy {
+// may overwrite, because repair does, and set the lock that the configuration
+// asks for, counted from now. Amazon refuses to shorten a governance lock to
+// whoever lacks s3:BypassGovernanceRetention, MinIO does not: so the policy
+// says how long a lock must be, with a day of tolerance, and how long it may
+// be, lest a captured replicator locks garbage for a century.
+func policyFor(role Role, loc targets.Location, nation format.ID, w writer, lock config.Lock) s3Policy {
 	bucket := "arn:aws:s3:::" + loc.Bucket
 	top := nation.String() + "/"
 	if loc.Prefix != "" {
@@ -177,7 +184,15 @@ func policyFor(role Role, loc targets.Location, nation format.ID, w writer) s3Po
 	put := []string{"s3:PutObject"}
 	if role == RoleReplicator {
 		allow("CopyBelowTheNation", put, nil, bucket+"/"+top+"*")
-		allow("ExtendLocks", []string{"s3:GetObjectRetention", "s3:PutObjectRetention"}, nil, bucket+"/"+top+"*")
+		allow("SeeLocks", []string{"s3:GetObjectRetention"}, nil, bucket+"/"+top+"*")
+		if lock.Mode != "" {
+			const left = "s3:object-lock-remaining-retention-days"
+			allow("ExtendLocks", []string{"s3:PutObjectRetention"}, map[string]map[string][]string{
+				"StringEquals":             {"s3:object-lock-mode": {strings.ToUpper(lock.Mode)}},
+				"NumericGreaterThanEquals": {left: {strconv.Itoa(max(lock.Days-1, 1))}},
+				"NumericLessThanEquals":    {left: {strconv.Itoa(lock.Days + 1)}},
+			}, bucket+"/"+top+"*")
+		}
 		return p
 	}
 	below := func(compartments []format.ID, rest string) []string {

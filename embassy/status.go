@@ -56,6 +56,12 @@ type TargetStatus struct {
 	Guarded                 Answer    // proven by the last check; Unknown: not proven
 	Live                    bool      // it was asked just now
 	Err                     error     // why it does not answer, or must not be trusted
+
+	Verified *Verified // the last verification; nil: none
+	Locked   *Locked   // the last renewal of its locks; nil: none
+	// LockDue: locks that the configuration asks for were never renewed, or the
+	// first of them ends before a quarter of the period is over.
+	LockDue bool
 }
 
 // Status is the state of the nation as this machine sees it. A keyless machine
@@ -67,7 +73,7 @@ type Status struct {
 }
 
 // Exit is 5 when there is a fault, 4 when a dataset is late or below its commit
-// rule, else 0.
+// rule or a lock is about to end, else 0.
 func (s Status) Exit() int {
 	code := exitDone
 	for _, d := range s.Datasets {
@@ -76,6 +82,9 @@ func (s Status) Exit() int {
 		}
 	}
 	for _, t := range s.Targets {
+		if t.LockDue {
+			code = policy.ExitCode(code, exitDegraded)
+		}
 		if suspect(t.Err) {
 			code = exitLie
 		}
@@ -121,6 +130,9 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 		if err != nil {
 			return Status{}, err
 		}
+		if err := s.inspected(&t); err != nil {
+			return Status{}, err
+		}
 		said.set(m.Name, why)
 		t.Err = said.err[m.Name]
 		if t.Err == nil && (live || m.Target == nil) {
@@ -132,6 +144,29 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 	return st, err
 }
 
+// inspected adds what verifications and renewals found.
+func (s *Service) inspected(t *TargetStatus) error {
+	v, ok, err := s.LastVerified(t.Name)
+	if err != nil {
+		return err
+	}
+	if ok {
+		t.Verified = &v
+	}
+	l, ok, err := s.LastLocked(t.Name)
+	if err != nil {
+		return err
+	}
+	if ok {
+		t.Locked = &l
+	}
+	site, _ := s.site.Target(t.Name)
+	if period := lockPeriod(site.Lock); period > 0 {
+		t.LockDue = !ok || l.Earliest != nil && l.Earliest.Before(s.now().Add(period/4))
+	}
+	return nil
+}
+
 // datasetStatus reports on the datasets of an agent's machine, and returns the
 // ledgers that it opened for them.
 func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdicts, live bool) ([]DatasetStatus, []*ledger, error) {
@@ -139,10 +174,9 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 	if err != nil {
 		return nil, nil, err
 	}
-	if s.shared.own.TryLock() { // else a run that goes on teaches the catalog by itself
-		defer s.shared.own.Unlock()
-	} else {
-		live = false
+	free := s.shared.own.TryAcquire(1) // else a run that goes on teaches the catalog by itself
+	if free {
+		defer s.shared.own.Release(1)
 	}
 	open := map[string]*ledger{}
 	var ledgers []*ledger
@@ -159,11 +193,13 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 				return nil, nil, err
 			}
 			open[d.Compartment], ledgers = l, append(ledgers, l)
-			if err := l.replay(ctx); err != nil {
-				return nil, nil, err
+			if free {
+				if err := l.replay(ctx); err != nil {
+					return nil, nil, err
+				}
 			}
 			each(l.members, func(_ int, m *Member) {
-				if live && m.Down() == nil {
+				if live && free && m.Down() == nil {
 					_, err := l.survey(ctx, m)
 					l.judge(m, err)
 				}

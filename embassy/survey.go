@@ -2,10 +2,10 @@ package embassy
 
 import (
 	"context"
-	"embassy/embassy/format"
-	"embassy/targets"
-	"errors"
 	"fmt"
+	"slices"
+
+	"embassy/embassy/format"
 )
 
 // survey finds out how far a target has come with the own chain, and that it
@@ -15,27 +15,32 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var head uint64
 	if ok {
-		// The head that it showed must still be there, and be ours.
+		if err := l.chain.reach(seen.Seq); err != nil {
+			return 0, err
+		}
 		if seen.Seq > l.chain.head() || l.chain.hash(seen.Seq) != seen.Hash {
 			return 0, ErrForked
 		}
-		_, err := m.stat(ctx, l.chain.name(seen.Seq))
-		if errors.Is(err, targets.ErrNotFound) {
-			return 0, ErrRolledBack
-		}
-		if err != nil {
-			return 0, err
-		}
-		head = seen.Seq
 	}
-	shown, err := l.shown(ctx, m, head+1)
+	// The head that it showed must still be listed: who reads from this target
+	// alone goes by what it lists.
+	shown, err := l.shown(ctx, m, max(seen.Seq, 1))
 	if err != nil {
 		return 0, err
 	}
+	head := seen.Seq
+	if ok && !slices.ContainsFunc(shown, func(e shownEntry) bool { return e.seq == head && e.hash == seen.Hash }) {
+		return 0, ErrRolledBack
+	}
+	for _, e := range shown {
+		if err := l.chain.reach(e.seq); err != nil {
+			return 0, err
+		}
+	}
 	for _, e := range shown {
 		switch {
+		case e.seq == seen.Seq && e.hash == seen.Hash: // looked at before
 		case e.seq > l.chain.head() || l.chain.hash(e.seq) != e.hash:
 			if err := l.convict(ctx, m, e); err != nil {
 				return 0, err
@@ -98,7 +103,7 @@ func (l *ledger) shown(ctx context.Context, m *Member, from uint64) ([]shownEntr
 // is told.
 func (l *ledger) convict(ctx context.Context, m *Member, e shownEntry) error {
 	if e.size > 0 && e.size <= format.MaxEntrySize {
-		object, err := m.fetch(ctx, e.name, uint64(e.size), e.hash)
+		object, err := m.fetchSized(ctx, e.name, e.size, format.MaxEntrySize, e.hash)
 		if err != nil && !answered(err) {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -22,32 +21,13 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 	if s.members[target] == nil {
 		return nil, fmt.Errorf("target %q: %w", target, ErrUnknownTarget)
 	}
-	reason = strings.Join(strings.Fields(reason), " ")
-	if reason == "" {
-		return nil, fmt.Errorf("target %q: %w", target, ErrNoReason)
-	}
-	if len(reason) > maxReason {
-		return nil, fmt.Errorf("target %q: the reason has %d bytes, at most %d are kept", target, len(reason), maxReason)
+	reason, err := checkReason(reason)
+	if err != nil {
+		return nil, fmt.Errorf("target %q: %w", target, err)
 	}
 	forgiven, err := s.catalog.Faults(target)
 	if err != nil {
 		return nil, err
-	}
-	// Older catalogs have a note instead of a fault.
-	marks, err := s.catalog.Notes(suspectNotes)
-	if err != nil {
-		return nil, err
-	}
-	for key, text := range marks {
-		if _, of, ok := strings.Cut(key, "/"); !ok || of != target || len(text) == 0 {
-			continue
-		}
-		if !slices.ContainsFunc(forgiven, func(f Fault) bool { return f.Kind == FaultRollback }) {
-			forgiven = append(forgiven, Fault{Target: target, Kind: FaultRollback, Text: string(text)})
-		}
-		if err := s.catalog.Note(suspectNotes+key, nil); err != nil {
-			return nil, err
-		}
 	}
 	started := s.now()
 	if err := s.catalog.ForgetTarget(target); err != nil {
@@ -62,8 +42,48 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 	})
 }
 
-// suspectNotes begins the keys that ledger.suspectKey makes.
-const suspectNotes = "suspect/"
+// TrustChain acknowledges that a chain forked, or whatever else is no one
+// target's fault: chain is the beginning of its object in the book. The chain
+// stays frozen.
+func (s *Service) TrustChain(chain, reason string) ([]Fault, error) {
+	reason, err := checkReason(reason)
+	if err != nil {
+		return nil, fmt.Errorf("chain %s: %w", chain, err)
+	}
+	started := s.now()
+	all, err := s.catalog.Faults("")
+	if err != nil {
+		return nil, err
+	}
+	var forgiven []Fault
+	for _, f := range all {
+		if f.Target != "" || f.Kind != FaultFork || !strings.HasPrefix(f.Object, "chain "+chain) {
+			continue
+		}
+		if err := s.catalog.ClearFault("", f.Kind, f.Object); err != nil {
+			return nil, err
+		}
+		forgiven = append(forgiven, f)
+	}
+	if len(forgiven) == 0 {
+		return nil, fmt.Errorf("chain %q: %w: no fork of it is in the book, see embassy status", chain, ErrUnknownName)
+	}
+	return forgiven, s.catalog.AddRun(Run{
+		Kind: "trust", Started: started, Ended: s.now(), Note: fmt.Sprintf("chain %s: %s (%s forgiven)", chain, reason, countKinds(forgiven)),
+	})
+}
+
+// checkReason returns a reason in one line.
+func checkReason(reason string) (string, error) {
+	reason = strings.Join(strings.Fields(reason), " ")
+	if reason == "" {
+		return "", ErrNoReason
+	}
+	if len(reason) > maxReason {
+		return "", fmt.Errorf("the reason has %d bytes, at most %d are kept", len(reason), maxReason)
+	}
+	return reason, nil
+}
 
 // countKinds names the kinds of faults with their numbers.
 func countKinds(faults []Fault) string {

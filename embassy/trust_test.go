@@ -77,23 +77,3 @@ func TestTrust(t *testing.T) {
 	s.mustBackup(0)
 	s.same()
 }
-
-// TestTrustOldMark forgives what an older catalog noted.
-func TestTrustOldMark(t *testing.T) {
-	s := newSite(t, 1, 1)
-	const chain = "suspect/0123456789abcdef0123456789abcdef/"
-	for _, target := range []string{"t0", "t1"} {
-		if err := s.catalog.Note(chain+target, []byte("rolled back")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	forgiven, err := s.start().Trust(t.Context(), "t0", "restored by the host")
-	if err != nil || len(forgiven) != 1 || forgiven[0].Kind != embassy.FaultRollback {
-		t.Fatalf("forgave %+v, %v", forgiven, err)
-	}
-	mine, _, _ := s.catalog.Noted(chain + "t0")
-	theirs, _, _ := s.catalog.Noted(chain + "t1")
-	if len(mine) > 0 || len(theirs) == 0 {
-		t.Errorf("marks: %q and %q", mine, theirs)
-	}
-}

@@ -207,18 +207,13 @@ func (v *View) fetchEntry(ctx context.Context, c *compartmentView, key chainKey,
 	}
 	var out format.Entry
 	get := func(ctx context.Context, r ranked) error {
-		size := e.sizes[bitPlace(r.bit)]
-		if size == 0 || size > format.MaxEntrySize {
-			return fmt.Errorf("%w: ledger entry of %d bytes", format.ErrMalformed, size)
-		}
-		object := make([]byte, size)
-		if err := r.read(ctx, q.name, 0, object); err != nil {
+		object, old, err := r.readSized(ctx, q.name, e.hash, int64(e.sizes[bitPlace(r.bit)]), format.MaxEntrySize)
+		if err != nil {
 			return err
 		}
-		if format.HashOf(object) != e.hash {
-			return errBadCopy
+		if old != nil {
+			v.report(r, q, old)
 		}
-		var err error
 		if out, err = format.OpenEntry(object, by, want); errors.Is(err, crypto.ErrAuthentication) {
 			return fmt.Errorf("%w: %w", format.ErrMalformed, err)
 		}

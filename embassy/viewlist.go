@@ -136,7 +136,7 @@ func (v *View) listOne(ctx context.Context, s *shelf, m *Member, ledger int) {
 	err := m.do(ctx, func(ctx context.Context) error {
 		odd = 0
 		s.restart(ledger)
-		for info, err := range m.Target.List(ctx, prefix) {
+		for info, err := range m.names(ctx, prefix) {
 			if err != nil {
 				return err
 			}

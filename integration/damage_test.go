@@ -18,7 +18,7 @@ func TestBitFlips(t *testing.T) {
 		write(t, filepath.Join(src, fmt.Sprintf("noise-%02d", i)), noise(byte(i), mib))
 	}
 	write(t, filepath.Join(src, "empty"), nil)
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	stores := start(t, 3)
 	primary := stores[0]
 	s := newSite(t, stores...)

@@ -18,7 +18,7 @@ import (
 func TestUnchangedUploadsNoPack(t *testing.T) {
 	src := filepath.Join(t.TempDir(), "src")
 	oddTree(t, src)
-	d := dataset{"odd", []string{src}}
+	d := dataset{name: "odd", sources: []string{src}}
 	stores := start(t, 3)
 	s := newSite(t, stores...)
 	s.found(d)
@@ -72,7 +72,7 @@ func TestOneByteInLargeFile(t *testing.T) {
 	writeNoise(t, file, size)
 	st := startOne(t, 0)
 	s := newSite(t, st)
-	s.found(dataset{"large", []string{src}})
+	s.found(dataset{name: "large", sources: []string{src}})
 	_, r := s.backup(0)
 	whole := st.proxy.Sent()
 	if whole < size {
@@ -101,7 +101,7 @@ func TestOneByteInLargeFile(t *testing.T) {
 	if reports[0].Changed != 1 || n < chunk.MinSize {
 		t.Errorf("the change was not stored: %d bytes sent, %+v", n, reports[0])
 	}
-	s.restore(dataset{"large", []string{src}})
+	s.restore(dataset{name: "large", sources: []string{src}})
 }
 
 // writeNoise writes a large file that does not compress.
@@ -134,7 +134,7 @@ func TestSlowStoreHoldsNobodyBack(t *testing.T) {
 	const alone = size / (uploads * rate * 1000)
 	src := t.TempDir()
 	writeNoise(t, filepath.Join(src, "data"), size)
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	stores := start(t, 3)
 	slow := stores[2]
 	s := newSite(t, stores...)

@@ -18,7 +18,7 @@ func TestKill(t *testing.T) {
 	const size = 224 * mib
 	const lost = (2 + 1) * packMax
 	src := t.TempDir()
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	servers := start(t, 3)
 	// prepare returns a fresh nation with one small snapshot and much to back up.
 	prepare := func(t *testing.T, bucket string) *site {
@@ -26,7 +26,7 @@ func TestKill(t *testing.T) {
 			st.t = t
 		}
 		s := newSite(t, in(servers, bucket)...)
-		small := dataset{"data", []string{filepath.Join(src, "small")}}
+		small := dataset{name: "data", sources: []string{filepath.Join(src, "small")}}
 		s.found(small)
 		s.backup(0)
 		s.configure(d)

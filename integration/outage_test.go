@@ -18,7 +18,7 @@ func TestPrimaryDead(t *testing.T) {
 	stores := start(t, 3)
 	primary := stores[0].proxy
 	src := t.TempDir()
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	s := newSite(t, stores...)
 	s.found(d)
 	seed := byte(0)

@@ -27,8 +27,8 @@ func TestRecoveryFromOneSurvivor(t *testing.T) {
 	odd := filepath.Join(t.TempDir(), "odd")
 	oddTree(t, odd)
 	datasets := []dataset{
-		{"tools", append(excerpt(t, string(bytes.TrimSpace(goroot))), odd)},
-		{"library", excerpt(t, "/usr/share")},
+		{name: "tools", sources: append(excerpt(t, string(bytes.TrimSpace(goroot))), odd)},
+		{name: "library", sources: excerpt(t, "/usr/share")},
 	}
 	stores := []*store{startOne(t, 0), startOne(t, 1, minio.TLS()), startOne(t, 2)}
 	s := newSite(t, stores...)

@@ -15,7 +15,7 @@ import (
 func TestBadTargets(t *testing.T) {
 	src := t.TempDir()
 	write(t, filepath.Join(src, "file"), noise(1, mib))
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	servers := start(t, 3)
 	last := len(servers) - 1
 	const readOnly = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject","s3:ListBucket","s3:GetBucketLocation"],"Resource":["arn:aws:s3:::*"]}]}`
@@ -91,7 +91,7 @@ func TestBadTargets(t *testing.T) {
 func TestOtherNationsTarget(t *testing.T) {
 	src := t.TempDir()
 	write(t, filepath.Join(src, "file"), noise(1, mib))
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	stores := start(t, 3)
 	other := newSite(t, stores[2])
 	other.nation = "lv"
@@ -127,10 +127,10 @@ func TestOtherNationsTarget(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	src := t.TempDir()
 	write(t, filepath.Join(src, "file"), noise(1, mib))
-	d := dataset{"data", []string{src}}
+	d := dataset{name: "data", sources: []string{src}}
 	stores := start(t, 3)
 	s := newSite(t, stores...)
-	s.found(d, dataset{"nowhere", []string{"/not/there", "/nor/here"}})
+	s.found(d, dataset{name: "nowhere", sources: []string{"/not/there", "/nor/here"}})
 	s.backup(0, "data")
 	before := stores[0].contents()
 	wrong := s.path("wrong")
@@ -179,7 +179,7 @@ func TestMistakes(t *testing.T) {
 	})
 	t.Run("one source is missing", func(t *testing.T) {
 		gone := filepath.Join(src, "gone")
-		s.configure(dataset{"data", []string{filepath.Join(src, "file"), gone}})
+		s.configure(dataset{name: "data", sources: []string{filepath.Join(src, "file"), gone}})
 		reports, _ := s.backup(3)
 		if gaps := reports[0].Gaps; len(gaps) != 1 || gaps[0].Path != gone || gaps[0].Reason == "" {
 			t.Errorf("gaps %+v", gaps)

@@ -42,7 +42,7 @@ func TestTargetsLearnNothing(t *testing.T) {
 	stores := start(t, 3)
 	s := newSite(t, stores...)
 	s.nation = "vabariigi-arhiiv"
-	d := dataset{"rahvastik-ja-maakataster", []string{src}}
+	d := dataset{name: "rahvastik-ja-maakataster", sources: []string{src}}
 	s.configure(d)
 	s.exits(0, "init", "--agent-name", "agent-seitsmes-kelder")
 	s.backup(0)
@@ -146,7 +146,7 @@ func TestAgentStateOpensNothing(t *testing.T) {
 	write(t, filepath.Join(src, "file"), noise(1, 100_000))
 	st := startOne(t, 0)
 	s := newSite(t, st)
-	s.found(dataset{"data", []string{src}})
+	s.found(dataset{name: "data", sources: []string{src}})
 	s.backup(0)
 	write(t, filepath.Join(src, "more"), noise(2, 100_000))
 	st.proxy.Cut()

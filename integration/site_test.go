@@ -6,6 +6,7 @@ package integration_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,22 +48,31 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	embassyProgram, rescueProgram = filepath.Join(dir, "embassy"), filepath.Join(dir, "embassy-rescue")
-	return m.Run()
+	code := m.Run()
+	if err := shared.life.end(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // dataset is a dataset of a configuration. Its priority is its place.
 type dataset struct {
-	name    string
-	sources []string
+	name        string
+	sources     []string
+	compartment string // empty: official
+	more        string // settings in YAML, such as "schedule: ..."; may be empty
 }
 
 // site is one machine of a nation, with the stores that it backs up to.
 type site struct {
 	t      testing.TB
 	nation string
-	dir    string   // configuration, state, kit, passphrase
-	stores []*store // best tier first
-	commit int      // targets, and jurisdictions
+	dir    string         // configuration, state, kit, passphrase
+	stores []*store       // best tier first
+	commit int            // targets, and jurisdictions
+	ranks  map[string]int // of compartments; those that are missing give none
+	more   string         // further sections of the configuration; may be empty
 }
 
 var tiers = []string{"primary", "alternate", "contingency", "emergency"}
@@ -89,11 +99,28 @@ func (s *site) configure(datasets ...dataset) {
 				fmt.Fprintf(&text, ", %s: %q", key, value)
 			}
 		}
+		if st.lock != "" {
+			fmt.Fprintf(&text, ", lock: %s", st.lock)
+		}
 		fmt.Fprintf(&text, "}\n")
 		fmt.Fprintf(&pace, "%s: [%s], ", tiers[i], st.name)
 	}
-	fmt.Fprintf(&text, "compartments:\n  - name: official\n    pace: {%s}\n    commit: {targets: %d, jurisdictions: %d}\n",
-		strings.TrimSuffix(pace.String(), ", "), s.commit, s.commit)
+	compartments := []string{"official"}
+	for i := range datasets {
+		d := &datasets[i]
+		d.compartment = cmp.Or(d.compartment, compartments[0])
+		if !slices.Contains(compartments, d.compartment) {
+			compartments = append(compartments, d.compartment)
+		}
+	}
+	text.WriteString("compartments:\n")
+	for _, name := range compartments {
+		fmt.Fprintf(&text, "  - name: %s\n    pace: {%s}\n    commit: {targets: %d, jurisdictions: %d}\n",
+			name, strings.TrimSuffix(pace.String(), ", "), s.commit, s.commit)
+		if rank, ok := s.ranks[name]; ok {
+			fmt.Fprintf(&text, "    rank: %d\n", rank)
+		}
+	}
 	if len(datasets) > 0 {
 		text.WriteString("datasets:\n")
 	}
@@ -102,9 +129,18 @@ func (s *site) configure(datasets ...dataset) {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		fmt.Fprintf(&text, "  - {name: %s, compartment: official, priority: %d, sources: %s}\n", d.name, i+1, sources)
+		fmt.Fprintf(&text, "  - {name: %s, compartment: %s, priority: %d, sources: %s%s}\n", d.name, d.compartment, i+1, sources, also(d.more))
 	}
+	text.WriteString(s.more)
 	write(s.t, s.path("embassy.yaml"), []byte(text.String()))
+}
+
+// also joins further settings to a mapping.
+func also(settings string) string {
+	if settings == "" {
+		return ""
+	}
+	return ", " + settings
 }
 
 // found makes the nation: configuration, root, kit, agent, charter.
@@ -164,6 +200,9 @@ func (s *site) launch(program string, args ...string) *running {
 		"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "TMPDIR=" + os.TempDir(), "NO_PROXY=*",
 		"AWS_ACCESS_KEY_ID=" + s.stores[0].server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s.stores[0].server.SecretKey,
 		"EMBASSY_PASSPHRASE_FILE=" + s.path("phrase"),
+	}
+	for _, st := range s.stores { // what config replicator asks for
+		p.cmd.Env = append(p.cmd.Env, strings.ToUpper(st.name)+"_KEY="+st.server.AccessKey, strings.ToUpper(st.name)+"_SECRET="+st.server.SecretKey)
 	}
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	if err := p.cmd.Start(); err != nil {
@@ -397,9 +436,8 @@ func start(t testing.TB, n int) []*store {
 // startOne starts the server of one place.
 func startOne(t testing.TB, place int, opts ...minio.Option) *store {
 	t.Helper()
-	p := [][2]string{{"tallinn", "EE"}, {"luxembourg", "LU"}, {"helsinki", "FI"}, {"vault", "CH"}}[place]
 	server := minio.Start(t, opts...)
-	st := &store{t: t, name: p[0], jurisdiction: p[1], server: server, proxy: minio.Proxy(t, server.Endpoint)}
+	st := &store{t: t, name: places[place][0], jurisdiction: places[place][1], server: server, proxy: minio.Proxy(t, server.Endpoint)}
 	return st.in("embassy")
 }
 

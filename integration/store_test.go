@@ -29,8 +29,15 @@ type store struct {
 	proxy              *minio.FaultyProxy
 	bucket             string
 	credentials        string // file; empty: those of the root user
+	lock               string // as the configuration has it; empty: none
 	client             *miniogo.Client
+	front              *front // nil: none
 }
+
+var (
+	putOptions  = miniogo.PutObjectOptions{}
+	listOptions = miniogo.ListObjectsOptions{Recursive: true}
+)
 
 // in returns the store with another, new bucket on the same server.
 func (st *store) in(bucket string) *store {
@@ -42,6 +49,11 @@ func (st *store) in(bucket string) *store {
 
 func (st *store) connect() *miniogo.Client {
 	st.t.Helper()
+	return st.connectTo(st.server.Endpoint)
+}
+
+func (st *store) connectTo(endpoint string) *miniogo.Client {
+	st.t.Helper()
 	transport := &http.Transport{}
 	if st.server.CAFile != "" {
 		pem, err := os.ReadFile(st.server.CAFile)
@@ -52,7 +64,7 @@ func (st *store) connect() *miniogo.Client {
 		pool.AppendCertsFromPEM(pem)
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 	}
-	client, err := miniogo.New(st.server.Endpoint, &miniogo.Options{
+	client, err := miniogo.New(endpoint, &miniogo.Options{
 		Creds:  credentials.NewStaticV4(st.server.AccessKey, st.server.SecretKey, ""),
 		Secure: st.server.CAFile != "", Transport: transport,
 		Region: "us-east-1", BucketLookup: miniogo.BucketLookupPath,
@@ -69,14 +81,18 @@ func (st *store) url() string {
 	if st.server.CAFile != "" {
 		scheme = "s3+https"
 	}
-	return fmt.Sprintf("%s://%s/%s", scheme, st.proxy.Endpoint, st.bucket)
+	endpoint := st.proxy.Endpoint
+	if st.front != nil {
+		endpoint = st.front.endpoint
+	}
+	return fmt.Sprintf("%s://%s/%s", scheme, endpoint, st.bucket)
 }
 
 // list returns the sizes of all objects by name.
 func (st *store) list() map[string]int64 {
 	st.t.Helper()
 	sizes := map[string]int64{}
-	for info := range st.client.ListObjects(st.t.Context(), st.bucket, miniogo.ListObjectsOptions{Recursive: true}) {
+	for info := range st.client.ListObjects(st.t.Context(), st.bucket, listOptions) {
 		if info.Err != nil {
 			st.t.Fatalf("list %s: %v", st.name, info.Err)
 		}
@@ -113,9 +129,17 @@ func (st *store) get(key string) ([]byte, http.Header) {
 // put replaces an object.
 func (st *store) put(key string, data []byte) {
 	st.t.Helper()
-	_, err := st.client.PutObject(st.t.Context(), st.bucket, key, bytes.NewReader(data), int64(len(data)), miniogo.PutObjectOptions{})
+	_, err := st.client.PutObject(st.t.Context(), st.bucket, key, bytes.NewReader(data), int64(len(data)), putOptions)
 	if err != nil {
 		st.t.Fatalf("put %s to %s: %v", key, st.name, err)
+	}
+}
+
+// remove deletes an object.
+func (st *store) remove(key string) {
+	st.t.Helper()
+	if err := st.client.RemoveObject(st.t.Context(), st.bucket, key, miniogo.RemoveObjectOptions{}); err != nil {
+		st.t.Fatalf("remove %s from %s: %v", key, st.name, err)
 	}
 }
 

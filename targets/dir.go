@@ -103,12 +103,72 @@ func (d *Dir) Close() error { return d.root.Close() }
 func (d *Dir) Put(ctx context.Context, o Object) error {
 	err := firstErr(CheckName(o.Name), d.begin(ctx))
 	if err == nil {
-		err = d.put(ctx, o)
+		err = d.put(ctx, o, d.root.Rename)
 	}
 	if err != nil {
 		return failed("put", d.explain(err))
 	}
 	return nil
+}
+
+// PutNew implements Inspected. On a file system without hard links, of two that
+// race to create an object both may be told that they did.
+func (d *Dir) PutNew(ctx context.Context, o Object) (created bool, err error) {
+	err = firstErr(CheckName(o.Name), d.begin(ctx))
+	if err == nil {
+		err = d.put(ctx, o, d.link)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, failed("put new", d.explain(err))
+	}
+	return true, nil
+}
+
+// link gives a file below .tmp its name, unless there is one of that name.
+func (d *Dir) link(temp, name string) error {
+	err := d.root.Link(temp, name)
+	if err == nil {
+		return d.root.Remove(temp)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if _, err := d.root.Lstat(name); err == nil {
+		return fs.ErrExist
+	}
+	return d.root.Rename(temp, name)
+}
+
+// Features implements Inspected. A directory has no features but a clock, which
+// is that of its file system, if it can be written to.
+func (d *Dir) Features(ctx context.Context) (Features, error) {
+	if err := d.begin(ctx); err != nil {
+		return Features{}, failed("inspect", d.explain(err))
+	}
+	clock, err := d.clock()
+	if err != nil {
+		return Features{}, nil
+	}
+	return Features{Clock: clock.Truncate(time.Second)}, nil
+}
+
+func (d *Dir) clock() (time.Time, error) {
+	if err := d.enter(tempFolder); err != nil {
+		return time.Time{}, err
+	}
+	temp := tempFolder + "/" + rand.Text()
+	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return time.Time{}, err
+	}
+	fi, err := f.Stat()
+	if err := errors.Join(err, f.Close(), d.root.Remove(temp)); err != nil {
+		return time.Time{}, err
+	}
+	return fi.ModTime(), nil
 }
 
 // Get implements Target.
@@ -128,8 +188,19 @@ func (d *Dir) Get(ctx context.Context, name string, offset, length int64) (io.Re
 	part := struct {
 		io.Reader
 		io.Closer
-	}{io.NewSectionReader(f, offset, length), f}
+	}{io.NewSectionReader(sectors{f}, offset, length), f}
 	return &exactReader{ctx: ctx, body: part, left: length}, nil
+}
+
+// sectors is a file whose disk may fail over a part of it.
+type sectors struct{ f *os.File }
+
+func (s sectors) ReadAt(p []byte, off int64) (int, error) {
+	n, err := s.f.ReadAt(p, off)
+	if errors.Is(err, syscall.EIO) {
+		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return n, err
 }
 
 // Stat implements Target.
@@ -204,14 +275,15 @@ func (d *Dir) begin(ctx context.Context) error {
 	return nil
 }
 
-func (d *Dir) put(ctx context.Context, o Object) error {
+// put writes a file below .tmp and lets name give it its name.
+func (d *Dir) put(ctx context.Context, o Object, name func(temp, name string) error) error {
 	folder := path.Dir(o.Name)
 	err := firstErr(d.enter(folder), d.enter(tempFolder))
 	if err == nil {
 		temp := tempFolder + "/" + rand.Text()
-		err = d.writeTemp(ctx, temp, o.Data)
+		err = d.writeTemp(ctx, temp, o)
 		if err == nil {
-			err = d.root.Rename(temp, o.Name)
+			err = name(temp, o.Name)
 		}
 		if err != nil {
 			if gone := d.root.Remove(temp); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
@@ -229,13 +301,13 @@ func (d *Dir) put(ctx context.Context, o Object) error {
 }
 
 // writeTemp writes and syncs a new file.
-func (d *Dir) writeTemp(ctx context.Context, name string, data []byte) error {
+func (d *Dir) writeTemp(ctx context.Context, name string, o Object) error {
 	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	for step := range slices.Chunk(data, writeStep) {
-		if err = ctx.Err(); err != nil {
+	for step := range slices.Chunk(o.Data, o.pace.piece(writeStep)) {
+		if err = firstErr(ctx.Err(), o.pace.wait(ctx, len(step))); err != nil {
 			break
 		}
 		if _, err = f.Write(step); err != nil {

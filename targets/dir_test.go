@@ -31,6 +31,29 @@ func TestDir(t *testing.T) {
 		targettest.Reopen(func(t *testing.T, first targets.Target) targets.Target { return open(t, paths[first]) }))
 }
 
+func TestDirInspected(t *testing.T) {
+	targettest.Inspected(t, targets.Features{}, func(t *testing.T) targets.Target { return openDir(t, t.TempDir()) })
+	path := t.TempDir()
+	d := openDir(t, path)
+	for _, want := range []bool{true, false} {
+		if created, err := d.PutNew(t.Context(), object("a/b", []byte("x"))); err != nil || created != want {
+			t.Errorf("PutNew: %v, %v", created, err)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(path, ".tmp")); err != nil || len(left) != 0 {
+		t.Errorf("left below .tmp: %v, %v", left, err)
+	}
+	if _, err := d.Features(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Features(t.Context()); !errors.Is(err, targets.ErrNoStore) {
+		t.Errorf("Features of a directory that is gone: %v", err)
+	}
+}
+
 func openDir(t *testing.T, path string) *targets.Dir {
 	t.Helper()
 	d, err := targets.OpenDir(path)

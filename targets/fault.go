@@ -29,7 +29,8 @@ func (op Op) String() string {
 
 // Faulty is a Target that can be told to fail. Its fields are set before its
 // first use; a nil hook does nothing. Hooks are called concurrently. For List,
-// the name is the prefix.
+// the name is the prefix. Only the methods of Target fail: what is asked of
+// the wrapped target through As goes past the hooks.
 type Faulty struct {
 	Target
 	// Before runs before an operation. Its error is returned, and the
@@ -44,6 +45,9 @@ type Faulty struct {
 	// io.ErrUnexpectedEOF, as those of any store do.
 	Data func(name string, offset int64, data []byte) []byte
 }
+
+// Unwrap returns the target that works.
+func (f *Faulty) Unwrap() Target { return f.Target }
 
 // Put implements Target.
 func (f *Faulty) Put(ctx context.Context, o Object) error {
@@ -144,7 +148,8 @@ func (r *faultyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Counter is a Target that counts.
+// Counter is a Target that counts the calls of the methods of Target. What is
+// asked of the wrapped target through As is not counted.
 type Counter struct {
 	Target
 	ops [opCount]struct{ calls, bytes atomic.Int64 }
@@ -152,6 +157,9 @@ type Counter struct {
 
 // NewCounter returns a counter at zero around a target.
 func NewCounter(t Target) *Counter { return &Counter{Target: t} }
+
+// Unwrap returns the target that is counted.
+func (c *Counter) Unwrap() Target { return c.Target }
 
 // Calls returns how often the operation was called, failures included.
 func (c *Counter) Calls(op Op) int64 { return c.ops[op].calls.Load() }

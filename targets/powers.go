@@ -14,6 +14,10 @@ type Lock struct {
 	Until time.Time // by the store's clock
 }
 
+// NullVersion is the ID of what a store holds that keeps no versions, or held
+// before it kept them.
+const NullVersion = "null"
+
 // Version is one stored version of an object, or the mark of a deletion.
 type Version struct {
 	Info
@@ -23,6 +27,7 @@ type Version struct {
 }
 
 // Versioned is a Target whose store may keep what was overwritten or deleted.
+// What a store says that it does not have is errors.ErrUnsupported.
 type Versioned interface {
 	// Versions yields every version of every object whose name starts with
 	// prefix: names in ascending order, of one name the newest first. What List

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -34,10 +36,22 @@ type S3Config struct {
 	CAFile   string // PEM certificates that replace the system's; only with Secure
 	Insecure bool   // plain http to hosts beyond loopback
 
+	// Lock is for every object that is put; zero: what the bucket does by itself.
+	// Where these credentials may put and not lock, and the bucket's own lock is
+	// as strong, that is enough.
+	Lock LockRule
+
 	DialTimeout   time.Duration // 0: 5 s; TLS may take as long again
 	HeaderTimeout time.Duration // from the end of a request to the header of its answer; 0: 30 s
 	StallTimeout  time.Duration // without a byte of a body, in either direction; 0: 20 s
 	AnswerTimeout time.Duration // for the whole body of an answer that is not an object; 0: 2 min
+}
+
+// LockRule says how every new object is locked: Mode is "governance",
+// "compliance", or empty for no lock, and For how long by this machine's clock.
+type LockRule struct {
+	Mode string
+	For  time.Duration // with a Mode: at least a second
 }
 
 // S3 is a target in a bucket of an S3-compatible server. Put is one signed PUT
@@ -46,12 +60,21 @@ type S3Config struct {
 // and cancelling a context takes effect at once. Redirects are not followed.
 // Proxies come from the environment.
 //
+// Servers that keep to Amazon's rules take a locked object only with a checksum
+// of its bytes beside the signed hash, be the lock asked for or the bucket's own. With
+// Lock every put carries one: x-amz-checksum-sha256, which is the same SHA-256
+// again, and which the server computes once more. Without Lock no put does, until a server
+// refuses one for the lack of it: that put is sent again, and from then on all carry it.
+//
 // Where a server does not tell a missing bucket from a missing object in answer
 // to HEAD, Stat of an object in a missing bucket is ErrNotFound.
 type S3 struct {
 	core   minio.Core
 	http   *http.Client // for listings
 	config S3Config
+	strict atomic.Bool // the server wants a checksum with every put
+
+	locking atomic.Bool // the bucket locks by itself as Lock asks, and these credentials may not
 }
 
 // OpenS3 checks the configuration. It does not contact the server.
@@ -111,6 +134,11 @@ func (c *S3Config) complete() error {
 		return errors.New("a CA file makes no sense with plain http: use s3+https")
 	case c.AccessKey == "" || c.SecretKey == "":
 		return errors.New("no credentials: an access key and a secret key are needed")
+	case c.Lock.Mode == "" && c.Lock.For != 0 || c.Lock.Mode != "" && c.Lock.For < time.Second:
+		return errors.New("a lock needs a mode, and a time of at least a second")
+	}
+	if err := checkMode(c.Lock.Mode); err != nil {
+		return err
 	}
 	if err := checkBucket(c.Bucket); err != nil {
 		return err
@@ -145,32 +173,77 @@ func loopback(host string) bool {
 // Put implements Target. An empty ETag in the answer is an error: whatever
 // answered is no S3 server.
 func (s *S3) Put(ctx context.Context, o Object) error {
-	if err := CheckName(o.Name); err != nil {
-		return failed("put", err)
-	}
-	body := &lentBody{data: bytes.NewReader(o.Data)}
-	defer body.takeBack()
-	// DisableContentSha256 does not disable the hash: it sends the given one,
-	// signed, instead of signing every piece of the stream.
-	done, err := s.core.PutObject(ctx, s.config.Bucket, s.config.Prefix+o.Name, body, int64(len(o.Data)),
-		"", hex.EncodeToString(o.SHA256[:]), minio.PutObjectOptions{DisableContentSha256: true})
-	if err == nil && done.ETag == "" {
-		err = errors.New("the answer has no ETag: is this an S3 server?")
-	}
-	if err != nil {
+	if err := s.put(ctx, o, minio.PutObjectOptions{}); err != nil {
 		return failed("put", s.explain(ctx, err))
 	}
 	return nil
 }
 
+func (s *S3) put(ctx context.Context, o Object, opts minio.PutObjectOptions) error {
+	if err := CheckName(o.Name); err != nil {
+		return err
+	}
+	if lock := s.config.Lock; lock.Mode != "" && !s.locking.Load() {
+		locked := opts
+		locked.Mode = minio.RetentionMode(strings.ToUpper(lock.Mode))
+		locked.RetainUntilDate = time.Now().Add(lock.For)
+		err := s.send(ctx, o, locked, true)
+		if minio.ToErrorResponse(err).Code != minio.AccessDenied || !s.locksByItself(ctx) {
+			return err
+		}
+		s.strict.Store(true)
+		s.locking.Store(true)
+	}
+	if s.strict.Load() {
+		return s.send(ctx, o, opts, true)
+	}
+	err := s.send(ctx, o, opts, false)
+	if minio.ToErrorResponse(err).Code != invalidRequest {
+		return err
+	}
+	if err = s.send(ctx, o, opts, true); err == nil {
+		s.strict.Store(true)
+	}
+	return err
+}
+
+func (s *S3) send(ctx context.Context, o Object, opts minio.PutObjectOptions, checksum bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	body := &lentBody{ctx: ctx, pace: o.pace, data: bytes.NewReader(o.Data)}
+	defer body.takeBack()
+	if checksum {
+		opts.UserMetadata = map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(o.SHA256[:])}
+	}
+	// DisableContentSha256 does not disable the hash: it sends the given one,
+	// signed, instead of signing every piece of the stream.
+	opts.DisableContentSha256 = true
+	done, err := s.core.PutObject(ctx, s.config.Bucket, s.config.Prefix+o.Name, body, int64(len(o.Data)),
+		"", hex.EncodeToString(o.SHA256[:]), opts)
+	if err == nil && done.ETag == "" {
+		err = errors.New("the answer has no ETag: is this an S3 server?")
+	}
+	return err
+}
+
 // lentBody is the caller's data while Put runs. http.RoundTripper may go on
 // reading a body after it has returned; takeBack ends that.
 type lentBody struct {
+	ctx  context.Context // of the Put, and over when it has returned
+	pace pace
 	mu   sync.Mutex
 	data *bytes.Reader
 }
 
 func (b *lentBody) Read(p []byte) (int, error) {
+	n, err := b.take(p[:b.pace.piece(len(p))])
+	if err == nil {
+		err = b.pace.wait(b.ctx, n)
+	}
+	return n, err
+}
+
+func (b *lentBody) take(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.data == nil {
@@ -187,18 +260,19 @@ func (b *lentBody) takeBack() {
 
 // Get implements Target.
 func (s *S3) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
-	body, err := s.get(ctx, name, offset, length)
+	body, err := s.get(ctx, name, "", offset, length)
 	if err != nil {
 		return nil, failed("get", s.explain(ctx, err))
 	}
-	return &exactReader{ctx: ctx, body: body, left: length}, nil
+	return body, nil
 }
 
-func (s *S3) get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+// get reads a version, or the newest one when id is empty.
+func (s *S3) get(ctx context.Context, name, id string, offset, length int64) (io.ReadCloser, error) {
 	if err := checkRange(name, offset, length); err != nil {
 		return nil, err
 	}
-	var opts minio.GetObjectOptions
+	opts := minio.GetObjectOptions{VersionID: id}
 	if err := opts.SetRange(offset, offset+length-1); err != nil {
 		return nil, err
 	}
@@ -216,7 +290,7 @@ func (s *S3) get(ctx context.Context, name string, offset, length int64) (io.Rea
 	if err != nil {
 		return nil, errors.Join(err, body.Close())
 	}
-	return body, nil
+	return &exactReader{ctx: ctx, body: body, left: length}, nil
 }
 
 // checkAnswer compares an answer with the range that was asked for, and
@@ -260,23 +334,27 @@ func (s *S3) Stat(ctx context.Context, name string) (Info, error) {
 
 // Delete implements Target.
 func (s *S3) Delete(ctx context.Context, name string) error {
-	if err := CheckName(name); err != nil {
-		return failed("delete", err)
-	}
-	err := s.core.RemoveObject(ctx, s.config.Bucket, s.config.Prefix+name, minio.RemoveObjectOptions{})
-	var answer minio.ErrorResponse
-	if errors.As(err, &answer) && answer.StatusCode == http.StatusOK {
-		return nil // minio-go expects 204; some servers say 200
-	}
-	if err := s.explain(ctx, err); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := s.remove(ctx, name, ""); err != nil && !errors.Is(err, ErrNotFound) {
 		return failed("delete", err)
 	}
 	return nil
 }
 
+// remove deletes a version, or what Get sees when id is empty.
+func (s *S3) remove(ctx context.Context, name, id string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	err := s.core.RemoveObject(ctx, s.config.Bucket, s.config.Prefix+name, minio.RemoveObjectOptions{VersionID: id})
+	if minio.ToErrorResponse(err).StatusCode == http.StatusOK {
+		return nil // minio-go expects 204; some servers say 200
+	}
+	return s.explainLocked(ctx, err)
+}
+
 func sentinelOf(answer minio.ErrorResponse) error {
 	switch answer.Code {
-	case minio.NoSuchKey:
+	case minio.NoSuchKey, minio.NoSuchVersion:
 		return ErrNotFound
 	case minio.NoSuchBucket:
 		return ErrNoStore
@@ -288,6 +366,10 @@ func sentinelOf(answer minio.ErrorResponse) error {
 	switch answer.StatusCode {
 	case http.StatusForbidden, http.StatusUnauthorized:
 		return ErrDenied
+	case http.StatusNotImplemented:
+		return errors.ErrUnsupported
+	case http.StatusInternalServerError:
+		return ErrUnreadable
 	case http.StatusRequestedRangeNotSatisfiable:
 		return io.ErrUnexpectedEOF // the object ends before the range begins
 	}

@@ -23,7 +23,7 @@ const (
 )
 
 // errCut is a body that ended before the length that its header announced.
-var errCut = errors.New("the connection was closed in the middle of the answer")
+var errCut = fmt.Errorf("the connection was closed in the middle of the answer: %w", ErrUnreadable)
 
 // guard is the transport of one S3 target. It bounds what any request may cost
 // in bytes and time. Its timeout errors wrap os.ErrDeadlineExceeded.
@@ -82,7 +82,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Header.Del("Set-Cookie") // minio-go would keep them, and a host could send many
 	body := &boundedBody{body: resp.Body, ctx: ctx, cancel: cancel}
-	object := req.Method == http.MethodGet && !req.URL.Query().Has("list-type")
+	object := req.Method == http.MethodGet && req.Header.Get("Range") != ""
 	switch {
 	case resp.StatusCode >= http.StatusMultipleChoices:
 		body.limit = maxErrorBody
@@ -144,13 +144,15 @@ func (b *boundedBody) Close() error {
 	return err
 }
 
-// sentBody arms the watch from the first byte taken until the last.
+// sentBody arms the watch from the first byte taken until the last, but while
+// the body itself makes the transport wait for the next.
 type sentBody struct {
 	io.ReadCloser
 	watch *watch
 }
 
 func (b *sentBody) Read(p []byte) (int, error) {
+	b.watch.disarm()
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		b.watch.end()

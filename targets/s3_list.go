@@ -18,8 +18,10 @@ import (
 )
 
 const (
-	listPage      = 1000 // keys asked for at once; S3 gives no more
-	maxEmptyPages = 8    // in a row; deleted versions may fill whole pages
+	listPage      = 1000    // entries asked for at once; S3 gives no more
+	maxEmptyPages = 8       // in a row; deleted versions may fill whole pages
+	maxVersions   = 1 << 14 // of one name
+	maxMarker     = 4096    // bytes of where the next page begins
 	emptySHA256   = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 )
 
@@ -28,117 +30,193 @@ const (
 // listing cannot be cancelled (Core) or keeps whatever a hostile page holds.
 func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		err := checkPrefix(prefix)
-		if err == nil {
-			err = s.list(ctx, prefix, yield)
-		}
-		if err != nil && err != errListStopped {
+		err := s.list(ctx, prefix, false, func(v Version) bool { return yield(v.Info, nil) })
+		if err != nil {
 			yield(Info{}, failed("list", s.explain(ctx, err)))
 		}
 	}
 }
 
-func (s *S3) list(ctx context.Context, prefix string, yield func(Info, error) bool) error {
-	last, token, empty := "", "", 0
-	for {
-		page, err := s.page(ctx, prefix, last, token)
+// Versions implements Versioned. More than 16,384 versions of one name end it
+// with an error.
+func (s *S3) Versions(ctx context.Context, prefix string) iter.Seq2[Version, error] {
+	return func(yield func(Version, error) bool) {
+		err := s.list(ctx, prefix, true, func(v Version) bool { return yield(v, nil) })
+		if err != nil {
+			yield(Version{}, failed("list versions", s.explain(ctx, err)))
+		}
+	}
+}
+
+// list yields what lies below the prefix until yield returns false, which is
+// no error.
+func (s *S3) list(ctx context.Context, prefix string, versions bool, yield func(Version) bool) error {
+	if err := checkPrefix(prefix); err != nil {
+		return err
+	}
+	query := url.Values{
+		"encoding-type": {"url"}, // XML cannot hold every key that others may have put
+		"max-keys":      {strconv.Itoa(listPage)},
+		"prefix":        {s.config.Prefix + prefix},
+	}
+	if versions {
+		query.Set("versions", "")
+	} else {
+		query.Set("list-type", "2")
+	}
+	order := order{prefix: prefix, versions: versions}
+	for empty := 0; ; {
+		page, err := s.page(ctx, query)
 		if err != nil {
 			return err
 		}
-		for _, entry := range page.entries {
-			info, err := s.info(entry, page.encoded, prefix, last)
+		for _, e := range page.entries {
+			v, err := s.version(e, page.encoded)
+			if err == nil {
+				err = order.next(v)
+			}
 			if err != nil {
 				return err
 			}
-			last = info.Name
-			if CheckName(info.Name) != nil {
-				continue
-			}
-			if !yield(info, nil) {
-				return errListStopped
+			if CheckName(v.Name) == nil && !yield(v) {
+				return nil
 			}
 		}
 		if empty++; len(page.entries) > 0 {
 			empty = 0
 		}
-		switch {
-		case !page.truncated:
+		if !page.truncated {
 			return nil
-		case page.token == "":
-			return errors.New("the listing goes on, but the server does not say where")
-		case empty > maxEmptyPages:
+		}
+		if empty > maxEmptyPages {
 			return fmt.Errorf("%d empty pages in a row", empty)
 		}
-		token = page.token
+		if err := page.turn(query); err != nil {
+			return err
+		}
 	}
 }
 
-// info checks one entry of a page. last is the name before it, or "".
-func (s *S3) info(e listEntry, encoded bool, prefix, last string) (Info, error) {
-	key := e.Key
-	if encoded {
-		var err error
-		if key, err = url.QueryUnescape(key); err != nil {
-			return Info{}, fmt.Errorf("key %.80q: %w", e.Key, err)
-		}
+// version makes of an entry what it says.
+func (s *S3) version(e listEntry, encoded bool) (Version, error) {
+	key, err := unescape(e.Key, encoded)
+	if err != nil {
+		return Version{}, err
+	}
+	if len(key) > maxName {
+		return Version{}, fmt.Errorf("a key of %d bytes", len(key))
 	}
 	name, ours := strings.CutPrefix(key, s.config.Prefix)
-	switch {
-	case len(key) > maxName:
-		return Info{}, fmt.Errorf("a key of %d bytes", len(key))
-	case !ours || !strings.HasPrefix(name, prefix):
-		return Info{}, fmt.Errorf("key %q is outside of what was asked for", key)
-	case name <= last && last != "":
-		return Info{}, fmt.Errorf("key %q does not come after %q", name, last)
-	case e.Size < 0:
-		return Info{}, fmt.Errorf("key %q has %d bytes", key, e.Size)
+	if !ours {
+		return Version{}, fmt.Errorf("key %q is outside of what was asked for", key)
 	}
-	return Info{Name: name, Size: e.Size, Modified: e.Modified}, nil
+	if e.Size < 0 {
+		return Version{}, fmt.Errorf("key %q has %d bytes", key, e.Size)
+	}
+	v := Version{Info: Info{Name: name, Size: e.Size, Modified: e.Modified}, ID: e.VersionID, Latest: e.Latest, Marker: e.marker}
+	if v.Marker {
+		v.Size = 0
+	}
+	if v.ID == "" {
+		v.ID = NullVersion
+	}
+	return v, nil
+}
+
+// order checks that a listing goes on as it should.
+type order struct {
+	prefix   string
+	versions bool
+	last     Version // zero before the first
+	same     int     // entries of its name
+}
+
+func (o *order) next(v Version) error {
+	last := o.last
+	o.last = v
+	switch {
+	case !strings.HasPrefix(v.Name, o.prefix):
+		return fmt.Errorf("key %q is outside of what was asked for", v.Name)
+	case last.ID == "" || v.Name > last.Name:
+		o.same = 1
+	case !o.versions || v.Name < last.Name:
+		return fmt.Errorf("key %q does not come after %q", v.Name, last.Name)
+	case v.Latest || v.ID == last.ID:
+		return fmt.Errorf("versions of key %q are listed twice", v.Name)
+	case o.same == maxVersions:
+		return fmt.Errorf("more than %d versions of key %q", maxVersions, v.Name)
+	default:
+		o.same++
+	}
+	if err := checkVersion(v.ID); err != nil {
+		return fmt.Errorf("key %q: %w", v.Name, err)
+	}
+	return nil
+}
+
+func unescape(key string, encoded bool) (string, error) {
+	if !encoded {
+		return key, nil
+	}
+	plain, err := url.QueryUnescape(key)
+	if err != nil {
+		return "", fmt.Errorf("key %.80q: %w", key, err)
+	}
+	return plain, nil
 }
 
 type listEntry struct {
-	Key      string    `xml:"Key"`
-	Size     int64     `xml:"Size"`
-	Modified time.Time `xml:"LastModified"`
+	Key       string    `xml:"Key"`
+	Size      int64     `xml:"Size"`
+	Modified  time.Time `xml:"LastModified"`
+	VersionID string    `xml:"VersionId"`
+	Latest    bool      `xml:"IsLatest"`
+	marker    bool
 }
 
+// listing is one page.
 type listing struct {
+	versions  bool
 	entries   []listEntry
 	encoded   bool
 	truncated bool
-	token     string
+	// Where the next page begins: a token, or a key and a version of it.
+	token, key, version string
 }
 
-// page asks for one page of keys: after the name last when token is empty,
-// else where token says.
-func (s *S3) page(ctx context.Context, prefix, last, token string) (*listing, error) {
-	query := url.Values{
-		"list-type":     {"2"},
-		"encoding-type": {"url"}, // XML cannot hold every key that others may have put
-		"max-keys":      {strconv.Itoa(listPage)},
-		"prefix":        {s.config.Prefix + prefix},
+// turn makes the query ask for the page after this one.
+func (l *listing) turn(query url.Values) error {
+	if l.versions {
+		key, err := unescape(l.key, l.encoded)
+		if err != nil {
+			return err
+		}
+		query.Set("key-marker", key)
+		query.Del("version-id-marker") // which servers refuse when it is empty
+		if l.version != "" {
+			query.Set("version-id-marker", l.version)
+		}
+	} else {
+		query.Set("continuation-token", l.token)
 	}
-	if token != "" {
-		query.Set("continuation-token", token)
-	} else if last != "" {
-		query.Set("start-after", s.config.Prefix+last)
+	switch at := l.token + l.key; {
+	case at == "":
+		return errors.New("the listing goes on, but the server does not say where")
+	case len(at)+len(l.version) > maxMarker:
+		return errors.New("the listing goes on at a key that is too long")
 	}
-	target := s.endpoint()
-	target.Path = "/" + s.config.Bucket + "/"
-	target.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	return nil
+}
+
+// page asks for one page.
+func (s *S3) page(ctx context.Context, query url.Values) (*listing, error) {
+	resp, err := s.ask(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("X-Amz-Content-Sha256", emptySHA256)
-	c := s.config
-	resp, err := s.http.Do(signer.SignV4(*req, c.AccessKey, c.SecretKey, c.SessionToken, c.Region))
-	if err != nil {
-		return nil, err
-	}
-	var page *listing
+	page := &listing{versions: query.Has("versions")}
 	if resp.StatusCode == http.StatusOK {
-		page, err = readPage(resp.Body)
+		err = page.read(resp.Body)
 	} else {
 		err = readError(resp)
 	}
@@ -148,49 +226,77 @@ func (s *S3) page(ctx context.Context, prefix, last, token string) (*listing, er
 	return page, nil
 }
 
-// readPage decodes element by element, so that a page holds what was asked
-// for and nothing else, whatever the server sends.
-func readPage(body io.Reader) (*listing, error) {
+// ask sends a signed GET for the bucket. The caller closes the body.
+func (s *S3) ask(ctx context.Context, query url.Values) (*http.Response, error) {
+	target := s.endpoint()
+	target.Path = "/" + s.config.Bucket + "/"
+	target.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("X-Amz-Content-Sha256", emptySHA256)
+	c := s.config
+	return s.http.Do(signer.SignV4(*req, c.AccessKey, c.SecretKey, c.SessionToken, c.Region))
+}
+
+// read decodes element by element, so that a page holds what was asked for and
+// nothing else, whatever the server sends.
+func (l *listing) read(body io.Reader) error {
 	dec := xml.NewDecoder(body)
 	root, err := nextElement(dec)
 	if err != nil {
-		return nil, fmt.Errorf("the listing is not XML: %w", err)
+		return fmt.Errorf("the listing is not XML: %w", err)
 	}
-	if root == nil || root.Name.Local != "ListBucketResult" {
-		return nil, errors.New("the answer is not a listing: is this an S3 server?")
+	want := "ListBucketResult"
+	if l.versions {
+		want = "ListVersionsResult"
 	}
-	var page listing
+	if l.versions && root != nil && root.Name.Local == "ListBucketResult" {
+		return fmt.Errorf("%w: the server lists objects only", errors.ErrUnsupported)
+	}
+	if root == nil || root.Name.Local != want {
+		return errors.New("the answer is not a listing: is this an S3 server?")
+	}
 	for {
 		start, err := nextElement(dec)
-		if err != nil {
-			return nil, fmt.Errorf("read the listing: %w", err)
+		if err == nil && start == nil {
+			return nil
 		}
-		if start == nil {
-			return &page, nil
-		}
-		switch start.Name.Local {
-		case "Contents":
-			var e listEntry
-			err = dec.DecodeElement(&e, start)
-			page.entries = append(page.entries, e)
-			if len(page.entries) > listPage {
-				return nil, fmt.Errorf("more than the %d keys asked for", listPage)
-			}
-		case "IsTruncated":
-			err = dec.DecodeElement(&page.truncated, start)
-		case "NextContinuationToken":
-			err = dec.DecodeElement(&page.token, start)
-		case "EncodingType":
-			var encoding string
-			err = dec.DecodeElement(&encoding, start)
-			page.encoded = encoding == "url"
-		default:
-			err = dec.Skip()
+		if err == nil {
+			err = l.element(dec, start)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the listing: %w", err)
+			return fmt.Errorf("read the listing: %w", err)
 		}
 	}
+}
+
+func (l *listing) element(dec *xml.Decoder, start *xml.StartElement) error {
+	switch name := start.Name.Local; {
+	case name == "Contents" && !l.versions, (name == "Version" || name == "DeleteMarker") && l.versions:
+		if len(l.entries) == listPage {
+			return fmt.Errorf("more than the %d keys asked for", listPage)
+		}
+		e := listEntry{marker: name == "DeleteMarker"}
+		err := dec.DecodeElement(&e, start)
+		l.entries = append(l.entries, e)
+		return err
+	case name == "IsTruncated":
+		return dec.DecodeElement(&l.truncated, start)
+	case name == "NextContinuationToken" && !l.versions:
+		return dec.DecodeElement(&l.token, start)
+	case name == "NextKeyMarker" && l.versions:
+		return dec.DecodeElement(&l.key, start)
+	case name == "NextVersionIdMarker" && l.versions:
+		return dec.DecodeElement(&l.version, start)
+	case name == "EncodingType":
+		var encoding string
+		err := dec.DecodeElement(&encoding, start)
+		l.encoded = encoding == "url"
+		return err
+	}
+	return dec.Skip()
 }
 
 // nextElement returns the next child of the element that dec is in, or nil at

@@ -25,6 +25,9 @@ var (
 	// ErrCorrupt: the store refused bytes whose hash it found wrong, or
 	// answered with a length other than the one asked for.
 	ErrCorrupt = errors.New("bytes damaged on the way")
+	// ErrUnreadable: the store answered, and broke off in the middle of the
+	// object, or failed by itself: this one may be damaged where it lies.
+	ErrUnreadable = errors.New("the store fails over this object")
 	// ErrName: the caller broke the rules for names or ranges; nothing was asked of the store.
 	ErrName = errors.New("invalid object name or range")
 )
@@ -42,6 +45,8 @@ type Object struct {
 	Name   string   // as CheckName demands; never also a folder of another name
 	Data   []byte   // borrowed until Put returns; never modified
 	SHA256 [32]byte // of Data; computed once by the caller, never again here
+
+	pace pace // set by Limit, and kept by every Target as it sends Data
 }
 
 // Target is one store. All methods may be called concurrently. Names are

@@ -221,13 +221,15 @@ func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
 
 // open opens a target. Its errors name the flags of this program.
 func (r *rescue) open(loc targets.Location, creds open.Credentials) (targets.Target, error) {
-	t, err := open.Target(loc, creds, caFor(loc, r.ca), "", r.insecure)
+	o := open.Options{CAFile: caFor(loc, r.ca), Insecure: r.insecure}
+	t, err := open.Target(loc, creds, o)
 	switch {
 	case err == nil:
 	case errors.Is(err, open.ErrNowhere):
 		err = fmt.Errorf("%w: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --credentials-file FILE", open.ErrNoCredentials)
 	case !r.insecure:
-		if _, e := open.Target(loc, creds, caFor(loc, r.ca), "", true); e == nil {
+		o.Insecure = true
+		if _, e := open.Target(loc, creds, o); e == nil {
 			err = errors.New("plain http is for this machine only: write s3+https, or give --insecure")
 		}
 	}

@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	_ "time/tzdata" // schedules name time zones, and not every machine has them
 
 	"embassy/cmd/internal/term"
+	"embassy/embassy"
 
 	"github.com/urfave/cli/v2"
 )
@@ -28,11 +30,19 @@ type console struct {
 	json   bool      // data as JSON
 	quiet  bool      // no progress, no advice
 	level  slog.Level
+
+	args   []string               // of the command line, from the command on
+	shared *daemon                // not nil: the command runs inside of this daemon
+	relay  func(embassy.Progress) // not nil: shows the progress elsewhere
 }
 
 // newApp returns the program. An app is used once.
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
-	con := &console{stdin: stdin, stdout: stdout, stderr: stderr}
+	return (&console{stdin: stdin, stdout: stdout, stderr: stderr}).app()
+}
+
+// app returns the program on a console.
+func (con *console) app() *cli.App {
 	var level string
 	app := &cli.App{
 		Name:  "embassy",
@@ -43,7 +53,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			&cli.BoolFlag{Name: "quiet", Usage: "no progress and no advice; warnings and errors only", Destination: &con.quiet},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least this `LEVEL`: debug, info, warn or error", Value: "error", Destination: &level},
 		},
-		Before: func(*cli.Context) error {
+		Before: func(c *cli.Context) error {
+			con.args = c.Args().Slice()
 			if con.config == "" { // an empty $EMBASSY_CONFIG
 				con.config = defaultConfig
 			}
@@ -54,13 +65,13 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		},
 		Commands: []*cli.Command{
 			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
-			backupCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
-			statusCommand(con), demoCommand(con), versionCommand(con),
+			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
+			statusCommand(con), serveCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
 		},
 		Version:                   version,
-		Reader:                    stdin,
-		Writer:                    stdout,
-		ErrWriter:                 stderr,
+		Reader:                    con.stdin,
+		Writer:                    con.stdout,
+		ErrWriter:                 con.stderr,
 		ExitErrHandler:            func(*cli.Context, error) {},
 		DisableSliceFlagSeparator: true, // a target's settings are separated by commas
 		UseShortOptionHandling:    true,
@@ -68,6 +79,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	app.Action = group("embassy", app.Commands)
 	app.OnUsageError = usageErrorOf("embassy")
 	complete("embassy", app.Commands)
+	route(con, "", app.Commands)
 	return app
 }
 

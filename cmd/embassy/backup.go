@@ -19,26 +19,35 @@ import (
 // gapsShown of a report, before "and N more".
 const gapsShown = 10
 
+type backupOptions struct {
+	embassy.BackupOptions
+	limits
+}
+
 func backupCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "backup",
 		Usage:     "back up datasets, all of them when none is named",
 		ArgsUsage: "[DATASET...]",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "read the sources and say which files are new or changed, but store nothing"},
-		},
-		Action: action(con, func(c *cli.Context) (embassy.BackupOptions, error) {
-			return embassy.BackupOptions{Datasets: c.Args().Slice(), DryRun: c.Bool("dry-run")}, nil
+		}, limitFlags()...),
+		Action: action(con, func(c *cli.Context) (backupOptions, error) {
+			l, err := decodeLimits(c)
+			return backupOptions{embassy.BackupOptions{Datasets: c.Args().Slice(), DryRun: c.Bool("dry-run")}, l}, err
 		}, runBackup),
 	}
 }
 
-func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err error) {
-	s, err := con.openSite()
+func runBackup(ctx context.Context, o backupOptions, con *console) (err error) {
+	s, err := con.openLimited(o.limits)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if s.config.Keyless() {
+		return usage("%s has a nation_key, and is that of a machine that copies and checks: it backs nothing up", con.config)
+	}
 	if len(s.config.Datasets) == 0 {
 		return usage("%s names no dataset: add one, then run embassy charter apply", con.config)
 	}
@@ -52,7 +61,7 @@ func runBackup(ctx context.Context, o embassy.BackupOptions, con *console) (err 
 	if err != nil {
 		return err
 	}
-	reports, failure := service.Backup(ctx, o)
+	reports, failure := service.Backup(ctx, o.BackupOptions)
 	if err := s.close(); err != nil {
 		return err
 	}

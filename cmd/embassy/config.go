@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"embassy/embassy"
 	"embassy/embassy/config"
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 
 	"github.com/urfave/cli/v2"
@@ -23,6 +25,15 @@ func configCommand(con *console) *cli.Command {
 			Action: action(con, func(c *cli.Context) (struct{}, error) {
 				return struct{}{}, noArguments(c)
 			}, runConfigCheck),
+		}, {
+			Name:  "replicator",
+			Usage: "print the configuration of a machine that copies and checks, and holds no key",
+			Description: "Run it on a machine that backs up, and save what it prints as embassy.yaml on the other one. It holds\n" +
+				"no secret: the nation's public key, pseudonyms of compartments, where they lie, and the names of\n" +
+				"environment variables that the keys of the stores are to be put into. No target is asked.",
+			Action: action(con, func(c *cli.Context) (struct{}, error) {
+				return struct{}{}, noArguments(c)
+			}, runConfigReplicator),
 		}},
 	}
 }
@@ -82,6 +93,52 @@ func runConfigCheck(_ context.Context, _ struct{}, con *console) error {
 	return printMeaning(con, cfg)
 }
 
+// runConfigReplicator prints YAML.
+func runConfigReplicator(_ context.Context, _ struct{}, con *console) error {
+	cfg, err := config.Load(con.config)
+	if err != nil {
+		return badConfig(err)
+	}
+	if con.json {
+		return usage("config replicator prints YAML: leave --json out")
+	}
+	if cfg.Keyless() {
+		return usage("%s has a nation_key already: run this on a machine that backs up", con.config)
+	}
+	if err := sameNation(cfg); err != nil {
+		return err
+	}
+	state, err := embassy.OpenState(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	keys, err := state.Keys()
+	if err != nil {
+		return err
+	}
+	r := config.Replicator{Nation: cfg.Nation, Key: nationKey(state), Targets: cfg.Targets}
+	listed := map[format.ID]bool{}
+	for _, c := range cfg.Compartments {
+		signed, err := keys.Named(c.Name)
+		if err != nil {
+			fmt.Fprintf(con.stderr, "warning: %s, and is left out: run embassy charter apply with the recovery kit\n", oneLine(err))
+			continue
+		}
+		c.ID, listed[signed.ID] = signed.ID, true
+		r.Compartments = append(r.Compartments, c)
+	}
+	for _, c := range keys.Charter.Compartments {
+		if !listed[c.ID] {
+			fmt.Fprintf(con.stderr, "warning: compartment %s of the charter is not in %s, and is left out: add it to what is printed, or it is not copied\n", c.ID, con.config)
+		}
+	}
+	if len(r.Compartments) == 0 {
+		return usage("no compartment of %s is in the charter: run embassy charter apply with the recovery kit", con.config)
+	}
+	slices.SortStableFunc(r.Compartments, func(a, b config.Compartment) int { return a.Rank - b.Rank })
+	return config.WriteReplicator(con.stdout, r)
+}
+
 // unsigned warns of datasets that the charter of this machine does not have.
 func unsigned(cfg *config.Config) []config.Problem {
 	state, err := embassy.OpenState(cfg.StateDir)
@@ -106,11 +163,26 @@ func unsigned(cfg *config.Config) []config.Problem {
 func printMeaning(con *console, cfg *config.Config) error {
 	w := table(con.stdout)
 	fmt.Fprintf(w, "nation\t%s\nstate\t%s\n", cfg.Nation, cfg.StateDir)
+	if cfg.Keyless() {
+		fmt.Fprintf(w, "nation key\t%s: this machine copies and checks\n", cfg.NationKey)
+	}
 	if cfg.Kit != "" {
 		fmt.Fprintf(w, "recovery kit\t%s\n", cfg.Kit)
 	}
+	if text := limitsText(cfg.Limits); text != "" {
+		fmt.Fprintf(w, "limits\t%s, all targets together\n", text)
+	}
+	for _, t := range cfg.Targets {
+		if text := limitsText(t.Limits); text != "" {
+			fmt.Fprintf(w, "limits of %s\t%s\n", t.Name, text)
+		}
+	}
+	fmt.Fprintf(w, "serve\t%s\n", serveText(cfg.Serve))
 	for _, c := range cfg.Compartments {
 		fmt.Fprintf(w, "\t\ncompartment %s\t%s\n", c.Name, c.Classification)
+		if !c.ID.IsZero() {
+			fmt.Fprintf(w, "  id\t%s, rank %d\n", c.ID, c.Rank)
+		}
 		for tier, names := range c.PACE.Tiers() {
 			var stores []string
 			for _, name := range names {
@@ -131,7 +203,10 @@ func printMeaning(con *console, cfg *config.Config) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if len(cfg.Datasets) == 0 {
+	if cfg.Keyless() && len(cfg.Compartments) == 0 {
+		fmt.Fprintln(con.stderr, "There are no compartments, so every one of the charter is copied to every target.")
+	}
+	if len(cfg.Datasets) == 0 && !cfg.Keyless() {
 		fmt.Fprintln(con.stderr, "warning: there is no dataset, so nothing is backed up from this machine")
 	}
 	return nil
@@ -142,6 +217,30 @@ func place(jurisdiction string) string {
 		return "unknown jurisdiction"
 	}
 	return jurisdiction
+}
+
+// limitsText says what is sent and fetched at most; empty: anything.
+func limitsText(l config.Limits) string {
+	var words []string
+	if l.Upload > 0 {
+		words = append(words, "up "+size(uint64(l.Upload))+"/s")
+	}
+	if l.Download > 0 {
+		words = append(words, "down "+size(uint64(l.Download))+"/s")
+	}
+	return strings.Join(words, ", ")
+}
+
+func serveText(s config.Serve) string {
+	verify := s.VerifyLevel
+	if verify == "sample" {
+		verify = fmt.Sprintf("%.4g%%", 100*s.Sample)
+	}
+	if s.Repair {
+		verify += " and repair"
+	}
+	return fmt.Sprintf("replicate %s; verify %s %s; renew locks %s; check targets %s; on %s",
+		s.Replicate, verify, s.Verify, s.Locks, s.Check, s.Listen)
 }
 
 func ruleText(r policy.Rule) string {

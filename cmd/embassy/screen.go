@@ -33,8 +33,9 @@ const (
 type screen struct {
 	mu       sync.Mutex
 	out      io.Writer
-	order    []string // names of targets
-	wanted   bool     // progress is to be shown
+	order    []string               // names of targets
+	wanted   bool                   // progress is to be shown
+	relay    func(embassy.Progress) // not nil: it is shown elsewhere
 	bars     *mpb.Progress
 	drawn    []*mpb.Bar
 	samples  []embassy.Progress
@@ -48,7 +49,7 @@ type screen struct {
 }
 
 func newScreen(con *console, targets []string) *screen {
-	s := &screen{out: con.stderr, order: targets, wanted: !con.quiet, plain: time.Now()}
+	s := &screen{out: con.stderr, order: targets, wanted: !con.quiet, relay: con.relay, plain: time.Now()}
 	if f, ok := con.stderr.(*os.File); ok && s.wanted && xterm.IsTerminal(int(f.Fd())) {
 		s.bars = mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(100*time.Millisecond))
 	}
@@ -100,6 +101,10 @@ func (s *screen) progress(p embassy.Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.wanted {
+		return
+	}
+	if s.relay != nil {
+		s.relay(p)
 		return
 	}
 	now := time.Now()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +20,10 @@ func statusCommand(con *console) *cli.Command {
 		Usage: "how safe is every dataset; exit code 4 beyond an RPO or below a commit rule",
 		Description: "SAFE is the newest snapshot that the commit rule holds for, and all columns up to TIERS are about it.\n" +
 			"STATE tells of a newer one that is not safe yet. TIERS says which targets have the safe one: P+ is\n" +
-			"a primary one that has it, and E-3 an emergency one that lacks three entries of the ledger.",
+			"a primary one that has it, and E-3 an emergency one that lacks three entries of the ledger.\n" +
+			"BEHIND counts the entries that a target lacks, of all chains that this machine knows; embassy replicate\n" +
+			"brings them. A fault stays listed, with exit code 5, until it is mended (embassy verify --repair) or\n" +
+			"forgiven (embassy target trust).",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "live", Usage: "ask the targets instead of telling what is remembered"},
 		},
@@ -61,8 +66,59 @@ func runStatus(ctx context.Context, live bool, con *console) (err error) {
 
 func printStatus(con *console, status embassy.Status) error {
 	w := table(con.stdout)
+	if len(status.Datasets) > 0 {
+		printDatasets(w, status.Datasets)
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(w, "TARGET\tJURISDICTION\tGUARDED\tBEHIND\tCONFIRMED (UTC)\tVERIFIED (UTC)\tLOCKED UNTIL\tSTATE")
+	for _, t := range status.Targets {
+		state := "not asked"
+		fault := slices.IndexFunc(status.Faults, func(f embassy.Fault) bool { return f.Target == t.Name && f.Kind.Distrusts() })
+		switch {
+		case fault >= 0:
+			state = "SET ASIDE: " + string(status.Faults[fault].Kind) + ", see below"
+		case t.Err != nil:
+			state = cause(t.Name, t.Err)
+		case t.Live:
+			state = "answers"
+		}
+		if t.LockDue {
+			state += "; LOCKS END SOON: embassy replicate renews them"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), t.Behind,
+			moment(t.AsOf), verifiedText(t.Verified), lockedText(t.Locked), state)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return printFaults(con.stdout, status.Faults)
+}
+
+// verifiedText is the last verification in a word.
+func verifiedText(v *embassy.Verified) string {
+	switch {
+	case v == nil:
+		return "never"
+	case v.Error != "":
+		return moment(v.Time) + " NOT TO THE END"
+	case v.Classes > 0:
+		return fmt.Sprintf("%s %s %d/%d", moment(v.Time), v.Level, v.Class+1, v.Classes)
+	}
+	return moment(v.Time) + " " + v.Level
+}
+
+func lockedText(l *embassy.Locked) string {
+	if l == nil || l.Earliest == nil {
+		return "-"
+	}
+	return l.Earliest.UTC().Format(time.DateOnly)
+}
+
+func printDatasets(w io.Writer, datasets []embassy.DatasetStatus) {
 	fmt.Fprintln(w, "DATASET\tPRIORITY\tSAFE (UTC)\tAGE\tRPO\tCOPIES\tGUARDED\tIN\tTIERS\tSTATE")
-	for _, d := range status.Datasets {
+	for _, d := range datasets {
 		age, rpo := "-", "-"
 		if !d.Newest.IsZero() {
 			age = whole(d.Age)
@@ -74,19 +130,34 @@ func printStatus(con *console, status embassy.Status) error {
 			d.Copies, d.Guarded, dash(strings.Join(d.Jurisdictions, ",")), tiersText(d.Tiers), stateText(d))
 	}
 	fmt.Fprintln(w)
-	if err := w.Flush(); err != nil {
-		return err
+}
+
+// faultsShown of one target and kind, before "and N more".
+const faultsShown = 5
+
+// printFaults lists the book of faults.
+func printFaults(out io.Writer, faults []embassy.Fault) error {
+	w := table(out)
+	if len(faults) > 0 {
+		fmt.Fprintln(w, "\nFAULT\tTARGET\tSINCE (UTC)\tOBJECT\tWHAT")
 	}
-	fmt.Fprintln(w, "TARGET\tJURISDICTION\tGUARDED\tLAST CONFIRMED (UTC)\tURL\tSTATE")
-	for _, t := range status.Targets {
-		state := "not asked"
-		switch {
-		case t.Err != nil:
-			state = cause(t.Name, t.Err)
-		case t.Live:
-			state = "answers"
+	type group struct {
+		target string
+		kind   embassy.FaultKind
+	}
+	seen := map[group]int{}
+	for _, f := range faults {
+		g := group{f.Target, f.Kind}
+		if seen[g]++; seen[g] <= faultsShown {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Kind, dash(f.Target), moment(f.First), dash(printable(f.Object)), printable(f.Text))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), moment(t.AsOf), t.URL, state)
+	}
+	for _, f := range faults {
+		g := group{f.Target, f.Kind}
+		if more := seen[g] - faultsShown; more > 0 {
+			fmt.Fprintf(w, "%s\t%s\t\tand %d more\t--json lists all\n", f.Kind, dash(f.Target), more)
+			delete(seen, g)
+		}
 	}
 	return w.Flush()
 }
@@ -183,8 +254,23 @@ type targetStatus struct {
 	Jurisdiction string     `json:"jurisdiction,omitempty"`
 	AsOf         *time.Time `json:"as_of"`
 	Guarded      string     `json:"guarded"`
+	Behind       uint64     `json:"entries_behind"`
 	Live         bool       `json:"live"`
 	Error        string     `json:"error,omitempty"`
+
+	Verified *embassy.Verified `json:"verified"`
+	Locked   *embassy.Locked   `json:"locked"`
+	LockDue  bool              `json:"lock_due"`
+}
+
+// fault is embassy.Fault in JSON.
+type fault struct {
+	Kind   string    `json:"kind"`
+	Target string    `json:"target,omitempty"`
+	Object string    `json:"object,omitempty"`
+	Text   string    `json:"text"`
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
 }
 
 func printStatusJSON(con *console, status embassy.Status) error {
@@ -192,7 +278,8 @@ func printStatusJSON(con *console, status embassy.Status) error {
 		schema
 		Datasets []datasetStatus `json:"datasets"`
 		Targets  []targetStatus  `json:"targets"`
-	}{schemaV1, []datasetStatus{}, []targetStatus{}}
+		Faults   []fault         `json:"faults"`
+	}{schemaV1, []datasetStatus{}, []targetStatus{}, []fault{}}
 	for _, d := range status.Datasets {
 		j := datasetStatus{
 			Name: d.Name, Compartment: d.Compartment, Priority: d.Priority, Time: stamp(d.Time),
@@ -214,7 +301,10 @@ func printStatusJSON(con *console, status embassy.Status) error {
 		doc.Datasets = append(doc.Datasets, j)
 	}
 	for _, t := range status.Targets {
-		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.AsOf), guardedText(t.Guarded), t.Live, message(t.Err)})
+		doc.Targets = append(doc.Targets, targetStatus{t.Name, t.URL, t.Jurisdiction, stamp(t.AsOf), guardedText(t.Guarded), t.Behind, t.Live, message(t.Err), t.Verified, t.Locked, t.LockDue})
+	}
+	for _, f := range status.Faults {
+		doc.Faults = append(doc.Faults, fault{string(f.Kind), f.Target, f.Object, f.Text, f.First.UTC(), f.Last.UTC()})
 	}
 	return printJSON(con.stdout, doc)
 }

@@ -53,18 +53,18 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	state, err := embassy.OpenState(s.config.StateDir)
+	me, err := s.identity()
 	if err != nil && !errors.Is(err, embassy.ErrNoState) {
 		return err
 	}
-	guarded, err := s.guarded(state != nil)
+	guarded, err := s.guarded(me.key.Signer != nil)
 	if err != nil {
 		return err
 	}
 	answers := make([]targetAnswer, len(s.members))
 	var wg sync.WaitGroup
 	for i, m := range s.members {
-		wg.Go(func() { answers[i] = ask(ctx, m, state) })
+		wg.Go(func() { answers[i] = ask(ctx, m, me) })
 	}
 	wg.Wait()
 	if err := ctx.Err(); err != nil {
@@ -147,25 +147,26 @@ func (s *site) tiersOf(target string) []string {
 	return tiers
 }
 
-// ask lists the start of what a target holds of the nation; state is nil when
+// ask lists the start of what a target holds of the nation; me is zero when
 // this machine belongs to none yet.
-func ask(ctx context.Context, m *embassy.Member, state *embassy.State) targetAnswer {
+func ask(ctx context.Context, m *embassy.Member, me identity) targetAnswer {
 	a := targetAnswer{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction}
 	err := m.Down()
 	if m.Target != nil {
 		ctx, cancel := context.WithTimeout(ctx, probeFor)
 		defer cancel()
 		prefix := ""
-		if state != nil { // credentials may be good for the nation's part only
-			prefix = format.CharterPrefix(state.Nation())
+		known := me.key.Signer != nil
+		if known { // credentials may be good for the nation's part only
+			prefix = format.CharterPrefix(me.key.Nation)
 		}
 		start := time.Now()
 		for _, err = range m.Target.List(ctx, prefix) {
 			break
 		}
 		a.Milliseconds = time.Since(start).Milliseconds()
-		if err == nil && state != nil {
-			err = m.Foreign(ctx, state.Nation())
+		if err == nil && known {
+			err = m.Foreign(ctx, me.key.Nation)
 		}
 	}
 	a.Reachable = err == nil

@@ -228,13 +228,19 @@ func targetTrustCommand(con *console) *cli.Command {
 		Usage:     "forgive a target what it did, and look at it as if for the first time",
 		ArgsUsage: "TARGET",
 		Description: "For a target that was emptied, rolled back or replaced on purpose. The reason goes into the history.\n" +
-			"Run embassy target check and embassy verify afterwards: nothing is known of the target any more.",
+			"Run embassy target check and embassy verify afterwards: nothing is known of the target any more.\n\n" +
+			"With --chain no target is forgiven: a fork, which is no target's fault, is acknowledged.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "reason", Usage: "`TEXT` that says why, for those who read the history"},
+			&cli.StringFlag{Name: "chain", Usage: "acknowledge the fork of the chain whose `ID`, as status shows it, begins so"},
 		},
 		Action: action(con, func(c *cli.Context) (targetTrustOptions, error) {
-			o := targetTrustOptions{c.Args().First(), c.String("reason")}
-			if c.NArg() != 1 {
+			o := targetTrustOptions{c.Args().First(), c.String("chain"), c.String("reason")}
+			if c.IsSet("chain") {
+				if o.chain == "" || c.Args().Present() {
+					return o, usage("embassy target trust takes the name of one target, or --chain with an ID")
+				}
+			} else if c.NArg() != 1 {
 				return o, usage("embassy target trust takes the name of one target")
 			}
 			if strings.TrimSpace(o.reason) == "" {
@@ -245,7 +251,7 @@ func targetTrustCommand(con *console) *cli.Command {
 	}
 }
 
-type targetTrustOptions struct{ target, reason string }
+type targetTrustOptions struct{ target, chain, reason string }
 
 func runTargetTrust(ctx context.Context, o targetTrustOptions, con *console) (err error) {
 	s, err := con.openSite()
@@ -260,7 +266,12 @@ func runTargetTrust(ctx context.Context, o targetTrustOptions, con *console) (er
 	if err != nil {
 		return err
 	}
-	forgiven, err := service.Trust(ctx, o.target, o.reason)
+	var forgiven []embassy.Fault
+	if o.chain != "" {
+		forgiven, err = service.TrustChain(o.chain, o.reason)
+	} else {
+		forgiven, err = service.Trust(ctx, o.target, o.reason)
+	}
 	if err != nil {
 		return err
 	}
@@ -270,11 +281,15 @@ func runTargetTrust(ctx context.Context, o targetTrustOptions, con *console) (er
 	if con.json {
 		return printForgivenJSON(con, o.target, forgiven)
 	}
-	if len(forgiven) == 0 {
+	switch {
+	case o.chain != "":
+		fmt.Fprintln(con.stdout, "acknowledged; the chain stays frozen:")
+	case len(forgiven) == 0:
 		fmt.Fprintf(con.stdout, "target %s had no fault; what it showed is forgotten all the same\n", o.target)
 		return nil
+	default:
+		fmt.Fprintf(con.stdout, "target %s is looked at as if for the first time; forgiven:\n", o.target)
 	}
-	fmt.Fprintf(con.stdout, "target %s is looked at as if for the first time; forgiven:\n", o.target)
 	w := table(con.stdout)
 	fmt.Fprintln(w, "  FAULT\tFIRST (UTC)\tLAST (UTC)\tOBJECT\tWHAT")
 	for _, f := range forgiven {
@@ -301,7 +316,7 @@ func printForgivenJSON(con *console, target string, forgiven []embassy.Fault) er
 	}
 	doc := struct {
 		schema
-		Target   string  `json:"target"`
+		Target   string  `json:"target,omitempty"`
 		Forgiven []fault `json:"forgiven"`
 	}{schemaV1, target, []fault{}}
 	for _, f := range forgiven {

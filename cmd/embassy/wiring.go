@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"embassy/catalog"
@@ -26,18 +27,30 @@ const lockWait = 10 * time.Second
 type site struct {
 	config  *config.Config
 	members []*embassy.Member
+	reopen  []func() (targets.Target, error) // opens the target of each member once more
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
+	shared  *daemon          // nil unless all of this but the screen is the daemon's
 }
 
 // openSite reads the configuration and opens its targets. A target that cannot
 // be opened becomes a member that is down, with the cause. The caller closes
 // the site.
-func (con *console) openSite() (*site, error) { return con.openSiteWith(targets.OpenDir) }
+func (con *console) openSite() (*site, error) { return con.openLimited(limits{}) }
+
+// openLimited is openSite with limits that override those of the configuration.
+func (con *console) openLimited(l limits) (*site, error) { return con.open(l, targets.OpenDir) }
 
 // openSiteWith is openSite; dir opens directories.
 func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*site, error) {
+	return con.open(limits{}, dir)
+}
+
+func (con *console) open(l limits, dir func(path string) (*targets.Dir, error)) (*site, error) {
+	if con.shared != nil {
+		return con.shared.siteFor(con, l)
+	}
 	cfg, err := config.Load(con.config)
 	if err != nil {
 		return nil, badConfig(err)
@@ -45,10 +58,22 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 	if err := sameNation(cfg); err != nil {
 		return nil, err
 	}
+	if err := l.check(cfg); err != nil {
+		return nil, err
+	}
 	s := &site{config: cfg}
+	up, down := l.overall(cfg)
 	var names []string
 	for _, t := range cfg.Targets {
-		target, err := openTarget(t, dir)
+		open := func() (targets.Target, error) {
+			target, err := openTarget(t, dir)
+			if err != nil {
+				return nil, err
+			}
+			return l.limit(t, target, up, down), nil
+		}
+		target, err := open()
+		s.reopen = append(s.reopen, open)
 		s.members = append(s.members, embassy.NewMember(t.Name, t.URL, t.Jurisdiction, target, err, time.Now))
 		names = append(names, t.Name)
 	}
@@ -61,11 +86,44 @@ func (con *console) openSiteWith(dir func(path string) (*targets.Dir, error)) (*
 // machine belongs to.
 func sameNation(cfg *config.Config) error {
 	state, err := embassy.OpenState(cfg.StateDir)
-	if err != nil || state.Name() == cfg.Nation {
+	if err != nil {
 		return nil // what is wrong with the state, its user says
 	}
-	return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
-		cfg.File, cfg.NationLine, cfg.Nation, state.Name())
+	if state.Name() != cfg.Nation {
+		return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
+			cfg.File, cfg.NationLine, cfg.Nation, state.Name())
+	}
+	if pinned := nationKey(state); cfg.Keyless() && cfg.NationKey.String() != pinned.String() {
+		return usage("%s:%d: nation_key is not that of the nation that this machine belongs to, which is %s: correct it, or name another state_dir",
+			cfg.File, cfg.NationKeyLine, pinned)
+	}
+	return nil
+}
+
+// nationKey is the public key that a machine with state has pinned.
+func nationKey(state *embassy.State) format.NationKey {
+	return format.NationKey{Nation: state.Nation(), Signer: state.Verifier()}
+}
+
+// identity is what this machine knows of its nation by itself.
+type identity struct {
+	key   format.NationKey
+	state *embassy.State // nil on a keyless machine, which has no more than the key
+}
+
+// identity tells which of the two this machine is. The error of one that is
+// neither wraps [embassy.ErrNoState].
+func (s *site) identity() (identity, error) {
+	state, err := embassy.OpenState(s.config.StateDir)
+	switch {
+	case err == nil:
+		return identity{nationKey(state), state}, nil
+	case errors.Is(err, embassy.ErrNoState) && s.config.Keyless():
+		return identity{key: s.config.NationKey}, nil
+	case errors.Is(err, embassy.ErrNoState):
+		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up", err)
+	}
+	return identity{}, err
 }
 
 // badConfig makes a configuration that cannot be read a mistake of usage.
@@ -81,30 +139,80 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 	if err != nil {
 		return nil, err
 	}
-	if loc.Scheme == targets.SchemeDir {
-		d, err := dir(loc.Path)
-		if err != nil {
-			return nil, err // not d: a nil *Dir is no nil Target
-		}
-		return d, nil
-	}
 	return open.Target(loc, open.Credentials{
 		AccessKeyEnv: t.Credentials.AccessKeyEnv, SecretKeyEnv: t.Credentials.SecretKeyEnv,
 		File: t.Credentials.File, Profile: t.Credentials.Profile,
-	}, t.CAFile, t.Region, t.Insecure)
+	}, open.Options{
+		CAFile: t.CAFile, Region: t.Region, Insecure: t.Insecure, Dir: dir,
+		Lock: targets.LockRule{Mode: t.Lock.Mode, For: time.Duration(t.Lock.Days) * 24 * time.Hour},
+	})
 }
 
-// openCatalog opens the catalog of the state directory.
+// openCatalog opens the catalog of this machine. One that is damaged, or that
+// another version of the program wrote, is moved aside, and an empty one takes
+// its place: it is a cache.
 func (s *site) openCatalog() error {
-	state, err := embassy.OpenState(s.config.StateDir)
+	if s.shared != nil {
+		return nil
+	}
+	me, err := s.identity()
 	if err != nil {
 		return err
+	}
+	dir := filepath.Join(s.config.StateDir, "catalog")
+	if me.state != nil {
+		dir = me.state.CatalogDir()
+	} else if err := os.MkdirAll(s.config.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
 	}
 	if err := writable(s.config.StateDir); err != nil {
 		return err
 	}
-	s.catalog, err = catalog.Open(state.CatalogDir(), catalog.Options{LockWait: lockWait, Logger: s.log})
+	if s.catalog, err = s.openOrReplace(dir); err != nil {
+		return err
+	}
+	if me.state == nil { // nothing else says whose directory it is
+		err = s.claim(me.key)
+	}
 	return err
+}
+
+func (s *site) openOrReplace(dir string) (*catalog.Catalog, error) {
+	options := catalog.Options{LockWait: lockWait, Logger: s.log}
+	c, err := catalog.Open(dir, options)
+	why := "was damaged"
+	switch {
+	case errors.Is(err, catalog.ErrSchema):
+		why = "was written by another version of embassy"
+	case !errors.Is(err, catalog.ErrCorrupt):
+		return c, err
+	}
+	to, asideErr := catalog.MoveAside(dir, time.Now())
+	if to == "" {
+		return nil, errors.Join(err, asideErr)
+	}
+	s.screen.warn(embassy.Finding{Object: "catalog", Err: fmt.Errorf("it %s, and lies in %s now; what it knew is learned again from the ledgers", why, to)})
+	if asideErr != nil {
+		s.screen.warn(embassy.Finding{Object: "catalog", Err: asideErr})
+	}
+	return catalog.Open(dir, options)
+}
+
+// claim refuses a catalog of another nation, and marks a new one.
+func (s *site) claim(key format.NationKey) error {
+	const note = "nation"
+	nation := key.Nation.String()
+	owner, found, err := s.catalog.Noted(note)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return s.catalog.Note(note, []byte(nation))
+	case string(owner) != nation:
+		return usage("%s:%d: nation_key is of nation %s, and the state directory %s is of nation %s: correct the key, or name another state_dir",
+			s.config.File, s.config.NationKeyLine, nation, s.config.StateDir, owner)
+	}
+	return nil
 }
 
 // writable says in words that a state directory belongs to somebody else.
@@ -121,6 +229,9 @@ func writable(dir string) error {
 
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
+	if s.shared != nil {
+		return s.shared.service.With(s.screen.warn, s.screen.progress, s.log), nil
+	}
 	o := embassy.Options{
 		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
 	}
@@ -133,7 +244,7 @@ func (s *site) service() (*embassy.Service, error) {
 // close ends the progress and closes the catalog.
 func (s *site) close() error {
 	s.screen.close()
-	if s.catalog == nil {
+	if s.catalog == nil || s.shared != nil {
 		return nil
 	}
 	c := s.catalog
@@ -158,6 +269,9 @@ func (s *site) kitPath(r reader) (string, error) {
 
 // openKit opens the recovery kit.
 func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *format.Kit, error) {
+	if s.shared != nil {
+		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
+	}
 	path, err := s.kitPath(r)
 	if err != nil {
 		return nil, nil, err

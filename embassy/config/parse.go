@@ -171,6 +171,7 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 		}, targetsHint},
 		key{"compartments", func(n *yaml.Node) { compartments = n }, ""},
 		key{"datasets", func(n *yaml.Node) { datasets = n }, ""},
+		key{"pack_size", s.packSize, ""},
 		key{"limits", s.limits, ""},
 		key{"serve", s.serve, ""},
 		key{"notify", s.notify, ""},
@@ -189,6 +190,15 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 	}
 	s.rank()
 	s.advise()
+}
+
+func (s *sections) packSize(n *yaml.Node) {
+	const hint = "write 16MiB for thin links, 32MiB, which is the default, or 64MiB"
+	before := len(s.problems)
+	s.quantity("pack_size", "size", ParseSize, &s.PackSize, hint)(n)
+	if size := s.PackSize; len(s.problems) == before && (size < 16<<20 || size > format.MaxPackSize || size&(size-1) != 0) {
+		s.fail(n, fmt.Sprintf("pack_size cannot be %s", quote(n.Value)), hint)
+	}
 }
 
 func (s *sections) limits(n *yaml.Node) {

@@ -41,6 +41,9 @@ func (s Schedule) String() string {
 
 // span writes a length of time as ParseDuration reads it.
 func span(d time.Duration) string {
+	if d >= day && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
 	text := d.String()
 	for _, zero := range []string{"m0s", "h0m"} {
 		if strings.HasSuffix(text, zero) {

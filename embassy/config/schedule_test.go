@@ -100,6 +100,9 @@ func TestScheduleNext(t *testing.T) {
 		{config.Schedule{Cron: "0 0 29 2 *", Zone: tallinn}, "2096-03-01 00:00", "2104-02-29 00:00"},
 		{config.Schedule{Cron: "30 1 * * *", Zone: time.UTC}, "2026-07-01 12:00", "2026-07-02 04:30"},
 		{config.Schedule{Cron: "30 1 * * *", Zone: zone(t, "America/New_York"), Jitter: time.Minute}, "2026-07-01 12:00", "2026-07-02 08:30"},
+		// Half an hour is skipped: what was meant for 02:20 comes after what was meant for 02:40.
+		{config.Schedule{Cron: "20,40 2 * * *", Zone: zone(t, "Australia/Lord_Howe")}, "2026-10-03 18:00", "2026-10-03 18:40"},
+		{config.Schedule{Cron: "20,40 2 * * *", Zone: zone(t, "Australia/Lord_Howe")}, "2026-10-03 18:40", "2026-10-03 18:50"},
 		{config.Schedule{Cron: "0 23 * * 7", Zone: tallinn}, "2026-11-21 12:00", "2026-11-22 23:00"}, // Sunday
 	} {
 		if got := test.schedule.Next(at(test.after)); !got.Equal(at(test.want)) {

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -90,6 +91,32 @@ func Start(t testing.TB, opts ...Option) *Server {
 func (s *Server) Bucket(t testing.TB, name string) string {
 	t.Helper()
 	if err := s.client(t).MakeBucket(t.Context(), name, miniogo.MakeBucketOptions{}); err != nil {
+		t.Fatalf("make bucket %s: %v", name, err)
+	}
+	return name
+}
+
+// BucketOptions say what a bucket can do.
+type BucketOptions struct {
+	Versioning  bool
+	Lock        bool   // objects can be locked; implies Versioning
+	DefaultMode string // of the lock that every new object gets: governance or compliance; implies Lock
+	DefaultDays uint   // of that lock
+}
+
+// BucketWith makes a bucket that can do more, and returns its name.
+func (s *Server) BucketWith(t testing.TB, name string, o BucketOptions) string {
+	t.Helper()
+	client := s.client(t)
+	err := client.MakeBucket(t.Context(), name, miniogo.MakeBucketOptions{ObjectLocking: o.Lock || o.DefaultMode != ""})
+	if err == nil && o.Versioning {
+		err = client.EnableVersioning(t.Context(), name)
+	}
+	if err == nil && o.DefaultMode != "" {
+		mode, days := miniogo.RetentionMode(strings.ToUpper(o.DefaultMode)), miniogo.Days
+		err = client.SetBucketObjectLockConfig(t.Context(), name, &mode, &o.DefaultDays, &days)
+	}
+	if err != nil {
 		t.Fatalf("make bucket %s: %v", name, err)
 	}
 	return name

@@ -86,4 +86,57 @@ func TestProxy(t *testing.T) {
 	want("slow", false)
 	proxy.Heal()
 	want("healed", true)
+
+	proxy.Pause()
+	want("silent", false)
+	proxy.Resume()
+	want("not silent any more", true)
+	proxy.Link(1000, 0) // 10 s for 10,000 bytes
+	want("thin", false)
+	proxy.Link(0, 0)
+	want("not thin any more", true)
+
+	const latency = 300 * time.Millisecond
+	proxy.Link(0, latency)
+	began := time.Now()
+	want("far away", true)
+	if took := time.Since(began); took < 2*latency {
+		t.Errorf("an answer over a long link took %v", took)
+	}
+	proxy.Heal()
+
+	stop := proxy.Flap(time.Millisecond, time.Hour)
+	for ask() == nil { // until it is down
+		client.CloseIdleConnections()
+	}
+	client.CloseIdleConnections()
+	stop()
+	want("flapping ended", true)
+}
+
+// TestPauseKeepsConnections holds up an answer, and lets it go.
+func TestPauseKeepsConnections(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	t.Cleanup(upstream.Close)
+	proxy := minio.Proxy(t, strings.TrimPrefix(upstream.URL, "http://"))
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	t.Cleanup(client.CloseIdleConnections)
+	proxy.Pause()
+	answered := make(chan error)
+	go func() {
+		resp, err := client.Get("http://" + proxy.Endpoint)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		t.Fatalf("a silent link gave an answer: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	proxy.Resume()
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
 }

@@ -24,36 +24,52 @@ type Credentials struct {
 	Profile                    string // its section; empty: default
 }
 
+// Options say how a target is opened. The zero Options are those of a target
+// without limits, which checks certificates with the authorities of the system.
+type Options struct {
+	CAFile   string           // PEM certificates that replace those of the system
+	Region   string           // empty: us-east-1
+	Insecure bool             // plain http beyond loopback
+	Lock     targets.LockRule // of what is put to S3
+
+	Upload, Download []*targets.Limiter // all of them count; nil ones do not
+
+	Dir func(path string) (*targets.Dir, error) // opens directories; nil: targets.OpenDir
+}
+
 // Target opens a target. Nothing is asked of an S3 server, so the error is
-// about credentials, files or settings; a directory must exist. caFile holds
-// PEM certificates that replace those of the system, or is empty; insecure
-// allows plain http beyond loopback.
-func Target(loc targets.Location, creds Credentials, caFile, region string, insecure bool) (targets.Target, error) {
+// about credentials, files or settings; a directory must exist, unless Dir
+// makes it. The target may be one that wraps another: see targets.As.
+func Target(loc targets.Location, creds Credentials, o Options) (targets.Target, error) {
+	open := s3
 	if loc.Scheme == targets.SchemeDir {
-		return directory(loc.Path)
+		open = directory
 	}
+	t, err := open(loc, creds, o)
+	if err != nil {
+		return nil, err
+	}
+	return targets.Limit(t, o.Upload, o.Download), nil
+}
+
+func s3(loc targets.Location, creds Credentials, o Options) (targets.Target, error) {
 	k, err := creds.find()
 	if err != nil {
 		return nil, err
 	}
-	s3, err := targets.OpenS3(targets.S3Config{
+	return targets.OpenS3(targets.S3Config{
 		Endpoint: loc.Endpoint, Secure: loc.Scheme == targets.SchemeS3HTTPS,
-		Bucket: loc.Bucket, Prefix: loc.Prefix, Region: region,
+		Bucket: loc.Bucket, Prefix: loc.Prefix, Region: o.Region,
 		AccessKey: k.access, SecretKey: k.secret, SessionToken: k.session,
-		CAFile: caFile, Insecure: insecure,
+		CAFile: o.CAFile, Insecure: o.Insecure, Lock: o.Lock,
 	})
-	if err != nil {
-		return nil, err // not s3: a nil *S3 is no nil Target
-	}
-	return s3, nil
 }
 
-func directory(path string) (targets.Target, error) {
-	dir, err := targets.OpenDir(path)
-	if err != nil {
-		return nil, err
+func directory(loc targets.Location, _ Credentials, o Options) (targets.Target, error) {
+	if o.Dir != nil {
+		return o.Dir(loc.Path)
 	}
-	return dir, nil
+	return targets.OpenDir(loc.Path)
 }
 
 // ErrNoCredentials: the keys of a target are not where they should be.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"embassy/cmd/internal/open"
 	"embassy/targets"
@@ -27,7 +28,7 @@ func accessKey(t *testing.T, creds open.Credentials) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target, err := open.Target(loc, creds, "", "", false)
+	target, err := open.Target(loc, creds, open.Options{})
 	if err != nil {
 		return "", err
 	}
@@ -84,11 +85,43 @@ func TestCredentials(t *testing.T) {
 
 func TestTargetInDirectory(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := open.Target(targets.Location{Scheme: targets.SchemeDir, Path: dir}, open.Credentials{}, "", "", false); err != nil {
-		t.Error(err)
+	in := func(path string) targets.Location { return targets.Location{Scheme: targets.SchemeDir, Path: path} }
+	target, err := open.Target(in(dir), open.Credentials{}, open.Options{})
+	if _, ok := target.(*targets.Dir); err != nil || !ok {
+		t.Errorf("Target returned a %T, %v", target, err)
 	}
-	target, err := open.Target(targets.Location{Scheme: targets.SchemeDir, Path: dir + "/none"}, open.Credentials{}, "", "", false)
+	target, err = open.Target(in(dir+"/none"), open.Credentials{}, open.Options{})
 	if !errors.Is(err, targets.ErrNoStore) || target != nil {
 		t.Errorf("Target returned %v, %v; want nil and ErrNoStore", target, err)
+	}
+	limits := []*targets.Limiter{nil, targets.NewLimiter(1000)}
+	target, err = open.Target(in(dir+"/made"), open.Credentials{}, open.Options{Dir: targets.CreateDir, Upload: limits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, limited := target.(interface{ Unwrap() targets.Target }); !limited {
+		t.Errorf("Target returned a %T without limits", target)
+	}
+}
+
+// A lock goes with every put.
+func TestTargetLocks(t *testing.T) {
+	mode := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mode = r.Header.Get("X-Amz-Object-Lock-Mode")
+		w.Header().Set("ETag", `"x"`)
+	}))
+	defer server.Close()
+	loc, err := targets.Parse("s3+" + server.URL + "/bucket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := open.Target(loc, open.Credentials{AccessKey: "a", SecretKey: "s"},
+		open.Options{Lock: targets.LockRule{Mode: "compliance", For: time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := target.Put(t.Context(), targets.Object{Name: "a"}); err != nil || mode != "COMPLIANCE" {
+		t.Errorf("the put asks for the lock %q, %v", mode, err)
 	}
 }

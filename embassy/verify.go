@@ -1,0 +1,478 @@
+package embassy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+)
+
+// VerifyLevel says how much a verification reads. Each reads what the one
+// before does, and more.
+type VerifyLevel int
+
+// The levels.
+const (
+	Presence VerifyLevel = iota // names and sizes
+	Sample                      // every byte of a share, another one in every run
+	Full                        // every byte
+	Decrypt                     // every chunk against its id, every snapshot walked; needs a reader's keys
+)
+
+var levelNames = []string{"presence", "sample", "full", "decrypt"}
+
+// String is the name of the level.
+func (l VerifyLevel) String() string {
+	if l < 0 || int(l) >= len(levelNames) {
+		return fmt.Sprintf("level %d", int(l))
+	}
+	return levelNames[l]
+}
+
+// ParseVerifyLevel reads what String wrote.
+func ParseVerifyLevel(name string) (VerifyLevel, error) {
+	i := slices.Index(levelNames, name)
+	if i < 0 {
+		return 0, fmt.Errorf("%q is no level: write presence, sample, full or decrypt", name)
+	}
+	return VerifyLevel(i), nil
+}
+
+const (
+	// defaultShare is the share of a sample that names none.
+	defaultShare = 0.05
+	// readsAtOnce is how many objects are read from one target at once.
+	readsAtOnce = 4
+	// maxStray is how many names that no entry lists are read past in one
+	// folder. What crashed runs leave behind is far less.
+	maxStray = 1 << 18
+	// maxVouches is how many of the entries that list one object are kept.
+	maxVouches = 64
+	// evidenceBatch is how many objects are booked at once.
+	evidenceBatch = 1_000
+)
+
+// VerifyOptions say what to verify and how.
+type VerifyOptions struct {
+	Level VerifyLevel
+	// Share is the part of the objects that one run of Sample reads, of 1; 0:
+	// 0.05. So many runs as it fits into 1 read everything.
+	Share   float64
+	Repair  bool     // mend what is damaged from another target
+	Targets []string // none: all
+	Keys    *Keys    // of a reader, for Decrypt
+}
+
+// classes is how many runs of a sample read everything.
+func (o VerifyOptions) classes() uint64 {
+	share := o.Share
+	if share <= 0 || share > 1 {
+		share = defaultShare
+		if o.Share > 1 {
+			share = 1
+		}
+	}
+	return uint64(max(1, math.Round(1/share)))
+}
+
+// Damage is an object that a target does not give as it should.
+type Damage struct {
+	Finding
+	Kind     FaultKind
+	Repaired bool // the right bytes were put, and read back
+	Lost     bool // every target answered, and none has it whole
+}
+
+// VerifiedTarget is the outcome on one target.
+type VerifiedTarget struct {
+	Target   string
+	Listed   uint64   // objects that it should hold
+	Read     uint64   // of them, those of which every byte was read
+	Bytes    uint64   // read
+	Bad      []Damage // at most 1,000
+	BadTotal uint64
+	Repaired uint64
+	Lost     uint64
+	// Class is the share that a sample read, from 0, of Classes. Classes is 0
+	// for other levels.
+	Class, Classes uint64
+	Harmed         []string // of Decrypt: snapshots that cannot be restored from it alone, one line each
+	Err            error    // why it was not looked at to the end; nil: it was
+}
+
+// Unmended returns how many bad objects are left.
+func (t VerifiedTarget) Unmended() uint64 { return t.BadTotal - t.Repaired }
+
+// LostObject is an object that no target has whole.
+type LostObject struct {
+	Object string
+	Chain  format.ID
+	Seq    uint64   // of an entry that lists it, or its own
+	Hits   []string // snapshots that use it, one line each; none: unknown without keys
+}
+
+// VerifyReport is the outcome of a verification.
+type VerifyReport struct {
+	Started  time.Time
+	Elapsed  time.Duration
+	Level    VerifyLevel
+	Targets  []VerifiedTarget // in the order of the configuration
+	Lost     []LostObject     // at most 1,000
+	Unplaced []string         // compartments of the charter that the configuration gives no place: not verified
+	// Exit is 5 when something bad is left, 4 when a target was not looked at
+	// to the end, else 0, also when all was mended.
+	Exit int
+}
+
+// Verify compares what targets hold with what the ledgers list, reads as much
+// of it as the level says, and records what is wrong. It needs no key but for
+// Decrypt. All targets are verified at once, and none holds up another; memory
+// does not grow with the number of objects. Repair writes nothing but what a
+// valid entry lists, the entries and the charters, with bytes that another
+// target gave and whose hash is right; damaged bytes are kept below
+// <state_dir>/evidence first. Stopped anywhere, it can be run again.
+func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
+	rep := VerifyReport{Started: s.now(), Level: o.Level}
+	members, err := s.named(o.Targets)
+	if err != nil {
+		return rep, err
+	}
+	if o.Level == Decrypt && (o.Keys == nil || slices.ContainsFunc(o.Keys.Compartments, func(c *Compartment) bool { return c.Reader == nil })) {
+		return rep, ErrNoReader
+	}
+	book := s.watchFaults()
+	a, err := s.openAtlas(ctx)
+	if err != nil {
+		return rep, err
+	}
+	v := &verification{s: s, a: a, o: o, kept: newKeptEvidence(s), readers: map[format.ID]*compartmentView{},
+		meter: newMeter(s.progress, s.now, "verify", "")}
+	defer v.meter.end()
+	if o.Level == Decrypt {
+		for _, c := range o.Keys.Compartments {
+			v.readers[c.ID] = &compartmentView{Compartment: c}
+		}
+	}
+	if v.charters, err = a.knownCharters(ctx); err != nil {
+		return rep, err
+	}
+	all := make([]*audit, len(members))
+	for i, m := range members {
+		pen := NewMember(m.Name, m.URL, m.Jurisdiction, m.Target, m.Down(), s.now)
+		all[i] = &audit{v: v, m: m, pen: pen, out: VerifiedTarget{Target: m.Name}, found: map[format.Hash]Evidence{},
+			broken: map[*line]uint64{}, unfit: map[format.Hash]bool{}}
+	}
+	each(members, func(i int, _ *Member) { all[i].out.Err = all[i].run(ctx) })
+	for _, t := range all {
+		if o.Level == Decrypt && t.out.Err == nil {
+			t.out.Err = t.snapshots(ctx) // one target after the other: keys are not shared
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return rep, err
+	}
+	if o.Repair {
+		if err := v.look(ctx, all); err != nil {
+			return rep, err
+		}
+	}
+	if rep.Lost, err = v.name(ctx); err != nil {
+		return rep, err
+	}
+	codes := []int{book.exit()}
+	for _, t := range all {
+		if t.out.Unmended() > 0 {
+			codes = append(codes, exitLie)
+		}
+		if t.out.Err != nil {
+			codes = append(codes, exitDegraded)
+		}
+		if err := t.noteDown(rep); err != nil {
+			return rep, err
+		}
+		rep.Targets = append(rep.Targets, t.out)
+	}
+	if rep.Unplaced = a.unplaced; len(rep.Unplaced) > 0 {
+		codes = append(codes, exitDegraded)
+	}
+	rep.Exit, rep.Elapsed = policy.ExitCode(codes...), s.now().Sub(rep.Started)
+	return rep, s.catalog.AddRun(Run{Kind: "verify", Started: rep.Started, Ended: s.now(), Exit: rep.Exit, Note: rep.note()})
+}
+
+// named returns the targets of these names, or all, in the order of the
+// configuration.
+func (s *Service) named(names []string) ([]*Member, error) {
+	for _, name := range names {
+		if s.members[name] == nil {
+			return nil, fmt.Errorf("target %q: %w", name, ErrUnknownTarget)
+		}
+	}
+	var out []*Member
+	for _, m := range s.order {
+		if len(names) == 0 || slices.Contains(names, m.Name) {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+func (r *VerifyReport) note() string {
+	var listed, read, bad, repaired, lost uint64
+	unread := 0
+	for _, t := range r.Targets {
+		listed, read, bad, repaired, lost = listed+t.Listed, read+t.Read, bad+t.BadTotal, repaired+t.Repaired, lost+t.Lost
+		if t.Err != nil {
+			unread++
+		}
+	}
+	note := fmt.Sprintf("%s: %d objects listed, %d read, %d bad, %d mended", r.Level, listed, read, bad, repaired)
+	if lost > 0 {
+		note += fmt.Sprintf(", %d lost", lost)
+	}
+	if unread > 0 {
+		note += fmt.Sprintf("; %d targets not verified to the end", unread)
+	}
+	return note
+}
+
+// Verified is the dated evidence of the last verification of a target.
+type Verified struct {
+	Time     time.Time `json:"time"`
+	Level    string    `json:"level"`
+	Class    uint64    `json:"class,omitempty"`
+	Classes  uint64    `json:"classes,omitempty"`
+	Listed   uint64    `json:"objects"`
+	Read     uint64    `json:"objects_read"`
+	Bytes    uint64    `json:"bytes_read"`
+	Bad      uint64    `json:"bad"`
+	Repaired uint64    `json:"repaired"`
+	Lost     uint64    `json:"lost"`
+	Error    string    `json:"error,omitempty"` // it was not looked at to the end
+}
+
+const (
+	verifiedNote = "verified/" // and the name of the target
+	sampleNote   = "sample/"   // and the name of the target: so many samples of it ended
+)
+
+// LastVerified returns what the last verification of a target found; ok is
+// false when there was none.
+func (s *Service) LastVerified(target string) (v Verified, ok bool, err error) {
+	raw, ok, err := s.catalog.Noted(verifiedNote + target)
+	if err != nil || !ok {
+		return v, false, err
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, false, fmt.Errorf("catalog: note %s%s: %w", verifiedNote, target, err)
+	}
+	return v, true, nil
+}
+
+// noteDown keeps the evidence, unless there is none: what was found before
+// stays then.
+func (t *audit) noteDown(rep VerifyReport) error {
+	if t.out.Err != nil && t.out.Listed == 0 {
+		return nil
+	}
+	v := Verified{
+		Time: t.v.s.now().UTC(), Level: rep.Level.String(), Class: t.out.Class, Classes: t.out.Classes,
+		Listed: t.out.Listed, Read: t.out.Read, Bytes: t.out.Bytes,
+		Bad: t.out.BadTotal, Repaired: t.out.Repaired, Lost: t.out.Lost,
+	}
+	if t.out.Err != nil {
+		v.Error = oneLine(t.out.Err)
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return t.v.s.catalog.Note(verifiedNote+t.m.Name, raw)
+}
+
+// verification is one run of Verify.
+type verification struct {
+	s        *Service
+	a        *atlas
+	o        VerifyOptions
+	charters []knownCharter
+	kept     *keptEvidence
+	readers  map[format.ID]*compartmentView // of Decrypt, by compartment
+	meter    *meter
+	mending  [64]sync.Mutex // by hash: what one target's repair reads, no other's replaces
+
+	mu   sync.Mutex
+	lost []thing // at most maxBadListed
+}
+
+// thing is an object that a target should hold.
+type thing struct {
+	r     *region // nil: a charter
+	name  string
+	kind  format.Kind // 0: an entry or a charter
+	hash  format.Hash
+	sizes []uint64 // that entries list: one, unless an agent lies
+	by    []vouch  // that list it, or the entry itself; none: a charter
+}
+
+// vouch is an entry of a line.
+type vouch struct {
+	l   *line
+	seq uint64
+}
+
+func (o thing) entry() bool { return o.kind == 0 && o.r != nil }
+
+// audit verifies one target.
+type audit struct {
+	v   *verification
+	m   *Member
+	pen *Member // the same for writing: what it denies stops no reading
+
+	mu       sync.Mutex
+	out      VerifiedTarget
+	suspects map[string][]FaultKind // what the book says, by object
+	found    map[format.Hash]Evidence
+	broken   map[*line]uint64     // the first entry of which something is bad
+	gaps     []gap                // entries that are to be put back
+	unfit    map[format.Hash]bool // what is bad
+	mended   bool                 // an entry was put back
+}
+
+// run looks at everything that the target should hold.
+func (t *audit) run(ctx context.Context) error {
+	s := t.v.s
+	if cause := t.m.Down(); cause != nil {
+		return fmt.Errorf("target %s: %w: %w", t.m.Name, ErrDown, cause)
+	}
+	if err := t.m.Foreign(ctx, t.v.a.key.Nation); err != nil {
+		s.fault(t.m.Name, FaultForeign, "", err)
+		return err
+	}
+	if err := s.catalog.ClearFault(t.m.Name, FaultForeign, ""); err != nil {
+		return err
+	}
+	if err := t.suspicions(); err != nil {
+		return err
+	}
+	runs, err := t.samples()
+	if err != nil {
+		return err
+	}
+	if t.v.o.Level == Sample {
+		t.out.Classes = t.v.o.classes()
+		t.out.Class = runs % t.out.Classes
+	}
+	err = t.walk(ctx)
+	if err := errors.Join(err, t.flush()); err != nil {
+		return err
+	}
+	if t.out.BadTotal-t.out.Repaired <= maxBadListed {
+		if err := s.catalog.ClearFault(t.m.Name, FaultMissing, untold); err != nil {
+			return err
+		}
+	}
+	if t.v.o.Level == Sample {
+		return s.catalog.Note(sampleNote+t.m.Name, fmt.Appendf(nil, "%d", runs+1))
+	}
+	return nil
+}
+
+// samples returns how many samples of the target have ended.
+func (t *audit) samples() (n uint64, err error) {
+	raw, ok, err := t.v.s.catalog.Noted(sampleNote + t.m.Name)
+	if err != nil || !ok {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(string(raw), &n); err != nil {
+		return 0, fmt.Errorf("catalog: note %s%s: %w", sampleNote, t.m.Name, err)
+	}
+	return n, nil
+}
+
+// contentFaults are the kinds that reading an object whole can heal.
+var contentFaults = []FaultKind{FaultMissing, FaultCut, FaultAltered, FaultSwapped}
+
+// suspicions reads from the book which objects of the target were found bad.
+func (t *audit) suspicions() error {
+	faults, err := t.v.s.catalog.Faults(t.m.Name)
+	t.suspects = map[string][]FaultKind{}
+	for _, f := range faults {
+		if slices.Contains(contentFaults, f.Kind) {
+			t.suspects[f.Object] = append(t.suspects[f.Object], f.Kind)
+		}
+	}
+	return err
+}
+
+// walk goes through charters and compartments.
+func (t *audit) walk(ctx context.Context) error {
+	if err := t.inspectCharters(ctx); err != nil {
+		return err
+	}
+	for _, r := range t.v.a.regions {
+		if _, ok := r.member(t.m); !ok {
+			continue
+		}
+		if err := t.region(ctx, r); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// listedKinds are what entries list, in the order in which it is looked at.
+var listedKinds = []format.Kind{format.KindPack, format.KindIndex, format.KindSnapshot, format.KindRecord}
+
+// region looks at a compartment: first at objects, then at entries, so that
+// what is put back comes in the commit order.
+func (t *audit) region(ctx context.Context, r *region) error {
+	claims, agents, err := r.claims(t.m)
+	if err != nil {
+		return err
+	}
+	nation := t.v.a.key.Nation
+	work := func(f func(ctx context.Context, g *errgroup.Group) error) error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(readsAtOnce)
+		err := f(ctx, g)
+		if first := g.Wait(); first != nil {
+			return first
+		}
+		return err
+	}
+	err = work(func(ctx context.Context, g *errgroup.Group) error {
+		for _, agent := range agents {
+			for _, kind := range listedKinds {
+				folder := fmt.Sprintf("%s/%s/%s/%s/", nation, r.id, agent, kind)
+				if err := t.compare(ctx, g, folder, r.objects(agent, kind, claims[agent])); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = work(func(ctx context.Context, g *errgroup.Group) error {
+		for _, l := range r.lines {
+			if err := t.compare(ctx, g, folderOf(nation, l.Line), r.entries(claims[l.Agent][l.Chain])); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return t.putBack(ctx, r)
+}

@@ -1,0 +1,351 @@
+package embassy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"embassy/chunk"
+	"embassy/embassy/format"
+)
+
+// open looks with a reader's keys into an object whose hash is right. What it
+// returns as unsound is its writer's doing; the error is the target's.
+func (t *audit) open(ctx context.Context, c *compartmentView, o thing, data []byte) (unsound, err error) {
+	switch o.kind {
+	case format.KindPack:
+		unsound = t.v.openPack(c, o, data)
+	case format.KindIndex:
+		unsound, err = t.openIndex(ctx, c, o, data)
+	case format.KindSnapshot:
+		unsound = t.v.openSnapshot(c, o, data)
+	}
+	if unsound != nil {
+		unsound = fmt.Errorf("its writer, agent %s, made it so: %w", o.by[0].l.Agent, unsound)
+	}
+	return unsound, err
+}
+
+// openPack opens every chunk of a pack, and compares it with its id.
+func (v *verification) openPack(c *compartmentView, o thing, data []byte) error {
+	p, err := format.ParsePack(data)
+	if err != nil {
+		return err
+	}
+	b := &tableBuilder{c: c}
+	opener := newOpener(c)
+	defer opener.close()
+	for _, s := range p.Segments {
+		h, dir, err := b.directory(s)
+		if err != nil {
+			return fmt.Errorf("segment at %d: directory: %w", s.Offset, err)
+		}
+		if !v.belongs(o, h.Scope, true) {
+			return fmt.Errorf("segment at %d is from elsewhere", s.Offset)
+		}
+		ref := segmentRef{offset: uint32(s.Offset), head: uint32(len(s.Head)), epoch: h.Scope.Epoch}
+		segment, err := c.openSegment(data, ref)
+		if err != nil {
+			return fmt.Errorf("segment at %d is sealed to nobody who reads here", s.Offset)
+		}
+		for _, e := range dir {
+			most := chunk.MaxSize
+			if e.Kind == format.TreeChunk {
+				most = format.MaxTreeChunk
+			}
+			if _, err := opener.chunk(segment, ref, place{offset: e.Offset, length: e.Length, raw: e.Raw}, data, e.ID, most); err != nil {
+				return fmt.Errorf("chunk %s does not open to its id", e.ID)
+			}
+		}
+	}
+	return nil
+}
+
+// belongs reports whether a record of that scope may lie under the object's
+// name. A steward joins what others wrote.
+func (v *verification) belongs(o thing, s format.Scope, joined bool) bool {
+	l := o.by[0].l
+	if s.Nation != v.a.key.Nation || s.Compartment != l.Compartment {
+		return false
+	}
+	cc := v.a.charter.Compartment(l.Compartment)
+	return s.Agent == l.Agent || joined && cc != nil && slices.Contains(cc.Stewards, l.Agent)
+}
+
+// openIndex opens the directories in an index, and compares them with those in
+// the packs.
+func (t *audit) openIndex(ctx context.Context, c *compartmentView, o thing, data []byte) (unsound, err error) {
+	packs, unsound := format.ParseIndex(data)
+	if unsound != nil {
+		return unsound, nil
+	}
+	b := &tableBuilder{c: c}
+	for _, p := range packs {
+		name := format.ObjectName(t.v.a.key.Nation, o.r.id, o.by[0].l.Agent, format.KindPack, p.Hash)
+		for _, s := range p.Segments {
+			if _, _, err := b.directory(s); err != nil {
+				return fmt.Errorf("directory of pack %s: %w", p.Hash, err), nil
+			}
+			same, err := t.same(ctx, name, s)
+			if err == nil && !same {
+				sum, bad := t.m.digest(ctx, name, int64(p.Size), t.arrived)
+				if bad != nil && !answered(bad) {
+					return nil, bad
+				}
+				if sum == p.Hash {
+					return fmt.Errorf("says of pack %s what the pack does not say", p.Hash), nil
+				}
+			}
+			if err != nil && !answered(err) { // else the pack is reported for itself
+				return nil, fmt.Errorf("target %s: %w", t.m.Name, err)
+			}
+		}
+	}
+	return nil, nil
+}
+
+// same reports whether a pack holds a segment's header and directory.
+func (t *audit) same(ctx context.Context, pack string, s format.IndexedSegment) (bool, error) {
+	for _, part := range []struct {
+		at   uint64
+		want []byte
+	}{{s.Offset, s.Head}, {s.Offset + s.Length - uint64(len(s.Dir)), s.Dir}} {
+		got := make([]byte, len(part.want))
+		if err := t.m.read(ctx, pack, int64(part.at), got); err != nil || !bytes.Equal(got, part.want) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// openSnapshot opens both parts of a snapshot.
+func (v *verification) openSnapshot(c *compartmentView, o thing, data []byte) error {
+	snap, err := format.ParseSnapshot(data)
+	if err != nil {
+		return err
+	}
+	if !v.belongs(o, snap.Header.Scope, false) {
+		return errors.New("is from elsewhere")
+	}
+	w, err := c.Writer(snap.Header.Scope.Epoch)
+	if err != nil {
+		return err
+	}
+	if _, err := snap.Summary(w); err != nil {
+		return fmt.Errorf("summary: %w", err)
+	}
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if _, err := snap.Root(c.Reader); err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	return nil
+}
+
+// snapshots walks every snapshot that the target shows, with nothing but what
+// lies on it. What its own damage explains is told as harm, the rest is their
+// writer's doing.
+func (t *audit) snapshots(ctx context.Context) error {
+	v, err := OpenView(ctx, ViewOptions{Keys: t.v.o.Keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now})
+	if err != nil {
+		return err
+	}
+	tell := func(o thing, what string, cause error) {
+		switch {
+		case t.unfit[o.hash]: // told
+		case t.out.Unmended() == 0:
+			t.report(o, FaultUnsound, cause)
+		case len(t.out.Harmed) < maxBadListed:
+			t.out.Harmed = append(t.out.Harmed, fmt.Sprintf("%s: %v", what, cause))
+		}
+	}
+	for _, s := range v.unread {
+		tell(thing{name: s.c.source.name(s.object), hash: s.hash}, fmt.Sprintf("snapshot %.12s", s.hash.String()), errors.New("cannot be read"))
+	}
+	for _, info := range v.snapshots {
+		cause := t.walkSnapshot(ctx, v, info)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if down := t.m.Down(); down != nil {
+			return fmt.Errorf("target %s: %w: %w", t.m.Name, ErrDown, down)
+		}
+		if cause != nil {
+			s, err := v.find(info)
+			if err != nil {
+				return err
+			}
+			tell(thing{name: s.c.source.name(s.object), hash: s.hash}, snapshotLine(info.Summary, info.Hash), cause)
+		}
+	}
+	return nil
+}
+
+// snapshotLine names a snapshot for people.
+func snapshotLine(s format.Summary, h format.Hash) string {
+	return fmt.Sprintf("%s of %s (%.12s)", s.Dataset, s.When().Format("2006-01-02 15:04:05"), h.String())
+}
+
+// walkSnapshot goes through a tree, and looks for every chunk that it names in
+// the packs that the snapshot may use and that were found good.
+func (t *audit) walkSnapshot(ctx context.Context, v *View, info SnapshotInfo) error {
+	r, err := v.open(ctx, info, nil, false)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	var files int
+	var first error
+	harm := func(at string, err error) {
+		if files++; first == nil {
+			first = fmt.Errorf("%s: %w", at, err)
+		}
+	}
+	var walk func(dir format.Content, at string, depth int) error
+	walk = func(dir format.Content, at string, depth int) error {
+		if depth > format.MaxTreeDepth {
+			return errTooDeep
+		}
+		var wrong error // what ends the walk
+		err := r.nodes(ctx, dir, func(n *format.Node) error {
+			if wrong = r.count(n); wrong != nil {
+				return wrong
+			}
+			name := path.Join(at, string(n.Name))
+			switch n.Type {
+			case format.File:
+				if err := t.hasContent(ctx, r, *n.Content); err != nil {
+					harm(name, err)
+				}
+			case format.Dir:
+				wrong = walk(*n.Content, name, depth+1)
+			}
+			return wrong
+		})
+		if wrong != nil || ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			harm(at, err)
+		}
+		return nil
+	}
+	if err := walk(r.root.Tree, "/", 0); err != nil {
+		return err
+	}
+	if files == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d files or folders are not whole, the first is %w", files, first)
+}
+
+// hasContent looks for every chunk of a file.
+func (t *audit) hasContent(ctx context.Context, r *reading, c format.Content) error {
+	var size uint64
+	err := r.each(ctx, c, func(id chunk.ID) error {
+		from, to := r.table.find(id)
+		for _, p := range r.table.places[from:to] {
+			if !t.unfit[r.table.packs[r.table.segments[p.segment].pack].hash] {
+				size += uint64(p.raw)
+				return nil
+			}
+		}
+		if from < to {
+			return fmt.Errorf("chunk %s lies in a pack that is bad", id)
+		}
+		return errNoPlace(id)
+	})
+	if err == nil && size != c.Size {
+		err = fmt.Errorf("its chunks hold %d bytes of %d", size, c.Size)
+	}
+	return err
+}
+
+// noteLost remembers what is to be named at the end.
+func (v *verification) noteLost(o thing) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.lost) < maxBadListed && !slices.ContainsFunc(v.lost, func(l thing) bool { return l.name == o.name }) {
+		v.lost = append(v.lost, o)
+	}
+}
+
+// name says of what is lost which snapshots use it, as far as keys allow.
+func (v *verification) name(ctx context.Context) ([]LostObject, error) {
+	if len(v.lost) == 0 {
+		return nil, nil
+	}
+	var out []LostObject
+	for _, o := range v.lost {
+		lost := LostObject{Object: o.name}
+		if len(o.by) > 0 {
+			lost.Chain, lost.Seq = o.by[0].l.Chain, o.by[0].seq
+		}
+		out = append(out, lost)
+	}
+	keys := v.o.Keys
+	if keys == nil {
+		_, state, err := v.s.identity()
+		if err != nil || state == nil {
+			return out, err
+		}
+		if keys, err = AgentKeys(v.a.charter, state.key); err != nil {
+			return out, nil // no longer enrolled: without names, then
+		}
+	}
+	view, err := OpenView(ctx, ViewOptions{Keys: keys, Members: v.s.order, Log: v.s.log, Now: v.s.now})
+	if err != nil {
+		return out, ctx.Err()
+	}
+	for _, c := range view.compartments {
+		for _, ch := range c.sorted() {
+			for _, s := range view.committed(c, ch) {
+				for i, o := range v.lost {
+					if o.hash == s.hash {
+						out[i].Hits = append(out[i].Hits, "a snapshot itself")
+					}
+				}
+				if err := v.hits(ctx, view, s, out); err != nil {
+					return out, err
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// hits adds a snapshot to what it uses of the lost objects. The error is of
+// ctx.
+func (v *verification) hits(ctx context.Context, view *View, s committed, out []LostObject) error {
+	_, summary, err := view.snapshot(ctx, s, nil)
+	if err != nil {
+		return ctx.Err() // lost itself
+	}
+	for _, ref := range summary.Refs {
+		uses := func(o thing) bool {
+			return slices.ContainsFunc(o.by, func(b vouch) bool { return b.l.Chain == ref.Chain && b.seq == ref.Seq })
+		}
+		if !slices.ContainsFunc(v.lost, uses) {
+			continue
+		}
+		for _, e := range view.resolve(s.c, s.kin(), ref) {
+			all, err := view.fetchEntry(ctx, s.c, chainKey{e.Agent, e.Chain}, e.Seq, e, nil, 0)
+			if err != nil {
+				continue
+			}
+			positions, err := format.Positions(ref.Runs, uint32(len(all.Adds)))
+			if err != nil {
+				continue
+			}
+			for i, o := range v.lost {
+				if len(out[i].Hits) < maxCandidates && slices.ContainsFunc(positions, func(p uint32) bool { return all.Adds[p].Hash == o.hash }) {
+					out[i].Hits = append(out[i].Hits, snapshotLine(summary, s.hash))
+				}
+			}
+		}
+	}
+	return ctx.Err()
+}
