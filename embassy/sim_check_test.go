@@ -2,6 +2,7 @@ package embassy_test
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -58,6 +59,50 @@ func (s *sim) checkMachine(m *simMachine) {
 			if !shown || h.honest() && !h.has(name) {
 				s.violate("%s: believes that %s showed %s", m.name, h.name, name)
 			}
+		}
+	}
+}
+
+// accuse checks what is said of a target.
+func (m *simMachine) accuse(target string, err error) {
+	i := slices.IndexFunc(m.s.hosts, func(h *simHost) bool { return h.name == target })
+	if i >= 0 && m.s.hosts[i].honest() && (errors.Is(err, embassy.ErrRolledBack) || errors.Is(err, embassy.ErrDiscards)) {
+		m.s.violate("%s: accuses honest %s: %v", m.name, target, err)
+	}
+	if errors.Is(err, embassy.ErrForked) && !m.forked() {
+		m.s.violate("%s: reports a fork that is none: %v", m.name, err)
+	}
+}
+
+// checkVerified checks what a full verification says of a guilty host that
+// answers: after a repair, whatever it should hold and an honest host has is
+// as it should be; without one, something is bad if anything is.
+func (m *simMachine) checkVerified(h *simHost, rep embassy.VerifyReport, repaired bool) {
+	s := m.s
+	i := slices.IndexFunc(rep.Targets, func(t embassy.VerifiedTarget) bool { return t.Target == h.name })
+	if i < 0 {
+		return
+	}
+	forks := s.forks(func(*simEntry) bool { return true })
+	for name, e := range s.entries {
+		place := slices.Index(s.nation.places, e.Compartment)
+		if forks[lineOf(e)] > 0 || m.agent != nil && m.agent.place != place || !slices.Contains(s.at(place), h) {
+			continue
+		}
+		if !h.has(name) || !slices.ContainsFunc(s.at(place), func(o *simHost) bool { return o.honest() && o.has(name) }) {
+			continue // what it should hold is another question
+		}
+		for _, a := range e.Adds {
+			object := e.object(a)
+			if h.has(object) && format.HashOf(h.data(object)) == a.Hash {
+				continue
+			}
+			if repaired {
+				s.violate("%s: verify left %s bad on %s: %+v", m.name, object, h.name, rep.Targets[i])
+			} else if rep.Targets[i].BadTotal == 0 || rep.Exit != 5 {
+				s.violate("%s: verify did not see that %s is bad on %s: %+v", m.name, object, h.name, rep.Targets[i])
+			}
+			return
 		}
 	}
 }

@@ -34,11 +34,13 @@ var simOps = []simOp{
 	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).backup}) }},
 	{16, func(s *sim, r *rand.Rand) { s.do(r, job{s.replicator(), (*simMachine).replicate}) }},
 	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).replicate}) }},
+	{10, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).verify}) }},
 	{10, (*sim).atOnce},
 	{6, func(s *sim, r *rand.Rand) { // a daemon's jobs
 		m := s.anyAgent(r)
 		s.change(m.agent, r)
-		s.do(r, job{m, (*simMachine).backup}, job{m, (*simMachine).replicate}, job{s.replicator(), (*simMachine).replicate})
+		jobs := []job{{m, (*simMachine).backup}, {m, (*simMachine).replicate}, {m, (*simMachine).verify}, {s.replicator(), (*simMachine).replicate}}
+		s.do(r, jobs[:2+r.IntN(3)]...)
 	}},
 	{2, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).rebuild}) }},
 	{3, func(s *sim, r *rand.Rand) {
@@ -219,6 +221,9 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 		s.violate("%s: backup: %v, %v", m.name, err, rep.Err)
 	}
 	s.blame(m, rep.Exit)
+	for _, t := range rep.Targets {
+		m.accuse(t.Target, t.Err)
+	}
 	if !calm {
 		return
 	}
@@ -298,6 +303,7 @@ func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
 		return
 	}
 	for _, t := range rep.Targets {
+		m.accuse(t.Target, t.Err)
 		if m.agent == nil && t.Objects > 0 {
 			s.count("object copied by a replicator")
 		}
@@ -375,6 +381,46 @@ func (s *sim) forks(counts func(e *simEntry) bool) map[embassy.Line]uint64 {
 		seen[p] = true
 	}
 	return out
+}
+
+// verify compares what targets hold with what the ledgers list, and may mend.
+func (m *simMachine) verify(r *rand.Rand, alone bool) {
+	s := m.s
+	o := embassy.VerifyOptions{Level: embassy.VerifyLevel(r.IntN(4)), Share: 0.3, Repair: r.IntN(2) == 0}
+	if !alone {
+		o.Level %= embassy.Decrypt
+	} else if o.Level == embassy.Decrypt {
+		o.Keys = s.keys
+	}
+	calm, guilty := m.calm() && alone, s.guilty()
+	rep, err := m.svc.Verify(m.ctx, o)
+	s.note("%s: verify %s repair=%v: exit %d, %+v, lost %v, %v", m.name, o.Level, o.Repair, rep.Exit, rep.Targets, rep.Lost, err)
+	if m.died() {
+		return
+	}
+	s.blame(m, rep.Exit)
+	for _, t := range rep.Targets {
+		if t.Repaired > 0 {
+			s.count("repaired")
+		}
+		if t.BadTotal > 0 && (guilty == nil || guilty.name != t.Target) {
+			s.violate("%s: verify finds fault with honest %s: %+v", m.name, t.Target, t.Bad)
+		}
+	}
+	if !calm {
+		return
+	}
+	if err != nil {
+		s.violate("%s: verify: %v", m.name, err)
+	}
+	switch {
+	case guilty == nil:
+		if len(rep.Lost) > 0 || !m.forked() && rep.Exit != 0 {
+			s.violate("%s: verify: exit %d in the best of worlds: %+v", m.name, rep.Exit, rep)
+		}
+	case o.Level >= embassy.Full && !guilty.discards && guilty.hides == 0:
+		m.checkVerified(guilty, rep, o.Repair)
+	}
 }
 
 // rebuild rebuilds the catalog from one target or from all.
@@ -646,6 +692,9 @@ func (s *sim) misbehave(r *rand.Rand) {
 		h.guilty = did
 	}
 	s.note("%s %s", h, did)
+	if r.IntN(3) == 0 {
+		s.do(r, job{s.any(r), (*simMachine).verify})
+	}
 }
 
 // forge plants entries that nobody signed, or that belong elsewhere.

@@ -366,7 +366,10 @@ func (m *simMachine) service() *embassy.Service {
 	var err error
 	m.svc, err = embassy.New(embassy.Options{
 		Site: site, Members: members, Catalog: simCatalog{m.catalog, m},
-		Warn: func(f embassy.Finding) { m.s.note("%s: finding: %s", m.name, f) },
+		Warn: func(f embassy.Finding) {
+			m.s.note("%s: finding: %s", m.name, f)
+			m.accuse(f.Target, f.Err)
+		},
 	})
 	m.s.must(err)
 	return m.svc

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
 	"golang.org/x/sync/semaphore"
 
 	"embassy/embassy/format"
