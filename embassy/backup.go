@@ -92,6 +92,10 @@ type BackupReport struct {
 // Backup backs up datasets with the agent key alone. Every dataset reports by
 // itself; the error is for what stops the whole run.
 func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, error) {
+	if err := s.shared.own.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer s.shared.own.Release(1)
 	state, err := OpenState(s.site.StateDir)
 	if err != nil {
 		return nil, err

@@ -86,7 +86,11 @@ func (s *State) chainAt(compartment, id format.ID) (*chain, error) {
 	c := &chain{dir: dir, key: s.key, scope: format.Entry{
 		Nation: s.nation, Compartment: compartment, Agent: s.Agent(), Chain: id,
 	}}
-	return c, c.load()
+	if err := c.load(); err != nil || c.head() == 0 {
+		return c, err
+	}
+	_, _, err = c.read(c.head())
+	return c, err
 }
 
 // before returns what the chain continues.
@@ -110,27 +114,38 @@ func (c *chain) before() ([]format.Head, error) {
 	return []format.Head{h}, err
 }
 
+// load reads which entries there are, after those that are known already.
 func (c *chain) load() error {
 	files, err := os.ReadDir(c.dir)
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := uint64(len(c.heads))
 	for _, f := range files {
 		seq, h, err := format.ParseNumbered(f.Name())
 		if err != nil {
 			continue // a temporary file of an interrupted write
+		}
+		if seq <= known {
+			continue
 		}
 		if seq != uint64(len(c.heads))+1 {
 			return fmt.Errorf("%s: entry %d is missing or there twice: this state directory is damaged", c.dir, len(c.heads)+1)
 		}
 		c.heads = append(c.heads, h)
 	}
-	if n := c.head(); n > 0 {
-		if _, _, err := c.read(n); err != nil {
-			return err
-		}
-	}
 	return nil
+}
+
+// reach looks for entries up to seq that were written beside this process's
+// view of the chain, if it does not know so many.
+func (c *chain) reach(seq uint64) error {
+	if seq <= c.head() {
+		return nil
+	}
+	return c.load()
 }
 
 // id is the chain's pseudonym.
@@ -216,7 +231,9 @@ func (c *chain) append(e format.Entry) (format.Entry, error) {
 		return e, c.broken
 	}
 	c.mu.Lock()
-	c.heads = append(c.heads, h)
+	if uint64(len(c.heads)) < e.Seq { // reach may have found the file
+		c.heads = append(c.heads, h)
+	}
 	c.mu.Unlock()
 	return e, nil
 }

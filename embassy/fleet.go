@@ -165,8 +165,12 @@ func (m *Member) recovered() {
 // than a fault of the target.
 func answered(err error) bool {
 	return err == nil || errors.Is(err, targets.ErrNotFound) || errors.Is(err, targets.ErrCorrupt) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errBadCopy)
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errBadCopy) || errors.Is(err, errUnreadable)
 }
+
+// errUnreadable: the store failed over one object again and again, and answers
+// other questions.
+var errUnreadable = errors.New("cannot be read")
 
 // do runs one operation that reads, with retries. A fault of the target opens
 // its breaker; an answer about one object, even a bad one, does not.
@@ -194,6 +198,9 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore) ||
 			errors.Is(err, targets.ErrName) || errors.Is(err, ErrHung)
 		if final || try == attempts || m.Down() != nil {
+			if errors.Is(err, targets.ErrUnreadable) && try == attempts && m.alive(ctx) {
+				return fmt.Errorf("target %s: %w: %w", m.Name, errUnreadable, err)
+			}
 			m.trip(err)
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
@@ -202,6 +209,18 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
 	}
+}
+
+// alive reports whether the target answers a cheap question, if only to deny
+// it.
+func (m *Member) alive(ctx context.Context) bool {
+	err := m.bounded(ctx, probeTimeout, func(ctx context.Context) error {
+		for _, err := range m.Target.List(ctx, "") {
+			return err
+		}
+		return nil
+	})
+	return err == nil || errors.Is(err, targets.ErrDenied)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

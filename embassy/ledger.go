@@ -53,7 +53,9 @@ type ledger struct {
 }
 
 func (s *Service) openLedger(state *State, comp *Compartment, site config.Compartment) (*ledger, error) {
+	s.opening.Lock()
 	c, err := state.openChain(comp.ID)
+	s.opening.Unlock()
 	if err != nil {
 		return nil, err
 	}

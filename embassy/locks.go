@@ -152,8 +152,15 @@ func (r *renewal) noteDown() error {
 		at := r.out.Earliest.UTC()
 		l.Earliest = &at
 	}
-	if r.out.Err != nil {
+	if r.out.Err != nil { // not all was looked at: what was known before may end first
 		l.Error = oneLine(r.out.Err)
+		before, _, err := r.s.LastLocked(r.m.Name)
+		if err != nil {
+			return err
+		}
+		if at := before.Earliest; at != nil && (l.Earliest == nil || at.Before(*l.Earliest)) {
+			l.Earliest = at
+		}
 	}
 	raw, err := json.Marshal(l)
 	if err != nil {

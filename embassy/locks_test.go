@@ -140,4 +140,7 @@ func TestRenewLocksDenied(t *testing.T) {
 	if v := s.renew(4).Targets[0]; v.Err == nil {
 		t.Fatalf("%+v", v)
 	}
+	if l, ok, err := s.start().LastLocked("t0"); err != nil || !ok || l.Error == "" || l.Earliest == nil {
+		t.Fatalf("what was known of locks is forgotten: %+v, %v", l, err)
+	}
 }

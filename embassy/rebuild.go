@@ -33,10 +33,10 @@ func (s *Service) Rebuild(ctx context.Context, from string) (RebuildReport, erro
 		alone.order, alone.members = []*Member{m}, map[string]*Member{from: m}
 		s = &alone
 	}
-	if !s.shared.own.TryLock() {
+	if !s.shared.own.TryAcquire(1) {
 		return rep, errors.New("a backup is running: rebuild the catalog when it has ended")
 	}
-	defer s.shared.own.Unlock()
+	defer s.shared.own.Release(1)
 	book := s.watchFaults()
 	key, state, err := s.identity()
 	if err != nil {

@@ -21,8 +21,9 @@ import (
 //
 //   - a known entry that the target shows, or showed, lists the object, or it
 //     is such an entry itself, or a charter of the nation;
-//   - the bytes came from another target, or are those of the charter at hand,
-//     and their hash is the one in the name;
+//   - the bytes came from another target, or from an older version that this
+//     one keeps, or are those of the charter at hand, and their hash is the one
+//     in the name;
 //   - of an entry that is not there: the target has all that the entry and
 //     those before it list, and the entries that it depends on.
 
@@ -127,6 +128,11 @@ func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error
 	}
 	defer t.v.s.room.Release(room)
 	data, err := t.v.fetch(ctx, o, t.m)
+	if errors.Is(err, errNowhere) {
+		if own, failed := older(ctx, t.m, o); failed == nil {
+			data, err = own, nil
+		}
+	}
 	if err == nil && allow != nil {
 		err = allow(data)
 	}
@@ -138,6 +144,22 @@ func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error
 		t.v.s.fault(t.m.Name, FaultDiscards, "", err)
 	}
 	return err
+}
+
+// older returns the right bytes of an object from the versions that a target
+// keeps.
+func older(ctx context.Context, m *Member, o thing) ([]byte, error) {
+	err := errNowhere
+	if m.versioned(ctx, o.name) == nil {
+		return nil, err
+	}
+	for _, size := range o.sizes {
+		var data []byte
+		if data, err = m.fetch(ctx, o.name, size, o.hash); err == nil {
+			return data, nil
+		}
+	}
+	return nil, err
 }
 
 // elsewhere looks for the object on other targets without moving it, and
@@ -165,6 +187,20 @@ func (t *audit) elsewhere(ctx context.Context, o thing) error {
 			}
 		}
 	}
+	for _, m := range members {
+		if m.Down() != nil {
+			continue
+		}
+		room := min(int64(slices.Max(o.sizes)), copyRoom)
+		if err := t.v.s.room.Acquire(ctx, room); err != nil {
+			return err
+		}
+		_, err := older(ctx, m, o)
+		t.v.s.room.Release(room)
+		if err == nil {
+			return errNotMended
+		}
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -175,7 +211,7 @@ func (t *audit) elsewhere(ctx context.Context, o thing) error {
 // catalog's.
 func (t *audit) settle(o thing, kind FaultKind, place int, err error) error {
 	if err == nil {
-		return t.healed(o, kind, place)
+		return t.healed(o, place)
 	}
 	t.spoilt(o)
 	text := err
@@ -215,7 +251,7 @@ func (t *audit) settle(o thing, kind FaultKind, place int, err error) error {
 }
 
 // healed books an object that was mended.
-func (t *audit) healed(o thing, kind FaultKind, place int) error {
+func (t *audit) healed(o thing, place int) error {
 	t.mu.Lock()
 	t.out.Repaired++
 	if place >= 0 {
@@ -224,7 +260,7 @@ func (t *audit) healed(o thing, kind FaultKind, place int) error {
 	t.mu.Unlock()
 	cat, now := t.v.s.catalog, t.v.s.now()
 	err := cat.SetEvidence(t.m.Name, map[format.Hash]Evidence{o.hash: {Stored: now, Verified: now}})
-	for _, was := range append([]FaultKind{kind}, t.suspects[o.name]...) {
+	for _, was := range contentFaults {
 		err = errors.Join(err, cat.ClearFault(t.m.Name, was, o.name))
 	}
 	return err

@@ -71,9 +71,10 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 	r := &replication{s: s, a: a, o: o, done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
 		meter: newMeter(s.progress, s.now, "replicate", "")}
 	defer r.meter.end()
-	if !o.DryRun && s.shared.own.TryLock() { // a backup that runs brings its own
-		defer s.shared.own.Unlock()
-		if err := r.openOwn(ctx); err != nil {
+	if !o.DryRun && s.shared.own.TryAcquire(1) { // a backup that runs brings its own
+		err := r.openOwn(ctx)
+		s.shared.own.Release(1)
+		if err != nil {
 			return rep, err
 		}
 	}
@@ -101,9 +102,6 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 		}
 		if (t.Behind > 0 || t.Err != nil) && !o.DryRun {
 			codes = append(codes, exitDegraded)
-		}
-		if c, ok := s.checked(m.Name); ok && o.DryRun && c.Upload > 0 {
-			t.Estimate = time.Duration(float64(t.Bytes) / float64(c.Upload) * float64(time.Second))
 		}
 		rep.Targets = append(rep.Targets, *t)
 	}
@@ -176,6 +174,10 @@ func (r *replication) openOwn(ctx context.Context) error {
 
 // closeOwn books what the commit rule now holds for.
 func (r *replication) closeOwn(ctx context.Context) error {
+	if len(r.own) == 0 || !r.s.shared.own.TryAcquire(1) {
+		return nil // a backup that runs by now books it
+	}
+	defer r.s.shared.own.Release(1)
 	for name, l := range r.own {
 		for _, d := range r.s.site.Datasets {
 			if d.Compartment == name {

@@ -42,9 +42,10 @@ type Service struct {
 
 // shared is what the services of one process have in common.
 type shared struct {
-	own   sync.Mutex          // held by what writes own chains
-	heads sync.Mutex          // held while a seen head is replaced
-	room  *semaphore.Weighted // bytes of objects that are being copied
+	own     *semaphore.Weighted // of 1: held by what makes entries or chains of its own, or empties the spool
+	opening sync.Mutex          // held while own chains are opened
+	heads   sync.Mutex          // held while a seen head is replaced
+	room    *semaphore.Weighted // bytes of objects that are being copied
 }
 
 // With returns the same service that reports to somebody else. It shares
@@ -58,7 +59,7 @@ func (s *Service) With(warn func(Finding), progress func(Progress), log *slog.Lo
 // New checks the options.
 func New(o Options) (*Service, error) {
 	s := &Service{
-		shared: &shared{room: semaphore.NewWeighted(copyRoom)},
+		shared: &shared{own: semaphore.NewWeighted(1), room: semaphore.NewWeighted(copyRoom)},
 		site:   o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
 		now: o.Now, log: o.Log, warn: o.Warn, progress: o.Progress,
 	}

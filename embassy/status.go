@@ -174,10 +174,9 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 	if err != nil {
 		return nil, nil, err
 	}
-	if s.shared.own.TryLock() { // else a run that goes on teaches the catalog by itself
-		defer s.shared.own.Unlock()
-	} else {
-		live = false
+	free := s.shared.own.TryAcquire(1) // else a run that goes on teaches the catalog by itself
+	if free {
+		defer s.shared.own.Release(1)
 	}
 	open := map[string]*ledger{}
 	var ledgers []*ledger
@@ -194,11 +193,13 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 				return nil, nil, err
 			}
 			open[d.Compartment], ledgers = l, append(ledgers, l)
-			if err := l.replay(ctx); err != nil {
-				return nil, nil, err
+			if free {
+				if err := l.replay(ctx); err != nil {
+					return nil, nil, err
+				}
 			}
 			each(l.members, func(_ int, m *Member) {
-				if live && m.Down() == nil {
+				if live && free && m.Down() == nil {
 					_, err := l.survey(ctx, m)
 					l.judge(m, err)
 				}

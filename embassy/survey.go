@@ -15,8 +15,13 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if ok && (seen.Seq > l.chain.head() || l.chain.hash(seen.Seq) != seen.Hash) {
-		return 0, ErrForked
+	if ok {
+		if err := l.chain.reach(seen.Seq); err != nil {
+			return 0, err
+		}
+		if seen.Seq > l.chain.head() || l.chain.hash(seen.Seq) != seen.Hash {
+			return 0, ErrForked
+		}
 	}
 	// The head that it showed must still be listed: who reads from this target
 	// alone goes by what it lists.
@@ -27,6 +32,11 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 	head := seen.Seq
 	if ok && !slices.ContainsFunc(shown, func(e shownEntry) bool { return e.seq == head && e.hash == seen.Hash }) {
 		return 0, ErrRolledBack
+	}
+	for _, e := range shown {
+		if err := l.chain.reach(e.seq); err != nil {
+			return 0, err
+		}
 	}
 	for _, e := range shown {
 		switch {

@@ -277,7 +277,12 @@ func (s *Service) LastVerified(target string) (v Verified, ok bool, err error) {
 	return v, true, nil
 }
 
+// noteDown keeps the evidence, unless there is none: what was found before
+// stays then.
 func (t *audit) noteDown(rep VerifyReport) error {
+	if t.out.Err != nil && t.out.Listed == 0 {
+		return nil
+	}
 	v := Verified{
 		Time: t.v.s.now().UTC(), Level: rep.Level.String(), Class: t.out.Class, Classes: t.out.Classes,
 		Listed: t.out.Listed, Read: t.out.Read, Bytes: t.out.Bytes,

@@ -214,6 +214,8 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 		return "", nil, err
 	case errors.Is(err, targets.ErrNotFound):
 		return FaultMissing, errors.New("is listed, and not given"), nil
+	case errors.Is(err, errUnreadable):
+		return FaultCut, errors.New("is not given whole: the store fails over it each time"), nil
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return FaultCut, fmt.Errorf("ends before its %d bytes", size), nil
 	}

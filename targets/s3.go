@@ -368,6 +368,8 @@ func sentinelOf(answer minio.ErrorResponse) error {
 		return ErrDenied
 	case http.StatusNotImplemented:
 		return errors.ErrUnsupported
+	case http.StatusInternalServerError:
+		return ErrUnreadable
 	case http.StatusRequestedRangeNotSatisfiable:
 		return io.ErrUnexpectedEOF // the object ends before the range begins
 	}

@@ -23,7 +23,7 @@ const (
 )
 
 // errCut is a body that ended before the length that its header announced.
-var errCut = errors.New("the connection was closed in the middle of the answer")
+var errCut = fmt.Errorf("the connection was closed in the middle of the answer: %w", ErrUnreadable)
 
 // guard is the transport of one S3 target. It bounds what any request may cost
 // in bytes and time. Its timeout errors wrap os.ErrDeadlineExceeded.

@@ -25,6 +25,9 @@ var (
 	// ErrCorrupt: the store refused bytes whose hash it found wrong, or
 	// answered with a length other than the one asked for.
 	ErrCorrupt = errors.New("bytes damaged on the way")
+	// ErrUnreadable: the store answered, and broke off in the middle of the
+	// object, or failed by itself: this one may be damaged where it lies.
+	ErrUnreadable = errors.New("the store fails over this object")
 	// ErrName: the caller broke the rules for names or ranges; nothing was asked of the store.
 	ErrName = errors.New("invalid object name or range")
 )

@@ -325,6 +325,21 @@ func TestServeSharesTheCatalog(t *testing.T) {
 		t.Errorf("second daemon: %d\n%s", code, stderr)
 	}
 
+	for _, line := range []struct {
+		code int
+		says string
+		args []string
+	}{
+		{0, "helsinki ", []string{"replicate"}},
+		{2, "set limits in ", []string{"replicate", "--limit-upload", "1MB"}},
+		{0, "", []string{"catalog", "rebuild", "--from", "helsinki"}},
+		{0, "helsinki ", []string{"target", "list"}},
+	} {
+		if code, stdout, stderr := p.run(line.args...); code != line.code || !strings.Contains(stdout+stderr, line.says) {
+			t.Errorf("%q: %d\n%s%s", line.args, code, stdout, stderr)
+		}
+	}
+
 	// What is sent over the socket without the client's care.
 	frames := p.ask(request{Protocol: socketProtocol, Args: []string{"backup"}, Level: "error"})
 	last := frames[len(frames)-1]

@@ -101,6 +101,8 @@ func verifiedText(v *embassy.Verified) string {
 	switch {
 	case v == nil:
 		return "never"
+	case v.Error != "":
+		return moment(v.Time) + " NOT TO THE END"
 	case v.Classes > 0:
 		return fmt.Sprintf("%s %s %d/%d", moment(v.Time), v.Level, v.Class+1, v.Classes)
 	}
