@@ -23,8 +23,9 @@ type sighting struct {
 }
 
 type shownBy struct {
-	m    *Member
-	size int64
+	m      *Member
+	size   int64
+	hidden bool // by a deletion: it can be read, and is not there
 }
 
 // sightings are the names below one chain's folder, by number.
@@ -55,7 +56,7 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 			if shown[n.chain] == nil {
 				shown[n.chain] = sightings{}
 			}
-			shown[n.chain].add(m, n)
+			shown[n.chain].add(n)
 		}
 	})
 	if err := ctx.Err(); err != nil {
@@ -85,18 +86,26 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 
 // ledgerName is what a listing says of an entry.
 type ledgerName struct {
+	shownBy
 	chain format.ID
 	seq   uint64
 	hash  format.Hash
-	size  int64
 }
 
-// entries lists an agent's ledger, up to a bound.
+// entries lists an agent's ledger, up to a bound, and what of it a deletion
+// hides.
 func (m *Member) entries(ctx context.Context, prefix string) ([]ledgerName, error) {
 	var out []ledgerName
 	err := m.do(ctx, func(ctx context.Context) error {
 		out = nil
 		names := 0
+		add := func(info targets.Info, hidden bool) {
+			n := ledgerName{shownBy: shownBy{m, info.Size, hidden}}
+			var err error
+			if n.chain, n.seq, n.hash, err = format.ParseEntryName(strings.TrimPrefix(info.Name, prefix)); err == nil && n.seq > 0 {
+				out = append(out, n)
+			}
+		}
 		for info, err := range m.Target.List(ctx, prefix) {
 			if err != nil {
 				return err
@@ -104,25 +113,28 @@ func (m *Member) entries(ctx context.Context, prefix string) ([]ledgerName, erro
 			if names++; names > maxEntryNames {
 				return fmt.Errorf("%s: more than %d names: the host, or somebody with its credentials, makes them up", prefix, maxEntryNames)
 			}
-			n := ledgerName{size: info.Size}
-			if n.chain, n.seq, n.hash, err = format.ParseEntryName(strings.TrimPrefix(info.Name, prefix)); err == nil && n.seq > 0 {
-				out = append(out, n)
+			add(info, false)
+		}
+		for info := range m.hidden(ctx, prefix) {
+			if names++; names > maxEntryNames {
+				return nil
 			}
+			add(info, true)
 		}
 		return nil
 	})
 	return out, err
 }
 
-func (s sightings) add(m *Member, n ledgerName) {
+func (s sightings) add(n ledgerName) {
 	list := s[n.seq]
 	for i := range list {
 		if list[i].hash == n.hash {
-			list[i].by = append(list[i].by, shownBy{m, n.size})
+			list[i].by = append(list[i].by, n.shownBy)
 			return
 		}
 	}
-	s[n.seq] = append(list, sighting{n.hash, []shownBy{{m, n.size}}})
+	s[n.seq] = append(list, sighting{n.hash, []shownBy{n.shownBy}})
 }
 
 // errUnsigned marks a name in a ledger whose bytes the agent did not sign.
@@ -135,7 +147,7 @@ var errUnsigned = errors.New("is no entry that the agent signed")
 func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[string]int) (format.Entry, Known, error) {
 	name := format.EntryName(l.r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, s.hash)
 	type badCopy struct {
-		m   *Member
+		shownBy
 		err error
 	}
 	var bad []badCopy
@@ -144,21 +156,17 @@ func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[st
 		if distrust[by.m.Name] >= maxForged {
 			continue
 		}
-		if by.size <= 0 || by.size > format.MaxEntrySize {
-			bad = append(bad, badCopy{by.m, errBadCopy})
-			continue
-		}
 		object, err := by.m.fetchSized(ctx, name, by.size, format.MaxEntrySize, s.hash)
 		if err != nil {
-			if failed = append(failed, err); answered(err) {
-				bad = append(bad, badCopy{by.m, err})
+			if failed = append(failed, err); answered(err) || errors.Is(err, format.ErrMalformed) {
+				bad = append(bad, badCopy{by, err})
 			}
 			continue
 		}
 		e, err := format.OpenEntry(object, l.signer, l.want(seq))
 		if err != nil { // these bytes are the same everywhere
 			for _, by := range s.by {
-				l.forged(by.m, name, distrust)
+				l.forged(by, name, distrust)
 			}
 			return e, Known{}, errUnsigned
 		}
@@ -169,7 +177,7 @@ func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[st
 	}
 	for _, b := range bad {
 		if !errors.Is(b.err, targets.ErrNotFound) {
-			l.forged(b.m, name, distrust)
+			l.forged(b.shownBy, name, distrust)
 		}
 	}
 	if len(bad) > 0 && len(bad) >= len(failed) {
@@ -178,12 +186,15 @@ func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[st
 	return format.Entry{}, Known{}, fmt.Errorf("%s: %w", name, errors.Join(append([]error{errNowhere}, failed...)...))
 }
 
-func (l *line) forged(m *Member, name string, distrust map[string]int) {
+func (l *line) forged(by shownBy, name string, distrust map[string]int) {
+	m := by.m
 	if distrust[m.Name]++; distrust[m.Name] == maxForged {
 		l.r.a.s.warn(Finding{Target: m.Name, Object: folderOf(l.r.a.key.Nation, l.Line),
 			Err: fmt.Errorf("lists more than %d entries that are none; what only it shows is not read", maxForged)})
 	}
-	l.r.a.s.fault(m.Name, FaultForged, name, errForged)
+	if !by.hidden { // else somebody has put it away
+		l.r.a.s.fault(m.Name, FaultForged, name, errForged)
+	}
 }
 
 // forkKey notes the first contested number of a line.
@@ -305,25 +316,29 @@ func (l *line) learn(ctx context.Context, agent *format.CharterAgent, shown sigh
 // measure finds out how far a member has come, and whether it shows less than
 // it showed before it was asked.
 func (l *line) measure(m *Member, asked time.Time, shown sightings, hashes []format.Hash) error {
-	shows := func(seq uint64, h format.Hash) bool {
+	shows := func(seq uint64, h format.Hash, orHid bool) bool {
 		i := slices.IndexFunc(shown[seq], func(s sighting) bool { return s.hash == h })
-		return i >= 0 && slices.ContainsFunc(shown[seq][i].by, func(by shownBy) bool { return by.m == m })
+		return i >= 0 && slices.ContainsFunc(shown[seq][i].by, func(by shownBy) bool { return by.m == m && (orHid || !by.hidden) })
 	}
-	var first, last uint64 // the end of the first entries without a gap; the greatest number
+	var first, last, top uint64 // the end of the first entries without a gap; the greatest number; hidden ones too
 	for i, h := range hashes {
-		if seq := uint64(i) + 1; shows(seq, h) {
+		seq := uint64(i) + 1
+		if shows(seq, h, true) {
+			top = seq
+		}
+		if shows(seq, h, false) {
 			if last = seq; first == seq-1 {
 				first = seq
 			}
 		}
 	}
-	l.heads[m.Name], l.tops[m.Name] = first, last
+	l.heads[m.Name], l.tops[m.Name] = first, top
 	s := l.r.a.s
 	seen, ok, err := s.catalog.SeenHead(m.Name, l.Line)
 	if err != nil {
 		return err
 	}
-	if ok && last < seen.Seq && !shows(seen.Seq, seen.Hash) && seen.At.Before(asked) {
+	if ok && last < seen.Seq && !shows(seen.Seq, seen.Hash, false) && seen.At.Before(asked) {
 		s.book(m, l.Line, ErrRolledBack)
 		return nil
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -382,3 +384,58 @@ func TestHostThatDiscards(t *testing.T) {
 type discarder struct{ targets.Target }
 
 func (discarder) Put(context.Context, targets.Object) error { return nil }
+
+// breaking is a store that fails over some objects, and answers else.
+type breaking struct {
+	targets.Target
+	broken func(name string) bool
+}
+
+func (b breaking) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	if b.broken(name) {
+		return nil, targets.ErrUnreadable
+	}
+	return b.Target.Get(ctx, name, offset, length)
+}
+
+// A store that fails over one object, as with a bad sector below it, is not a
+// dead one: the object is mended, and everything else is verified.
+func TestUnreadableObjectIsMended(t *testing.T) {
+	s := newSite(t, 3, 2)
+	for seed := range uint64(3) {
+		s.fill(seed, 4, 3000)
+		s.mustBackup(0)
+	}
+	name := s.one(1, "/ledger/", "0000000000000002-")
+	entry := s.objects(1)[name]
+	r := s.replicator()
+	var mended atomic.Bool
+	r.wrap = func(i int, t targets.Target) targets.Target {
+		if i != 1 {
+			return t
+		}
+		return &targets.Faulty{
+			Target: breaking{t, func(n string) bool { return n == name && !mended.Load() }},
+			After: func(op targets.Op, n string) error {
+				if op == targets.OpPut && n == name {
+					mended.Store(true)
+				}
+				return nil
+			},
+		}
+	}
+	rep, err := r.start().Verify(t.Context(), embassy.VerifyOptions{Level: embassy.Full})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := rep.Targets[1]
+	if rep.Exit != 5 || got.Err != nil || got.BadTotal != 1 || got.Bad[0].Kind != embassy.FaultCut || got.Bad[0].Object != name {
+		t.Fatalf("%+v", rep)
+	}
+	if rep, err = r.start().Verify(t.Context(), embassy.VerifyOptions{Level: embassy.Full, Repair: true}); err != nil || rep.Exit != 0 || rep.Targets[1].Repaired != 1 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	if s.objects(1)[name] != entry {
+		t.Error("the entry is another one")
+	}
+}

@@ -40,7 +40,7 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 	}
 	for _, e := range shown {
 		switch {
-		case e.seq == seen.Seq: // looked at before
+		case e.seq == seen.Seq && e.hash == seen.Hash: // looked at before
 		case e.seq > l.chain.head() || l.chain.hash(e.seq) != e.hash:
 			if err := l.convict(ctx, m, e); err != nil {
 				return 0, err

@@ -126,9 +126,8 @@ func (m *Member) versionsOf(ctx context.Context, store targets.Versioned, name s
 	return found
 }
 
-// names is List of the target, and then, if it keeps versions, the names that
-// a deletion hides, with the size of their newest version. Such a name is yielded out
-// of order. Versions that cannot be listed are no error: what List showed counts.
+// names is List of the target, and then, out of order, the names that a
+// deletion hides.
 func (m *Member) names(ctx context.Context, prefix string) iter.Seq2[targets.Info, error] {
 	return func(yield func(targets.Info, error) bool) {
 		for info, err := range m.Target.List(ctx, prefix) {
@@ -136,6 +135,19 @@ func (m *Member) names(ctx context.Context, prefix string) iter.Seq2[targets.Inf
 				return
 			}
 		}
+		for info := range m.hidden(ctx, prefix) {
+			if !yield(info, nil) {
+				return
+			}
+		}
+	}
+}
+
+// hidden yields the names that a deletion hides, with the size of their newest
+// version, if the target keeps versions. That they cannot be listed is no error:
+// what List showed counts.
+func (m *Member) hidden(ctx context.Context, prefix string) iter.Seq[targets.Info] {
+	return func(yield func(targets.Info) bool) {
 		store := m.versioned(ctx, prefix)
 		if store == nil {
 			return
@@ -154,7 +166,7 @@ func (m *Member) names(ctx context.Context, prefix string) iter.Seq2[targets.Inf
 				hidden = v.Name
 			case v.Name == hidden && !v.Marker:
 				hidden = ""
-				if !yield(v.Info, nil) {
+				if !yield(v.Info) {
 					return
 				}
 			}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"embassy/embassy"
@@ -273,23 +272,40 @@ func TestReplicateFromOlderVersions(t *testing.T) {
 	}
 }
 
-// A limit of our own makes a transfer slow, and the target no worse.
-func TestRestoreThroughLimiter(t *testing.T) {
-	to := t.TempDir()
-	content := random(1, 3<<20)
-	synctest.Test(t, func(t *testing.T) {
-		r, a := newRepo(t, 1, "pop")
-		a.snapshot("pop", dir{"x": content})
-		slow := []*targets.Limiter{targets.NewLimiter(16 << 10)}
-		r.through(0, func(tgt targets.Target) targets.Target { return targets.Limit(tgt, nil, slow) })
-		var f findings
-		start := time.Now()
-		if _, err := r.restore(&f, embassy.RestoreOptions{To: to}, "pop"); err != nil || len(f.about("t0", "")) > 0 {
-			t.Errorf("%v; %v", err, f.list)
+// Of what no other target has, a repair brings back the older version, whatever
+// part of it was deleted besides.
+func TestRepairFromOlderVersions(t *testing.T) {
+	for hide := range 3 {
+		s := newSite(t, 1, 1)
+		s.mems[0] = withVersions(t, s.mems[0])
+		s.fill(1, 6, 3000)
+		s.mustBackup(0)
+		before := s.objects(0)
+		for i, name := range slices.Sorted(maps.Keys(before)) {
+			if strings.Contains(name, "/charter/") {
+				continue
+			}
+			junk := make([]byte, before[name]+int64(i%2))
+			if err := s.mems[0].Put(t.Context(), targets.Object{Name: name, Data: junk, SHA256: format.HashOf(junk)}); err != nil {
+				t.Fatal(err)
+			}
+			if i%3 == hide {
+				if err := s.mems[0].Delete(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
-		if took := time.Since(start); took < 3*time.Minute {
-			t.Errorf("3 MiB at 16 KiB/s took %v", took)
+		rep, err := s.replicator().start().Verify(t.Context(), embassy.VerifyOptions{Level: embassy.Full, Repair: true})
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	compare(t, filepath.Join(to, "pop"), map[string][]byte{"x": content})
+		if rep.Exit != 0 {
+			t.Errorf("verify: %+v", rep)
+		}
+		if got := s.objects(0); !maps.Equal(got, before) {
+			t.Errorf("the target holds %v, want %v", got, before)
+		}
+		s.mems[0] = clone(t, s.mems[0]) // without the versions
+		s.restore(0)
+	}
 }

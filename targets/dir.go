@@ -188,8 +188,19 @@ func (d *Dir) Get(ctx context.Context, name string, offset, length int64) (io.Re
 	part := struct {
 		io.Reader
 		io.Closer
-	}{io.NewSectionReader(f, offset, length), f}
+	}{io.NewSectionReader(sectors{f}, offset, length), f}
 	return &exactReader{ctx: ctx, body: part, left: length}, nil
+}
+
+// sectors is a file whose disk may fail over a part of it.
+type sectors struct{ f *os.File }
+
+func (s sectors) ReadAt(p []byte, off int64) (int, error) {
+	n, err := s.f.ReadAt(p, off)
+	if errors.Is(err, syscall.EIO) {
+		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return n, err
 }
 
 // Stat implements Target.
