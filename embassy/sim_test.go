@@ -41,7 +41,11 @@ func simulate(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, sabot
 	defer os.RemoveAll(dir)
 	synctest.Test(t, func(t *testing.T) {
 		s = newSim(t, n, keys, seed, dir, sabotage)
-		for i := range 5 + s.rng.IntN(7) {
+		steps := 3 + s.rng.IntN(6)
+		if s.rng.IntN(12) == 0 {
+			steps *= 3
+		}
+		for i := range steps {
 			if s.step(i); s.violated() {
 				return
 			}
