@@ -19,7 +19,7 @@ import (
 
 var (
 	simSeed  = flag.Uint64("sim.seed", 0, "run only the simulation of this seed, and print what happens")
-	simSeeds = flag.Uint64("sim.seeds", 0, "how many seeds TestSimulation runs; 0: 1000, or 100 with -short")
+	simSeeds = flag.Uint64("sim.seeds", 0, "how many seeds TestSimulation runs; 0: 1000, or 100 with -short or -race")
 )
 
 const simFailures = 5 // after which the rest is not tried
@@ -100,7 +100,7 @@ func TestSimulation(t *testing.T) {
 	first, seeds := uint64(1), *simSeeds
 	if seeds == 0 {
 		seeds = 1000
-		if testing.Short() {
+		if testing.Short() || withRace { // make test runs the 1000 without the race detector
 			seeds = 100
 		}
 	}
