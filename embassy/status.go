@@ -135,7 +135,7 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 		}
 		said.set(m.Name, why)
 		t.Err = said.err[m.Name]
-		if t.Err == nil && (live || m.Target == nil) {
+		if t.Err == nil {
 			t.Err = m.Down()
 		}
 		st.Targets = append(st.Targets, t)

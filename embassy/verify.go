@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
@@ -157,6 +158,9 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	v := &verification{s: s, a: a, o: o, kept: newKeptEvidence(s), readers: map[format.ID]*compartmentView{},
 		meter: newMeter(s.progress, s.now, "verify", "")}
 	defer v.meter.end()
+	for i := range v.mending {
+		v.mending[i] = semaphore.NewWeighted(1)
+	}
 	if o.Level == Decrypt {
 		for _, c := range o.Keys.Compartments {
 			v.readers[c.ID] = &compartmentView{Compartment: c}
@@ -307,7 +311,7 @@ type verification struct {
 	kept     *keptEvidence
 	readers  map[format.ID]*compartmentView // of Decrypt, by compartment
 	meter    *meter
-	mending  [64]sync.Mutex // by hash: what one target's repair reads, no other's replaces
+	mending  [64]*semaphore.Weighted // of 1, by hash: what one target's repair reads, no other's replaces
 
 	mu   sync.Mutex
 	lost []thing // at most maxBadListed
