@@ -17,7 +17,7 @@ var linkFull = flag.Bool("link.full", false, "run TestThinLink at 1 MB/s, up 90 
 // first, and little is sent twice.
 func TestThinLink(t *testing.T) {
 	const pack = 16 * mib
-	const size = 3 * pack // of each dataset; it does not compress
+	const size = 2 * pack // of each dataset; it does not compress
 	rate, up, down := 10_000_000, 9*time.Second, 3*time.Second
 	if *linkFull {
 		rate, up, down = rate/10, up*10, down*10
