@@ -133,6 +133,12 @@ func (t *audit) compare(ctx context.Context, g *errgroup.Group, folder string, e
 	for failed == nil && more {
 		pass(absent)
 	}
+	if failed == nil && slices.Contains(t.suspects[folder], FaultForged) {
+		t.met[folder] = true
+		if stray <= maxStray {
+			failed = t.v.s.clearFault(t.m.Name, FaultForged, folder)
+		}
+	}
 	if stray > maxStray && failed == nil {
 		t.report(thing{name: folder}, FaultForged,
 			fmt.Errorf("lists more than %d names that no ledger entry lists: the host, or somebody with its credentials, makes them up; each object was asked for instead", maxStray))
@@ -148,6 +154,9 @@ func (t *audit) meet(ctx context.Context, g *errgroup.Group, o thing, size int64
 	}
 	t.mu.Lock()
 	t.out.Listed++
+	if len(t.suspects[o.name]) > 0 {
+		t.met[o.name] = true
+	}
 	t.mu.Unlock()
 	t.v.meter.add(func(p *Progress) { p.Files++ })
 	if size >= 0 && !t.reads(o) && slices.Contains(o.sizes, uint64(size)) {
@@ -172,10 +181,11 @@ func (t *audit) reads(o thing) bool {
 // is the target's or the catalog's, not the object's.
 func (t *audit) inspect(ctx context.Context, o thing, size int64) error {
 	if size == absent { // a listing may lag, or lie
-		info, err := t.m.stat(ctx, o.name)
-		if err == nil {
+		info, err := t.stat(ctx, o.name)
+		switch {
+		case err == nil:
 			size = info.Size
-		} else if !errors.Is(err, targets.ErrNotFound) {
+		case !answered(err):
 			return err
 		}
 	}
@@ -186,8 +196,99 @@ func (t *audit) inspect(ctx context.Context, o thing, size int64) error {
 		return err
 	case cause == nil:
 		return t.good(o, whole)
+	case errors.Is(cause, targets.ErrDenied):
+		if waits, err := t.refuse(o, size, cause); waits || err != nil {
+			return err
+		}
 	}
 	return t.bad(ctx, o, kind, cause, size)
+}
+
+// refusal is an object that the target denied before it had given any.
+type refusal struct {
+	thing
+	size  int64
+	cause error
+}
+
+// refuse reports whether it is still open what a denial means. Credentials that
+// may read nothing find no damage: that shows when nothing else is given either.
+func (t *audit) refuse(o thing, size int64, cause error) (waits bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.out.Read > 0 {
+		return false, nil
+	}
+	if t.refused = append(t.refused, refusal{o, size, cause}); len(t.refused) >= deniedEnough {
+		err = t.unreadable()
+	}
+	return true, err
+}
+
+// unreadable is why an audit ends. t.mu is held.
+func (t *audit) unreadable() error {
+	return fmt.Errorf("target %s: these credentials can read none of %d objects: %w", t.m.Name, len(t.refused), targets.ErrDenied)
+}
+
+// denials deals with what was denied before anything was given.
+func (t *audit) denials(ctx context.Context) error {
+	t.mu.Lock()
+	refused := t.refused
+	if len(refused) > 0 && t.out.Read == 0 {
+		defer t.mu.Unlock()
+		return t.unreadable()
+	}
+	t.refused = nil
+	t.mu.Unlock()
+	for _, r := range refused {
+		if err := t.bad(ctx, r.thing, FaultMissing, r.cause, r.size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// asked returns the outcome of an operation on one object. That it is denied,
+// while the target answers other questions, is an answer about the object.
+func (t *audit) asked(ctx context.Context, err error) error {
+	if !errors.Is(err, targets.ErrDenied) || t.m.Down() != nil {
+		return err
+	}
+	probe(ctx, t.v.a.key.Nation, []*Member{t.m})
+	if t.m.Down() != nil || ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errUnreadable, err)
+}
+
+// stat asks for one object's size.
+func (t *audit) stat(ctx context.Context, name string) (info targets.Info, err error) {
+	err = t.m.attempt(ctx, settled, func(ctx context.Context) error {
+		var got targets.Info
+		err := t.m.bounded(ctx, 0, func(ctx context.Context) (err error) {
+			got, err = t.m.Target.Stat(ctx, name)
+			return err
+		})
+		if err == nil {
+			info = got
+		}
+		return err
+	})
+	return info, t.asked(ctx, err)
+}
+
+// fill reads an object from its beginning.
+func (t *audit) fill(ctx context.Context, name string, dst []byte, arrived func(n int)) error {
+	size := int64(len(dst))
+	return t.asked(ctx, t.m.transfer(ctx, settled, size, dst, arrived, func(ctx context.Context) (io.ReadCloser, error) {
+		return t.m.Target.Get(ctx, name, 0, size)
+	}))
+}
+
+// digest reads an object, and returns its hash.
+func (t *audit) digest(ctx context.Context, name string, size int64) (format.Hash, error) {
+	sum, err := t.m.digest(ctx, name, size, t.arrived)
+	return sum, t.asked(ctx, err)
 }
 
 // judge says what is wrong with an object; a nil cause: nothing.
@@ -214,6 +315,8 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 		return "", nil, err
 	case errors.Is(err, targets.ErrNotFound):
 		return FaultMissing, errors.New("is listed, and not given"), nil
+	case errors.Is(err, targets.ErrDenied):
+		return FaultMissing, fmt.Errorf("is listed, and not given: %w", err), nil
 	case errors.Is(err, errUnreadable):
 		return FaultCut, errors.New("is not given whole: the store fails over it each time"), nil
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -227,14 +330,14 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 func (t *audit) read(ctx context.Context, o thing, size int64) (unsound, err error) {
 	c := t.v.readers[o.compartment()]
 	if c == nil || o.kind == 0 || o.kind == format.KindRecord {
-		sum, err := t.m.digest(ctx, o.name, size, t.arrived)
+		sum, err := t.digest(ctx, o.name, size)
 		if err == nil && sum != o.hash {
 			err = errBadCopy
 		}
 		return nil, err
 	}
 	err = t.holding(ctx, size, func(data []byte) error {
-		if err := t.m.readCounted(ctx, o.name, 0, data, t.arrived); err != nil {
+		if err := t.fill(ctx, o.name, data, t.arrived); err != nil {
 			return fmt.Errorf("target %s: %w", t.m.Name, err)
 		}
 		if format.HashOf(data) != o.hash {
@@ -276,8 +379,9 @@ func (o thing) compartment() format.ID {
 }
 
 // digest reads size bytes of an object, keeping none, and returns their hash.
+// To be denied does not open the breaker.
 func (m *Member) digest(ctx context.Context, name string, size int64, arrived func(n int)) (sum format.Hash, err error) {
-	err = m.do(ctx, func(ctx context.Context) error {
+	err = m.attempt(ctx, settled, func(ctx context.Context) error {
 		var got format.Hash // of this attempt, which may hang and go on
 		err := m.bounded(ctx, transferTime(int(size)), func(ctx context.Context) error {
 			r, err := m.Target.Get(ctx, name, 0, size)
@@ -319,7 +423,7 @@ func (t *audit) examine(ctx context.Context, o thing, size int64, kind FaultKind
 		return kind, cause, nil
 	}
 	err := t.holding(ctx, n, func(data []byte) error {
-		if err := t.m.read(ctx, o.name, 0, data); err != nil {
+		if err := t.fill(ctx, o.name, data, func(int) {}); err != nil {
 			if answered(err) {
 				return nil // now it is worse, or better: what was found before counts
 			}
@@ -514,7 +618,7 @@ func (t *audit) good(o thing, whole bool) error {
 	t.mu.Unlock()
 	if whole {
 		for _, kind := range t.suspects[o.name] {
-			if err := t.v.s.catalog.ClearFault(t.m.Name, kind, o.name); err != nil {
+			if err := t.v.s.clearFault(t.m.Name, kind, o.name); err != nil {
 				return err
 			}
 		}
