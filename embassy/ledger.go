@@ -212,7 +212,18 @@ func (l *ledger) recall() error {
 	if err != nil {
 		return err
 	}
+	state, err := OpenState(l.s.site.StateDir)
+	if err != nil {
+		return err
+	}
+	forgiven, err := state.forgiven()
+	if err != nil {
+		return err
+	}
 	for _, m := range l.members {
+		if forgiven[m.Name][l.chain.id().String()] >= e.Seq {
+			continue
+		}
 		for _, w := range l.comp.Writers {
 			for _, c := range e.Confirmed {
 				if c.Target != w.TargetName(m.Name) || c.Seq == 0 || c.Seq > l.chain.head() {

@@ -182,7 +182,7 @@ func (r *renewal) run(ctx context.Context, a *atlas, charters []knownCharter) er
 	if r.locker, ok = targets.As[targets.Locker](r.m.Target); !ok {
 		return ErrNoLocks
 	}
-	r.mender = &audit{v: &verification{s: r.s, a: a}, m: r.m,
+	r.mender = &audit{v: newVerification(r.s, a), m: r.m,
 		pen: NewMember(r.m.Name, r.m.URL, r.m.Jurisdiction, r.m.Target, nil, r.s.now)}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(locksAtOnce)

@@ -129,9 +129,11 @@ var errNotMended = errors.New("not mended")
 // the last word. The error wraps errNowhere when no other target gave the
 // object whole.
 func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error) error {
-	lock := &t.v.mending[o.hash[0]%uint8(len(t.v.mending))]
-	lock.Lock()
-	defer lock.Unlock()
+	lock := t.v.mending[o.hash[0]%uint8(len(t.v.mending))]
+	if err := lock.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer lock.Release(1)
 	room := min(2*int64(slices.Max(o.sizes)), copyRoom) // it is read back beside
 	if err := t.v.s.room.Acquire(ctx, room); err != nil {
 		return err

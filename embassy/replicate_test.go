@@ -256,6 +256,7 @@ func TestReplicateRollback(t *testing.T) {
 // The writer itself lost its catalog: what its entries say of the targets is
 // enough to notice a rollback.
 func TestRollbackNoticedWithoutCatalog(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	for seed := range uint64(2) {
 		s.fill(seed, 4, 3000)
@@ -367,6 +368,7 @@ func TestReplicateFromBadSource(t *testing.T) {
 
 // A host that says that it stored, and keeps nothing.
 func TestHostThatDiscards(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	s.fill(1, 4, 3000)
 	s.mustBackup(0)
@@ -416,6 +418,7 @@ func (b breaking) Get(ctx context.Context, name string, offset, length int64) (i
 // A store that fails over one object, as with a bad sector below it, is not a
 // dead one: the object is mended, and everything else is verified.
 func TestUnreadableObjectIsMended(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	for seed := range uint64(3) {
 		s.fill(seed, 4, 3000)

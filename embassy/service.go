@@ -78,7 +78,11 @@ func New(o Options) (*Service, error) {
 	}
 	for _, m := range o.Members {
 		s.members[m.Name] = m
-		m.health.older = func(name string, old error) { s.fault(m.Name, kindOf(old), name, old) }
+		m.health.tell = func(kind FaultKind, object string, cause error) {
+			if s.catalog != nil {
+				s.fault(m.Name, kind, object, cause)
+			}
+		}
 	}
 	for _, t := range s.site.Targets {
 		if s.members[t.Name] == nil {

@@ -32,6 +32,13 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 		return nil, err
 	}
 	started := s.now()
+	if state, err := OpenState(s.site.StateDir); err == nil {
+		if err := state.forgive(target); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, ErrNoState) {
+		return nil, err
+	}
 	if err := s.catalog.ForgetTarget(target); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
@@ -156,8 +157,8 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	if err != nil {
 		return rep, err
 	}
-	v := &verification{s: s, a: a, o: o, kept: newKeptEvidence(s), readers: map[format.ID]*compartmentView{},
-		meter: newMeter(s.progress, s.now, "verify", "")}
+	v := newVerification(s, a)
+	v.o, v.meter = o, newMeter(s.progress, s.now, "verify", "")
 	defer v.meter.end()
 	if o.Level == Decrypt {
 		for _, c := range o.Keys.Compartments {
@@ -309,10 +310,19 @@ type verification struct {
 	kept     *keptEvidence
 	readers  map[format.ID]*compartmentView // of Decrypt, by compartment
 	meter    *meter
-	mending  [64]sync.Mutex // by hash: what one target's repair reads, no other's replaces
+	mending  [64]*semaphore.Weighted // of 1, by hash: what one target's repair reads, no other's replaces
 
 	mu   sync.Mutex
 	lost []thing // at most maxBadListed
+}
+
+// newVerification returns one that can mend; to verify it needs the rest.
+func newVerification(s *Service, a *atlas) *verification {
+	v := &verification{s: s, a: a, kept: newKeptEvidence(s), readers: map[format.ID]*compartmentView{}}
+	for i := range v.mending {
+		v.mending[i] = semaphore.NewWeighted(1)
+	}
+	return v
 }
 
 // thing is an object that a target should hold.
