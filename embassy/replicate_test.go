@@ -232,9 +232,24 @@ func TestReplicateRollback(t *testing.T) {
 		t.Error("a target that was rolled back was written to")
 	}
 	s.mems[1] = now
+	since := ""
+	for range 2 { // that it shows all again explains nothing
+		r.replicate(5, embassy.ReplicateOptions{})
+		faults, err := r.catalog.Faults("t1")
+		if err != nil || len(faults) != 1 || !strings.Contains(faults[0].Text, "shows all again since") || since != "" && since != faults[0].Text {
+			t.Fatalf("faults %+v, %v", faults, err)
+		}
+		since = faults[0].Text
+	}
+	if rep := r.replicate(0, embassy.ReplicateOptions{Targets: []string{"t0", "t2"}}); len(rep.Targets) != 2 {
+		t.Errorf("a run about the others: %+v", rep)
+	}
+	if _, err := r.start().Trust(t.Context(), "t1", "the listing was cached"); err != nil {
+		t.Fatal(err)
+	}
 	r.replicate(0, embassy.ReplicateOptions{})
 	if got := r.kinds(); len(got) != 0 {
-		t.Errorf("the target shows all again, and still: %v", got)
+		t.Errorf("trusted, and still: %v", got)
 	}
 }
 

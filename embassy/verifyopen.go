@@ -24,7 +24,7 @@ func (t *audit) open(ctx context.Context, c *compartmentView, o thing, data []by
 		unsound = t.v.openSnapshot(c, o, data)
 	}
 	if unsound != nil {
-		unsound = fmt.Errorf("its writer, agent %s, made it so: %w", o.by[0].l.Agent, unsound)
+		unsound = fmt.Errorf("its writer, agent %s, made it so in chain %s: %w", o.by[0].l.Agent, o.by[0].l.Chain, unsound)
 	}
 	return unsound, err
 }
@@ -91,7 +91,7 @@ func (t *audit) openIndex(ctx context.Context, c *compartmentView, o thing, data
 			}
 			same, err := t.same(ctx, name, s)
 			if err == nil && !same {
-				sum, bad := t.m.digest(ctx, name, int64(p.Size), t.arrived)
+				sum, bad := t.digest(ctx, name, int64(p.Size))
 				if bad != nil && !answered(bad) {
 					return nil, bad
 				}
