@@ -149,7 +149,14 @@ func (v *verification) openSnapshot(c *compartmentView, o thing, data []byte) er
 // lies on it. What its own damage explains is told as harm, the rest is their
 // writer's doing.
 func (t *audit) snapshots(ctx context.Context) error {
-	v, err := OpenView(ctx, ViewOptions{Keys: t.v.o.Keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now})
+	keys := *t.v.o.Keys
+	keys.Compartments = slices.DeleteFunc(slices.Clone(keys.Compartments), func(c *Compartment) bool {
+		return !slices.ContainsFunc(t.v.a.regions, func(r *region) bool { // then nobody looked what is damaged
+			_, placed := r.member(t.m)
+			return r.id == c.ID && placed
+		})
+	})
+	v, err := OpenView(ctx, ViewOptions{Keys: &keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now})
 	if err != nil {
 		return err
 	}
