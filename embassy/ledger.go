@@ -18,7 +18,7 @@ import (
 
 var (
 	// ErrRolledBack: a target shows less than it once showed or confirmed.
-	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count until it does; if that is in order, run embassy target trust")
+	ErrRolledBack = errors.New("the target was rolled back or emptied: it did not show what it had confirmed before, and its copies do not count until that is explained and embassy target trust is run")
 	// ErrForked: somebody else writes this chain.
 	ErrForked = errors.New("another machine wrote on this chain: this state directory was cloned, or restored from an old copy; this run goes on with a new chain, and stores again what only the old one listed")
 	// ErrLost: an object that this machine has to bring to a target is nowhere

@@ -68,7 +68,7 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 			return rep, fmt.Errorf("target %q: %w", name, ErrUnknownTarget)
 		}
 	}
-	book := s.watchFaults()
+	book := s.watchFaults(o.Targets...)
 	a, err := s.openAtlas(ctx)
 	if err != nil {
 		return rep, err

@@ -196,6 +196,7 @@ func TestDeniedAgentStopsNoOther(t *testing.T) {
 // What was forgiven is not held against a target again when the catalog is
 // rebuilt.
 func TestTrustOutlivesRebuild(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	for seed := range uint64(3) {
 		s.fill(seed, 4, 3000)

@@ -45,6 +45,7 @@ type shared struct {
 	own     *semaphore.Weighted // of 1: held by what makes entries or chains of its own, or empties the spool
 	opening sync.Mutex          // held while own chains are opened
 	heads   sync.Mutex          // held while a seen head is replaced
+	faults  bookings
 	room    *semaphore.Weighted // bytes of objects that are being copied
 }
 

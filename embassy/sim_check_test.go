@@ -114,20 +114,43 @@ func (m *simMachine) checkRollback(l embassy.Line) {
 	if h == nil || !slices.Contains(m.reads(), h) {
 		return
 	}
-	head, ok := m.catalog.seen[h.name][l]
-	if !ok {
-		return
-	}
+	head := max(m.catalog.seen[h.name][l].Seq, m.confirmed(h, l))
 	for name, e := range m.s.entries {
-		if lineOf(e) == l && e.Seq >= head.Seq && h.has(name) {
+		if lineOf(e) == l && e.Seq >= head && h.has(name) {
 			return
 		}
+	}
+	if head == 0 {
+		return
 	}
 	faults, err := m.catalog.Faults(h.name)
 	m.s.must(err)
 	if !slices.ContainsFunc(faults, func(f embassy.Fault) bool { return f.Kind.Distrusts() }) {
-		m.s.violate("%s: %s shows less of chain %s than entry %d, and nobody says so", m.name, h.name, l.Chain, head.Seq)
+		m.s.violate("%s: %s shows less of chain %s than entry %d, and nobody says so", m.name, h.name, l.Chain, head)
 	}
+}
+
+// confirmed is how far a host had come with the machine's own chain when its
+// last entry was written: that is known even when the catalog is lost. A host
+// that was forgiven since may have come less far.
+func (m *simMachine) confirmed(h *simHost, l embassy.Line) (seq uint64) {
+	if m.agent == nil || l != m.chain() || m.trusts[h] {
+		return 0
+	}
+	own := m.entries()
+	var last uint64
+	for _, e := range m.s.entries {
+		if lineOf(e) != l || e.Seq < last || !own[e.file()] {
+			continue
+		}
+		last, seq = e.Seq, 0
+		for _, c := range e.Confirmed {
+			if c.Target == m.s.keys.Compartments[m.agent.place].Current().TargetName(h.name) {
+				seq = c.Seq
+			}
+		}
+	}
+	return seq
 }
 
 // checkForks checks that a machine that just read all ledgers reports every
@@ -202,7 +225,7 @@ func (s *sim) checkSnapshots(everywhere func(c simCommit, h *simHost) bool) {
 			}
 		}
 		for _, c := range s.committed {
-			claims := slices.Contains(s.claiming(c.hash), h)
+			claims := slices.Contains(s.claiming(c.hash, (*simHost).honest), h)
 			if !claims && everywhere != nil && everywhere(c, h) {
 				s.violate("%s has no entry that commits snapshot %s, though all was replicated", h.name, c.hash)
 			}

@@ -233,6 +233,11 @@ func (e *simEntry) object(a format.Listed) string {
 	return format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash)
 }
 
+// file names the entry's file below the state directory that wrote it.
+func (e *simEntry) file() string {
+	return fmt.Sprintf("/chains/%s/%s/%016x-%s", e.Compartment, e.Chain, e.Seq, e.hash)
+}
+
 // before is the name of the entry before; empty for the first.
 func (e *simEntry) before() string {
 	if e.Seq == 1 {

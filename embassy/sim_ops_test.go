@@ -236,7 +236,8 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 	if guilty == nil && !m.forked() && rep.Exit != 0 {
 		s.violate("%s: backup: exit %d in the best of worlds: %v", m.name, rep.Exit, rep.Missing)
 	}
-	if len(rep.Missing) == 0 {
+	honest := slices.DeleteFunc(slices.Clone(m.reads()), func(h *simHost) bool { return !h.honest() })
+	if len(rep.Missing) == 0 || len(honest) < simRule {
 		m.misses = 0
 	} else if m.misses++; m.misses > 1 {
 		s.violate("%s: two backups in a row did not commit, though every honest target answers: %v", m.name, rep.Missing)
@@ -249,17 +250,14 @@ func (s *sim) commit(m *simMachine, rep embassy.BackupReport, files map[string]s
 	s.mu.Lock()
 	s.committed = append(s.committed, simCommit{rep.Snapshot, m.agent, files})
 	s.mu.Unlock()
-	want := simRule
-	if s.guilty() != nil {
-		want--
-	}
-	if have := len(s.claiming(rep.Snapshot)); have < want {
-		s.violate("%s: snapshot %s is called committed, and %d honest targets have it", m.name, rep.Snapshot, have)
+	if have := len(s.claiming(rep.Snapshot, func(*simHost) bool { return true })); have < simRule {
+		s.violate("%s: snapshot %s is called committed, and %d targets have it", m.name, rep.Snapshot, have)
 	}
 }
 
-// claiming are the honest hosts that hold an entry that commits the snapshot.
-func (s *sim) claiming(snapshot format.Hash) []*simHost {
+// claiming are the hosts that hold an entry that commits the snapshot, of
+// those that count.
+func (s *sim) claiming(snapshot format.Hash, counts func(h *simHost) bool) []*simHost {
 	s.mu.Lock()
 	var names []string
 	for name, e := range s.entries {
@@ -270,7 +268,7 @@ func (s *sim) claiming(snapshot format.Hash) []*simHost {
 	s.mu.Unlock()
 	var out []*simHost
 	for _, h := range s.placed() {
-		if h.honest() && slices.ContainsFunc(names, h.has) {
+		if counts(h) && slices.ContainsFunc(names, h.has) {
 			out = append(out, h)
 		}
 	}
@@ -589,8 +587,7 @@ func (m *simMachine) aheadOn(counts func(h *simHost) bool) string {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
 	for name, e := range m.s.entries {
-		file := fmt.Sprintf("/chains/%s/%s/%016x-%s", e.Compartment, e.Chain, e.Seq, e.hash)
-		if lineOf(e) == l && !own[file] && slices.ContainsFunc(m.s.hosts, func(h *simHost) bool { return counts(h) && h.has(name) }) {
+		if lineOf(e) == l && !own[e.file()] && slices.ContainsFunc(m.s.hosts, func(h *simHost) bool { return counts(h) && h.has(name) }) {
 			return name
 		}
 	}
@@ -631,6 +628,7 @@ func (s *sim) trust(r *rand.Rand) {
 	_, err := m.svc.Trust(m.ctx, h.name, "simulated")
 	s.must(err)
 	m.end()
+	m.trusts[h] = true
 	s.note("%s: trusts %s again", m.name, h)
 }
 

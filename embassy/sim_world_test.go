@@ -197,6 +197,7 @@ type simMachine struct {
 	svc     *embassy.Service // of the process that runs; nil: none does
 	ctx     context.Context
 	fuse    atomic.Pointer[fuse]
+	trusts  map[*simHost]bool
 	misses  int // backups in a row that could commit and did not
 }
 
@@ -275,7 +276,7 @@ func newSim(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, dir str
 
 // machine adds a computer.
 func (s *sim) machine(name string, a *simAgent) *simMachine {
-	m := &simMachine{s: s, name: name, agent: a, dir: filepath.Join(s.dir, name), catalog: newMemCatalog()}
+	m := &simMachine{s: s, name: name, agent: a, dir: filepath.Join(s.dir, name), catalog: newMemCatalog(), trusts: map[*simHost]bool{}}
 	s.machines = append(s.machines, m)
 	return m
 }

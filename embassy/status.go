@@ -59,8 +59,9 @@ type TargetStatus struct {
 
 	Verified *Verified // the last verification; nil: none
 	Locked   *Locked   // the last renewal of its locks; nil: none
-	// LockDue: locks that the configuration asks for were never renewed, or the
-	// first of them ends before a quarter of the period is over.
+	// LockDue: the last renewal of the locks that the configuration asks for did
+	// not reach all of them, or the first ends before a quarter of the period is
+	// over.
 	LockDue bool
 }
 
@@ -162,7 +163,15 @@ func (s *Service) inspected(t *TargetStatus) error {
 	}
 	site, _ := s.site.Target(t.Name)
 	if period := lockPeriod(site.Lock); period > 0 {
-		t.LockDue = !ok || l.Earliest != nil && l.Earliest.Before(s.now().Add(period/4))
+		switch {
+		case !ok: // another machine does it, or none: this one has not looked
+		case l.Error != "", l.Denied > 0, l.Doubtful > 0:
+			t.LockDue = true
+		case l.Earliest == nil:
+			t.LockDue = l.Objects > 0
+		default:
+			t.LockDue = l.Earliest.Before(s.now().Add(period / 4))
+		}
 	}
 	return nil
 }

@@ -2,11 +2,13 @@ package embassy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"embassy/embassy/format"
+	"embassy/targets"
 )
 
 // survey finds out how far a target has come with the own chain, and that it
@@ -115,6 +117,10 @@ func (l *ledger) convict(ctx context.Context, m *Member, e shownEntry) error {
 		object, err := m.fetchSized(ctx, e.name, e.size, format.MaxEntrySize, e.hash)
 		if err != nil && !answered(err) {
 			return err
+		}
+		if err != nil && !errors.Is(err, targets.ErrNotFound) { // whatever the name stands for, these are not its bytes
+			l.s.fault(m.Name, kindOf(err), e.name, err)
+			return nil
 		}
 		want := l.chain.scope
 		want.Seq = e.seq

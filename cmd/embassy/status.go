@@ -23,7 +23,7 @@ func statusCommand(con *console) *cli.Command {
 			"a primary one that has it, and E-3 an emergency one that lacks three entries of the ledger.\n" +
 			"BEHIND counts the entries that a target lacks, of all chains that this machine knows; embassy replicate\n" +
 			"brings them. A fault stays listed, with exit code 5, until it is mended (embassy verify --repair) or\n" +
-			"forgiven (embassy target trust).",
+			"forgiven (embassy target trust). A rollback is never mended by itself: only embassy target trust ends it.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "live", Usage: "ask the targets instead of telling what is remembered"},
 		},
@@ -85,7 +85,7 @@ func printStatus(con *console, status embassy.Status) error {
 			state = "answers"
 		}
 		if t.LockDue {
-			state += "; LOCKS END SOON: embassy replicate renews them"
+			state += "; " + lockTrouble(t.Locked)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), t.Behind,
 			moment(t.AsOf), verifiedText(t.Verified), lockedText(t.Locked), state)
@@ -107,6 +107,17 @@ func verifiedText(v *embassy.Verified) string {
 		return fmt.Sprintf("%s %s %d/%d", moment(v.Time), v.Level, v.Class+1, v.Classes)
 	}
 	return moment(v.Time) + " " + v.Level
+}
+
+// lockTrouble says why locks need somebody's attention.
+func lockTrouble(l *embassy.Locked) string {
+	switch {
+	case l != nil && l.Error != "":
+		return "LOCKS NOT RENEWED: " + printable(l.Error)
+	case l != nil && l.Denied+l.Doubtful > 0:
+		return fmt.Sprintf("LOCKS NOT RENEWED: %d denied, %d of objects that were written over", l.Denied, l.Doubtful)
+	}
+	return "LOCKS END SOON: embassy replicate renews them"
 }
 
 func lockedText(l *embassy.Locked) string {
