@@ -18,6 +18,11 @@ import (
 // arriving, before a replication gives up on it.
 const idleRounds = 3
 
+// linkSilence is how long a link may be silent in the middle of an upload before
+// a replication gives the upload up. On a thin link what was sent is worth the
+// wait, and nobody else waits.
+const linkSilence = time.Minute
+
 // ReplicateOptions say what to copy.
 type ReplicateOptions struct {
 	Targets []string // to which; none: all
@@ -84,7 +89,7 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 			r.members = append(r.members, m)
 		}
 	}
-	each(r.members, func(_ int, m *Member) { r.done[m.Name].Err = r.bring(ctx, m) })
+	each(r.members, func(_ int, m *Member) { r.done[m.Name].Err = r.bring(targets.Patiently(ctx, linkSilence), m) })
 	if err := ctx.Err(); err != nil {
 		return rep, err
 	}
