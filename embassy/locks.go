@@ -127,8 +127,8 @@ const locksNote = "locks/" // and the name of the target
 // LastLocked returns what the last renewal on a target found; ok is false when
 // there was none.
 func (s *Service) LastLocked(target string) (l Locked, ok bool, err error) {
-	raw, ok, err := s.catalog.Noted(locksNote + target)
-	if err != nil || !ok {
+	raw, _, err := s.catalog.Noted(locksNote + target)
+	if err != nil || len(raw) == 0 {
 		return l, false, err
 	}
 	if err := json.Unmarshal(raw, &l); err != nil {

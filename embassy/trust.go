@@ -45,8 +45,10 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 	s.faults.mu.Lock()
 	clear(s.faults.n) // counted again when it matters
 	s.faults.mu.Unlock()
-	if err := s.catalog.Note(checkKey(target), nil); err != nil {
-		return nil, err
+	for _, key := range []string{checkKey(target), verifiedNote + target, sampleNote + target, locksNote + target} {
+		if err := s.catalog.Note(key, nil); err != nil {
+			return nil, err
+		}
 	}
 	return forgiven, s.catalog.AddRun(Run{
 		Kind: "trust", Started: started, Ended: s.now(),

@@ -270,8 +270,8 @@ const (
 // LastVerified returns what the last verification of a target found; ok is
 // false when there was none.
 func (s *Service) LastVerified(target string) (v Verified, ok bool, err error) {
-	raw, ok, err := s.catalog.Noted(verifiedNote + target)
-	if err != nil || !ok {
+	raw, _, err := s.catalog.Noted(verifiedNote + target)
+	if err != nil || len(raw) == 0 {
 		return v, false, err
 	}
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -400,8 +400,8 @@ func (t *audit) run(ctx context.Context) error {
 
 // samples returns how many samples of the target have ended.
 func (t *audit) samples() (n uint64, err error) {
-	raw, ok, err := t.v.s.catalog.Noted(sampleNote + t.m.Name)
-	if err != nil || !ok {
+	raw, _, err := t.v.s.catalog.Noted(sampleNote + t.m.Name)
+	if err != nil || len(raw) == 0 {
 		return 0, err
 	}
 	if _, err := fmt.Sscan(string(raw), &n); err != nil {

@@ -271,8 +271,14 @@ func (t *audit) hasContent(ctx context.Context, r *reading, c format.Content) er
 	return err
 }
 
-// noteLost remembers what is to be named at the end.
+// noteLost remembers what is to be named at the end. A machine that writes the
+// chain stores again what it lists: see ledger.prepare.
 func (v *verification) noteLost(o thing) {
+	for _, b := range o.by {
+		if err := v.s.catalog.Note(lostKey(b.l.Chain), []byte(o.name)); err != nil {
+			v.s.log.Error("note lost object", "object", o.name, "err", err)
+		}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.lost) < maxBadListed && !slices.ContainsFunc(v.lost, func(l thing) bool { return l.name == o.name }) {
