@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"embassy/crypto"
 	"embassy/embassy/config"
@@ -24,9 +25,11 @@ type atlas struct {
 	s        *Service
 	key      format.NationKey
 	charter  *format.Charter
-	object   []byte    // of the charter
-	regions  []*region // by rank
-	unplaced []string  // compartments of the charter that the configuration does not place
+	object   []byte           // of the charter
+	regions  []*region        // by rank
+	unplaced []string         // compartments of the charter that the configuration does not place
+	booked   map[faultID]bool // what the book held when the atlas was opened
+	waited   map[string]bool  // members whose lists had time to show what they lag behind with
 }
 
 // region is one compartment, and where it should lie.
@@ -37,6 +40,7 @@ type region struct {
 	rank    int
 	members []*Member // in PACE order
 	lines   []*line
+	beyond  uint64 // entries that are shown, and could not be learned
 }
 
 // line is a chain that was learned from targets. It implements trail.
@@ -44,7 +48,9 @@ type line struct {
 	Line
 	r      *region
 	signer *crypto.Verifier
-	last   uint64 // the last valid entry; below a fork
+	last   uint64 // the last valid entry
+	trials trials
+	madeUp atomic.Int32 // objects that it lists and nobody ever had
 
 	mu    sync.Mutex
 	heads map[string]uint64 // so many first entries each listed member has
@@ -92,8 +98,7 @@ func (l *line) entry(ctx context.Context, seq uint64) (format.Entry, []byte, err
 	if err != nil {
 		return format.Entry{}, nil, err
 	}
-	name := format.EntryName(l.r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, k.Hash)
-	object, err := l.r.fetch(ctx, l, seq, name, k.Size, k.Hash, nil)
+	object, err := l.r.fetch(ctx, l, seq, l.name(seq, k.Hash), k.Size, k.Hash, nil)
 	if err != nil {
 		return format.Entry{}, nil, err
 	}
@@ -125,27 +130,46 @@ func (r *region) fetch(ctx context.Context, l *line, seq uint64, name string, si
 			others = append(others, m)
 		}
 	}
-	var errs []error
+	errs := []error{errNowhere}
+	lost := map[*Member]error{} // who should have it
+	var data []byte
 	for i, m := range append(sure, others...) {
-		data, err := m.fetch(ctx, name, size, h)
-		if err == nil {
-			return data, nil
+		var err error
+		if data, err = m.fetch(ctx, name, size, h); err == nil {
+			break
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if i < len(sure) && answered(err) {
-			r.a.s.fault(m.Name, kindOf(err), name, fmt.Errorf("%w: embassy verify --repair mends it from another target", err))
+		if data = nil; i < len(sure) && answered(err) {
+			lost[m] = err
 		}
 		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("%s: %w", name, errors.Join(append([]error{errNowhere}, errs...)...))
+	there := data != nil || name == l.name(seq, h)
+	if !there {
+		var err error
+		if there, err = r.confirmed(name, h); err != nil {
+			return nil, err
+		}
+	}
+	for m, err := range lost {
+		if kind := kindOf(err); there || kind != FaultMissing {
+			r.a.s.fault(m.Name, kind, name, fmt.Errorf("%w%s", err, remedy))
+		} else {
+			l.unsound(name)
+		}
+	}
+	if data != nil {
+		return data, nil
+	}
+	return nil, fmt.Errorf("%s: %w", name, errors.Join(errs...))
 }
 
 // kindOf says what is wrong with a copy whose reading ended with err.
 func kindOf(err error) FaultKind {
 	switch {
-	case errors.Is(err, targets.ErrNotFound):
+	case errors.Is(err, targets.ErrNotFound), errors.Is(err, targets.ErrDenied):
 		return FaultMissing
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errUnreadable):
 		return FaultCut
@@ -217,7 +241,14 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 		return nil, err
 	}
 	probe(ctx, key.Nation, s.order)
-	a := &atlas{s: s, key: key}
+	a := &atlas{s: s, key: key, booked: map[faultID]bool{}, waited: map[string]bool{}}
+	faults, err := s.catalog.Faults("")
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range faults {
+		a.booked[faultID{f.Target, f.Kind, f.Object}] = true
+	}
 	if a.charter, a.object, err = s.charterOf(ctx, key, state); err != nil {
 		return nil, err
 	}

@@ -1,350 +1,327 @@
 package embassy
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"embassy/crypto"
-	"embassy/embassy/format"
-	"embassy/targets"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"math/rand/v2"
 	"slices"
-	"strings"
-	"sync"
-	"time"
+
+	"embassy/embassy/format"
+	"embassy/targets"
 )
-
-// sighting is a ledger entry's name as targets list it.
-type sighting struct {
-	hash format.Hash
-	by   []shownBy
-}
-
-type shownBy struct {
-	m      *Member
-	size   int64
-	hidden bool // by a deletion: it can be read, and is not there
-}
-
-// sightings are the names below one chain's folder, by number.
-type sightings map[uint64][]sighting
-
-// learn reads all chains of one agent.
-func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *crypto.Verifier) error {
-	prefix := format.LedgerPrefix(r.a.key.Nation, r.id, agent.ID)
-	shown := map[format.ID]sightings{}
-	listed := map[*Member]time.Time{} // since when
-	var mu sync.Mutex
-	each(r.members, func(_ int, m *Member) {
-		if m.Down() != nil {
-			return
-		}
-		asked := r.a.s.now()
-		names, err := m.entries(ctx, prefix)
-		if err != nil {
-			if answered(err) {
-				r.a.s.warn(Finding{Target: m.Name, Object: prefix, Err: err})
-			}
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		listed[m] = asked
-		for _, n := range names {
-			if shown[n.chain] == nil {
-				shown[n.chain] = sightings{}
-			}
-			shown[n.chain].add(n)
-		}
-	})
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	known, err := r.a.s.catalog.KnownLines()
-	if err != nil {
-		return err
-	}
-	for _, l := range known {
-		if l.Compartment == r.id && l.Agent == agent.ID && shown[l.Chain] == nil {
-			shown[l.Chain] = sightings{} // nobody shows it any more
-		}
-	}
-	distrust := map[string]int{} // by member: names that turned out to be no entries
-	for _, id := range slices.SortedFunc(maps.Keys(shown), func(a, b format.ID) int { return bytes.Compare(a[:], b[:]) }) {
-		l := &line{Line: Line{Compartment: r.id, Agent: agent.ID, Chain: id}, r: r, signer: signer, heads: map[string]uint64{}, tops: map[string]uint64{}}
-		if err := l.learn(ctx, agent, shown[id], listed, distrust); err != nil {
-			return err
-		}
-		if l.last > 0 {
-			r.lines = append(r.lines, l)
-		}
-	}
-	return nil
-}
-
-// ledgerName is what a listing says of an entry.
-type ledgerName struct {
-	shownBy
-	chain format.ID
-	seq   uint64
-	hash  format.Hash
-}
-
-// entries lists an agent's ledger, up to a bound, and what of it a deletion
-// hides.
-func (m *Member) entries(ctx context.Context, prefix string) ([]ledgerName, error) {
-	var out []ledgerName
-	err := m.do(ctx, func(ctx context.Context) error {
-		out = nil
-		names := 0
-		add := func(info targets.Info, hidden bool) {
-			n := ledgerName{shownBy: shownBy{m, info.Size, hidden}}
-			var err error
-			if n.chain, n.seq, n.hash, err = format.ParseEntryName(strings.TrimPrefix(info.Name, prefix)); err == nil && n.seq > 0 {
-				out = append(out, n)
-			}
-		}
-		for info, err := range m.Target.List(ctx, prefix) {
-			if err != nil {
-				return err
-			}
-			if names++; names > maxEntryNames {
-				return fmt.Errorf("%s: more than %d names: the host, or somebody with its credentials, makes them up", prefix, maxEntryNames)
-			}
-			add(info, false)
-		}
-		for info := range m.hidden(ctx, prefix) {
-			if names++; names > maxEntryNames {
-				return nil
-			}
-			add(info, true)
-		}
-		return nil
-	})
-	return out, err
-}
-
-func (s sightings) add(n ledgerName) {
-	list := s[n.seq]
-	for i := range list {
-		if list[i].hash == n.hash {
-			list[i].by = append(list[i].by, n.shownBy)
-			return
-		}
-	}
-	s[n.seq] = append(list, sighting{n.hash, []shownBy{n.shownBy}})
-}
 
 // errUnsigned marks a name in a ledger whose bytes the agent did not sign.
 var errUnsigned = errors.New("is no entry that the agent signed")
 
-// open fetches and verifies one entry that somebody shows. Once one target
-// gives it, the others that do not are blamed for damage; when nobody gives
-// what the agent signed, all that give something else are blamed for forgery,
-// and the error is errUnsigned. Another error says that nobody gave anything.
-func (l *line) open(ctx context.Context, seq uint64, s sighting, distrust map[string]int) (format.Entry, Known, error) {
-	name := format.EntryName(l.r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, s.hash)
-	type badCopy struct {
-		shownBy
-		err error
+// errUnread: who shows an entry showed too much that is none.
+var errUnread = fmt.Errorf("is not read: more than %d names beside it are no entries", maxForged)
+
+// open fetches and verifies one entry that somebody shows, and blames those
+// that list it and do not give it. The error is errUnsigned when the bytes are
+// those of the name, and not the agent's: then all that show it are blamed for
+// forgery. Another error says that nobody gave it.
+func (l *line) open(ctx context.Context, seq uint64, s *sighting) (format.Entry, Known, error) {
+	if s.err != nil {
+		return format.Entry{}, Known{}, s.err
 	}
-	var bad []badCopy
-	var failed []error
+	a := l.r.a
+	name := l.name(seq, s.hash)
+	forged := func(by shownBy) bool { return a.booked[faultID{by.m.Name, FaultForged, name}] }
+	if slices.ContainsFunc(s.by, forged) { // the bytes of a name do not change
+		return format.Entry{}, Known{}, l.forged(s, name)
+	}
+	errs := []error{errNowhere}
+	blame := map[*Member]error{}
+	told := func(why string) {
+		for m, err := range blame {
+			a.s.fault(m.Name, kindOf(err), name, fmt.Errorf("%w%s", err, why))
+		}
+	}
 	for _, by := range s.by {
-		if distrust[by.m.Name] >= maxForged {
+		t := l.trials.of(by.m)
+		if t.lost() {
+			errs = append(errs, fmt.Errorf("target %s: %w", by.m.Name, errUnread))
 			continue
 		}
 		object, err := by.m.fetchSized(ctx, name, by.size, format.MaxEntrySize, s.hash)
 		if err != nil {
-			if failed = append(failed, err); answered(err) || errors.Is(err, format.ErrMalformed) {
-				bad = append(bad, badCopy{by, err})
+			errs = append(errs, err)
+			if answered(err) || errors.Is(err, format.ErrMalformed) || errors.Is(err, targets.ErrDenied) {
+				if t.bad.Add(1); !by.hidden { // else it is not there
+					blame[by.m] = err
+				}
 			}
 			continue
 		}
 		e, err := format.OpenEntry(object, l.signer, l.want(seq))
-		if err != nil { // these bytes are the same everywhere
-			for _, by := range s.by {
-				l.forged(by, name, distrust)
-			}
-			return e, Known{}, errUnsigned
+		if err != nil {
+			t.bad.Add(1)
+			return e, Known{}, l.forged(s, name)
 		}
-		for _, b := range bad {
-			l.r.a.s.fault(b.m.Name, kindOf(b.err), name, fmt.Errorf("%w: embassy verify --repair mends it from another target", b.err))
-		}
+		t.good.Add(1)
+		told(remedy)
 		return e, Known{Seq: seq, Hash: s.hash, Size: uint64(len(object))}, nil
 	}
-	for _, b := range bad {
-		if !errors.Is(b.err, targets.ErrNotFound) {
-			l.forged(b.shownBy, name, distrust)
+	if s.err = ctx.Err(); s.err == nil {
+		s.err = fmt.Errorf("%s: %w", name, errors.Join(errs...))
+		told("; no target that answers gives it")
+	}
+	return format.Entry{}, Known{}, s.err
+}
+
+// forged blames all that show a forgery, but for those where somebody has put
+// it away.
+func (l *line) forged(s *sighting, name string) error {
+	for _, by := range s.by {
+		if !by.hidden {
+			l.r.a.s.fault(by.m.Name, FaultForged, name, errForged)
 		}
 	}
-	if len(bad) > 0 && len(bad) >= len(failed) {
-		return format.Entry{}, Known{}, errUnsigned
-	}
-	return format.Entry{}, Known{}, fmt.Errorf("%s: %w", name, errors.Join(append([]error{errNowhere}, failed...)...))
+	s.err = errUnsigned
+	return errUnsigned
 }
 
-func (l *line) forged(by shownBy, name string, distrust map[string]int) {
-	m := by.m
-	if distrust[m.Name]++; distrust[m.Name] == maxForged {
-		l.r.a.s.warn(Finding{Target: m.Name, Object: folderOf(l.r.a.key.Nation, l.Line),
-			Err: fmt.Errorf("lists more than %d entries that are none; what only it shows is not read", maxForged)})
-	}
-	if !by.hidden { // else somebody has put it away
-		l.r.a.s.fault(m.Name, FaultForged, name, errForged)
-	}
+// noteKey is the key of a note on the line.
+func (l *line) noteKey(what string) string {
+	return fmt.Sprintf("%s/%s/%s/%s", what, l.Compartment, l.Agent, l.Chain)
 }
 
-// forkKey notes the first contested number of a line.
-func (l *line) forkKey() string { return fmt.Sprintf("fork/%s/%s/%s", l.Compartment, l.Agent, l.Chain) }
+// object is the line's name in the book.
+func (l *line) object() string { return fmt.Sprintf("chain %s of agent %s", l.Chain, l.Agent) }
 
-// fork returns the first contested number of the line; 0: none is.
-func (l *line) fork() (seq uint64, err error) {
-	raw, ok, err := l.r.a.s.catalog.Noted(l.forkKey())
-	if err != nil || !ok {
-		return 0, err
-	}
-	if _, err := fmt.Sscan(string(raw), &seq); err != nil {
-		return 0, fmt.Errorf("catalog: %s: %w", l.forkKey(), err)
-	}
-	return seq, nil
-}
-
-// valid returns the last known entry that counts.
+// valid returns the last known entry.
 func (l *line) valid() (uint64, error) {
 	k, _, err := l.r.a.s.catalog.KnownHead(l.Line)
-	if err != nil {
-		return 0, err
-	}
-	fork, err := l.fork()
-	if err != nil || fork == 0 {
-		return k.Seq, err
-	}
-	return min(k.Seq, fork-1), nil
+	return k.Seq, err
 }
 
-// forked freezes the line below seq.
+// forked freezes the line: what is known of it is kept where it should be, and
+// nothing is learned any more.
 func (l *line) forked(seq uint64) error {
-	l.r.a.s.fault("", FaultFork, fmt.Sprintf("chain %s of agent %s", l.Chain, l.Agent),
-		fmt.Errorf("two entries with number %d are signed by the agent's key: its machine was cloned or captured, or restored from an old copy; both branches are kept, nothing from there on is copied", seq))
-	return l.r.a.s.catalog.Note(l.forkKey(), fmt.Appendf(nil, "%d", seq))
+	l.r.a.s.fault("", FaultFork, l.object(),
+		fmt.Errorf("two entries with number %d are signed by the agent's key: its machine was cloned or captured, or restored from an old copy; both branches are kept, and nothing more of the chain is copied", seq))
+	return l.r.a.s.catalog.Note(l.noteKey("fork"), fmt.Appendf(nil, "%d", seq))
+}
+
+// frozen reports whether the line is forked, and books it if it is so since
+// now: somebody shows another entry than a known one, and the agent signed it.
+func (l *line) frozen(ctx context.Context, shown sightings, hashes []format.Hash) (bool, error) {
+	if _, ok, err := l.r.a.s.catalog.Noted(l.noteKey("fork")); err != nil || ok {
+		return ok, err
+	}
+	for i, h := range hashes {
+		for _, s := range shown[uint64(i)+1] {
+			if s.hash == h {
+				continue
+			}
+			if _, _, err := l.open(ctx, uint64(i)+1, s); err == nil {
+				return true, l.forked(uint64(i) + 1)
+			}
+		}
+	}
+	return false, ctx.Err()
+}
+
+// past returns the hashes of the known entries, from number 1. They are read
+// from the catalog only when what is shown is not just them.
+func (l *line) past(shown sightings) ([]format.Hash, error) {
+	n, err := l.valid()
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	sum, _, err := l.r.a.s.catalog.Noted(l.noteKey("known"))
+	if err != nil {
+		return nil, err
+	}
+	hashes := make([]format.Hash, 0, n+64)
+	for seq := uint64(1); seq <= n && len(shown[seq]) == 1; seq++ {
+		hashes = append(hashes, shown[seq][0].hash)
+	}
+	if uint64(len(hashes)) == n && string(sum) == sumOf(hashes) {
+		return hashes, nil
+	}
+	hashes = hashes[:0]
+	for seq := uint64(1); seq <= n; seq++ {
+		k, _, err := l.r.a.s.catalog.KnownEntry(l.Line, seq)
+		if err != nil {
+			return nil, err
+		}
+		hashes = append(hashes, k.Hash)
+	}
+	if string(sum) == sumOf(hashes) {
+		return hashes, nil
+	}
+	return hashes, l.keepSum(hashes)
+}
+
+// keepSum notes what past compares with.
+func (l *line) keepSum(hashes []format.Hash) error {
+	return l.r.a.s.catalog.Note(l.noteKey("known"), []byte(sumOf(hashes)))
+}
+
+func sumOf(hashes []format.Hash) string {
+	h := sha256.New()
+	for i := range hashes {
+		h.Write(hashes[i][:])
+	}
+	return string(h.Sum(nil))
+}
+
+// vouched follows the trail of the entry that the charter names of a revoked
+// agent's chain down to those that are known. Entries up to limit count; of
+// those that are not known yet, the ones on the trail.
+func (l *line) vouched(ctx context.Context, agent *format.CharterAgent, shown sightings, hashes []format.Hash) (limit uint64, trail sightings, err error) {
+	var top format.Head
+	for _, h := range agent.After {
+		if h.Chain == l.Chain && h.Seq > top.Seq {
+			top = h
+		}
+	}
+	known := uint64(len(hashes))
+	trail = sightings{}
+	seq, want := top.Seq, top.Hash
+	for ; seq > 0 && (seq > known || hashes[seq-1] != want); seq-- {
+		s := shown.find(seq, want)
+		if s == nil {
+			break
+		}
+		e, _, err := l.open(ctx, seq, s)
+		if ctx.Err() != nil {
+			return 0, nil, ctx.Err()
+		}
+		if err != nil {
+			break
+		}
+		trail[seq], want = []*sighting{s}, e.Prev
+	}
+	joined := seq == 0 || seq <= known && hashes[seq-1] == want
+	switch {
+	case joined && (seq == known || seq == top.Seq):
+		return top.Seq, trail, nil
+	case seq > known:
+		l.lacks(top.Seq-known, fmt.Errorf("entry %d, which the charter vouches for, is given by no target that answers", seq))
+		return known, nil, nil
+	case !joined:
+		seq--
+	}
+	l.lacks(top.Seq-seq, fmt.Errorf("from number %d on this machine knows other entries than those that the charter vouches for: move the catalog out of the state directory, so that all is learned again", seq+1))
+	return seq, nil, nil
+}
+
+// lacks counts entries that are not learned, and says why.
+func (l *line) lacks(n uint64, why error) {
+	l.r.beyond += n
+	l.r.a.s.warn(Finding{Object: folderOf(l.r.a.key.Nation, l.Line), Err: fmt.Errorf("%w; %d entries are not copied", why, n)})
 }
 
 // learn verifies what is new of one chain, finds contradictions in it, and how
 // far each listed member has come.
-func (l *line) learn(ctx context.Context, agent *format.CharterAgent, shown sightings, listed map[*Member]time.Time, distrust map[string]int) error {
-	cat := l.r.a.s.catalog
-	known, _, err := cat.KnownHead(l.Line)
+func (l *line) learn(ctx context.Context, agent *format.CharterAgent, all *ledgers) error {
+	shown := all.chains[l.Chain]
+	hashes, err := l.past(shown)
 	if err != nil {
 		return err
 	}
-	limit := uint64(1<<64 - 1)
-	if agent.Status == format.AgentRevoked {
-		limit = 0
-		for _, h := range agent.After {
-			if h.Chain == l.Chain {
-				limit = h.Seq
-			}
+	known, limit, news := len(hashes), uint64(math.MaxUint64), shown
+	frozen, revoked := false, agent.Status == format.AgentRevoked
+	if revoked {
+		limit, news, err = l.vouched(ctx, agent, shown, hashes)
+	} else {
+		frozen, err = l.frozen(ctx, shown, hashes)
+	}
+	for err == nil && !frozen && uint64(len(hashes)) < limit {
+		before := len(hashes)
+		if hashes, frozen, err = l.next(ctx, news, hashes); len(hashes) == before {
+			break
 		}
 	}
-	fork, err := l.fork()
 	if err != nil {
 		return err
 	}
-	contested := fork > 0
-	if contested {
-		limit = min(limit, fork-1)
-	}
-	hashes := make([]format.Hash, known.Seq, known.Seq+64) // of the known entries, from number 1
-	for seq := uint64(1); seq <= known.Seq; seq++ {
-		k, _, err := cat.KnownEntry(l.Line, seq)
-		if err != nil {
+	if len(hashes) > known {
+		if err := l.keepSum(hashes); err != nil {
 			return err
 		}
-		hashes[seq-1] = k.Hash
-		for _, s := range shown[seq] {
-			if s.hash == k.Hash || contested {
-				continue
-			}
-			if _, _, err := l.open(ctx, seq, s, distrust); err == nil {
-				if err := l.forked(seq); err != nil {
-					return err
-				}
-				limit, contested = min(limit, seq-1), true
-			}
-		}
-	}
-	for seq := known.Seq + 1; seq <= limit && !contested; seq++ {
-		var found []Known
-		var entry format.Entry
-		list := shown[seq]
-		slices.SortStableFunc(list, func(a, b sighting) int { return cmp.Compare(len(b.by), len(a.by)) }) // honest ones first
-		for _, s := range list {
-			e, k, err := l.open(ctx, seq, s, distrust)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err == nil {
-				entry, found = e, append(found, k)
-			}
-		}
-		if len(found) == 0 {
-			break
-		}
-		if len(found) > 1 || seq > 1 && entry.Prev != hashes[seq-2] {
-			if err := l.forked(seq); err != nil {
-				return err
-			}
-			break
-		}
-		if err := cat.Learn(l.Line, found[0], entry.Adds); err != nil {
-			return err
-		}
-		hashes = append(hashes, found[0].Hash)
 	}
 	l.last = min(uint64(len(hashes)), limit)
-	for m, asked := range listed {
-		if err := l.measure(m, asked, shown, hashes); err != nil {
+	if !frozen && !revoked {
+		if err := l.await(ctx, shown); err != nil {
+			return err
+		}
+	}
+	if len(hashes) == 0 {
+		return nil
+	}
+	for _, m := range all.whole {
+		if err := l.measure(ctx, m, shown, hashes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// measure finds out how far a member has come, and whether it shows less than
-// it showed before it was asked.
-func (l *line) measure(m *Member, asked time.Time, shown sightings, hashes []format.Hash) error {
-	shows := func(seq uint64, h format.Hash, orHid bool) bool {
-		i := slices.IndexFunc(shown[seq], func(s sighting) bool { return s.hash == h })
-		return i >= 0 && slices.ContainsFunc(shown[seq][i].by, func(by shownBy) bool { return by.m == m && (orHid || !by.hidden) })
-	}
-	var first, last, top uint64 // the end of the first entries without a gap; the greatest number; hidden ones too
-	for i, h := range hashes {
-		seq := uint64(i) + 1
-		if shows(seq, h, true) {
-			top = seq
+// next learns the entry after those of hashes, if somebody gives it, and
+// appends its hash.
+func (l *line) next(ctx context.Context, shown sightings, hashes []format.Hash) (_ []format.Hash, frozen bool, err error) {
+	seq := uint64(len(hashes)) + 1
+	list := shown[seq]
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	slices.SortStableFunc(list, func(a, b *sighting) int { return cmp.Compare(len(b.by), len(a.by)) }) // honest ones first
+	var found []Known
+	var entry format.Entry
+	for _, s := range list {
+		e, k, err := l.open(ctx, seq, s)
+		if ctx.Err() != nil {
+			return hashes, false, ctx.Err()
 		}
-		if shows(seq, h, false) {
-			if last = seq; first == seq-1 {
-				first = seq
-			}
+		if err == nil {
+			entry, found = e, append(found, k)
 		}
 	}
-	l.heads[m.Name], l.tops[m.Name] = first, top
-	s := l.r.a.s
-	seen, ok, err := s.catalog.SeenHead(m.Name, l.Line)
-	if err != nil {
-		return err
+	if len(found) == 0 {
+		return hashes, false, nil
 	}
-	if ok && last < seen.Seq && !shows(seen.Seq, seen.Hash, false) && seen.At.Before(asked) {
-		s.book(m, l.Line, ErrRolledBack)
-		return nil
+	if len(found) > 1 || seq > 1 && entry.Prev != hashes[seq-2] {
+		return hashes, true, l.forked(seq)
 	}
-	s.book(m, l.Line, nil)
-	if first == 0 {
-		return nil
+	cat := l.r.a.s.catalog
+	if err := cat.Learn(l.Line, found[0], entry.Adds); err != nil {
+		other, ok, failed := cat.KnownEntry(l.Line, seq)
+		if failed == nil && ok && other.Hash != found[0].Hash { // learned meanwhile
+			return hashes, true, l.forked(seq)
+		}
+		return hashes, false, err
 	}
-	return s.saw(m, l.Line, SeenHead{Seq: first, Hash: hashes[first-1], At: s.now()})
+	return append(hashes, found[0].Hash), false, nil
+}
+
+// await counts the numbers after the last learned one under which entries are,
+// or may be, shown. Of many only the first are looked at.
+func (l *line) await(ctx context.Context, shown sightings) error {
+	var n uint64
+	looked := 0
+	for _, seq := range slices.Sorted(maps.Keys(shown)) {
+		if seq <= l.last {
+			continue
+		}
+		may := n > 0
+		if looked++; looked <= maxForged {
+			may = slices.ContainsFunc(shown[seq], func(s *sighting) bool {
+				_, _, err := l.open(ctx, seq, s)
+				return !errors.Is(err, errUnsigned)
+			})
+		}
+		if may {
+			n++
+		}
+	}
+	if n > 0 && ctx.Err() == nil {
+		l.lacks(n, fmt.Errorf("entry %d is given by no target that answers", l.last+1))
+	}
+	return ctx.Err()
 }

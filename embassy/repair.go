@@ -87,10 +87,10 @@ func (t *audit) bad(ctx context.Context, o thing, kind FaultKind, cause error, s
 			}
 		}
 	}
+	place := t.report(o, kind, cause) // before it is forgotten that the target had it
 	if err := t.v.s.catalog.DropEvidence(t.m.Name, o.hash); err != nil {
 		return err
 	}
-	place := t.report(o, kind, cause)
 	denied := errors.Is(cause, targets.ErrDenied)
 	if kind == FaultMissing && o.entry() && t.v.o.Repair && !denied {
 		t.mu.Lock()

@@ -38,7 +38,7 @@ type ReplicatedTarget struct {
 	Objects uint64 // copied; of a dry run: to be copied
 	Bytes   uint64 // of them
 	Entries uint64 // ledger entries put
-	Behind  uint64 // entries that it lacks, over all chains
+	Behind  uint64 // entries that it lacks, over all chains, and those that no target gives
 	// Estimate is how long a dry run's copying would take at the speed last
 	// measured; 0: unknown.
 	Estimate time.Duration
@@ -464,6 +464,7 @@ func (r *replication) behind(m *Member) (uint64, error) {
 			continue
 		}
 		own := r.own[region.name]
+		n += region.beyond
 		for _, l := range region.lines {
 			if own != nil && l.Line == own.chain.line() {
 				continue

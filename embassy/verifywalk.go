@@ -80,9 +80,7 @@ func (r *region) entries(last vouch) iter.Seq2[thing, error] {
 			if err == nil && !ok {
 				err = fmt.Errorf("ledger entry %d of %s is not in the catalog", seq, last.l.Chain)
 			}
-			l := last.l
-			name := format.EntryName(r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, k.Hash)
-			o := thing{r: r, name: name, hash: k.Hash, sizes: []uint64{k.Size}, by: []vouch{{l, seq}}}
+			o := thing{r: r, name: last.l.name(seq, k.Hash), hash: k.Hash, sizes: []uint64{k.Size}, by: []vouch{{last.l, seq}}}
 			if !yield(o, err) || err != nil {
 				return
 			}
@@ -182,6 +180,9 @@ func (t *audit) reads(o thing) bool {
 // is the target's or the catalog's, not the object's.
 func (t *audit) inspect(ctx context.Context, o thing, size int64) error {
 	if size == absent { // a listing may lag, or lie
+		if made, err := t.neverPut(ctx, o); err != nil || made {
+			return err
+		}
 		info, err := t.stat(ctx, o.name)
 		switch {
 		case err == nil:

@@ -1,0 +1,147 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"embassy/embassy/format"
+)
+
+// faultID names a fault in the book.
+type faultID struct {
+	target string
+	kind   FaultKind
+	object string
+}
+
+// measure finds out how far a member has come, and whether it shows less than
+// it showed.
+func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes []format.Hash) error {
+	var first, last, top uint64 // the end of the first entries without a gap; the greatest number; hidden ones too
+	for i, h := range hashes {
+		seq := uint64(i) + 1
+		if shown.shows(m, seq, h, true) {
+			top = seq
+		}
+		if shown.shows(m, seq, h, false) {
+			if last = seq; first == seq-1 {
+				first = seq
+			}
+		}
+	}
+	l.heads[m.Name], l.tops[m.Name] = first, top
+	a := l.r.a
+	s := a.s
+	seen, ok, err := s.catalog.SeenHead(m.Name, l.Line)
+	if err != nil {
+		return err
+	}
+	booked := a.booked[faultID{m.Name, FaultRollback, "chain " + l.Chain.String()}]
+	if ok && last < seen.Seq && !shown.shows(m, seen.Seq, seen.Hash, false) {
+		gone, err := booked, error(nil)
+		if !booked {
+			gone, err = l.gone(ctx, m, seen.Seq, seen.Hash)
+		}
+		if gone {
+			s.book(m, l.Line, ErrRolledBack)
+		}
+		return err
+	}
+	if booked {
+		s.book(m, l.Line, nil)
+	}
+	if ok && first < min(seen.Seq, uint64(len(hashes))) && !a.booked[faultID{m.Name, FaultMissing, l.name(first+1, hashes[first])}] {
+		gone, err := l.gone(ctx, m, first+1, hashes[first])
+		if err != nil {
+			return err
+		}
+		if gone {
+			s.fault(m.Name, FaultMissing, l.name(first+1, hashes[first]), errors.New("is not there any more"+remedy))
+		}
+	}
+	if first == 0 {
+		return nil
+	}
+	return s.saw(m, l.Line, SeenHead{Seq: first, Hash: hashes[first-1], At: s.now()})
+}
+
+// name is an entry's name on every target.
+func (l *line) name(seq uint64, h format.Hash) string {
+	return format.EntryName(l.r.a.key.Nation, l.Compartment, l.Agent, l.Chain, seq, h)
+}
+
+// gone asks a member again for an entry that it showed once and did not list:
+// the list may lag, or be older than what was seen. Having waited for a member
+// once is enough. It reports whether the entry is not there, and whoever runs
+// this machine has not forgiven it meanwhile.
+func (l *line) gone(ctx context.Context, m *Member, seq uint64, h format.Hash) (bool, error) {
+	a := l.r.a
+	name := l.name(seq, h)
+	for try := 0; ; try++ {
+		there := false
+		err := m.do(ctx, func(ctx context.Context) error {
+			for info, err := range m.Target.List(ctx, name) {
+				if err != nil {
+					return err
+				}
+				there = there || info.Name == name
+			}
+			return nil
+		})
+		if err != nil || there {
+			return false, ctx.Err() // a target that fails proves nothing
+		}
+		if try == attempts-1 || a.waited[m.Name] {
+			break
+		}
+		if err := sleep(ctx, time.Duration(try+1)*readBackPause); err != nil {
+			return false, err
+		}
+	}
+	a.waited[m.Name] = true
+	_, ok, err := a.s.catalog.SeenHead(m.Name, l.Line)
+	return ok, err
+}
+
+// forgive clears what the book holds against names in an agent's ledger that
+// are not shown any more, and against known entries that are back.
+func (r *region) forgive(ctx context.Context, agent format.ID, prefix string, all *ledgers) error {
+	cat := r.a.s.catalog
+	for f := range r.a.booked {
+		rest, ours := strings.CutPrefix(f.object, prefix)
+		i := slices.IndexFunc(all.whole, func(m *Member) bool { return m.Name == f.target })
+		if !ours || i < 0 {
+			continue
+		}
+		m, clear := all.whole[i], false
+		chain, seq, h, err := format.ParseEntryName(rest)
+		switch {
+		case err != nil:
+			clear = rest == "" && f.kind == FaultForged
+		case f.kind == FaultForged:
+			clear = !all.chains[chain].shows(m, seq, h, false)
+		case slices.Contains(contentFaults, f.kind):
+			k, known, err := cat.KnownEntry(Line{Compartment: r.id, Agent: agent, Chain: chain}, seq)
+			if err != nil {
+				return err
+			}
+			shown := all.chains[chain].shows(m, seq, h, false)
+			if clear = !shown; known && k.Hash == h {
+				clear = false
+				if shown && f.kind == FaultMissing {
+					sum, err := m.digest(ctx, f.object, int64(k.Size), func(int) {})
+					clear = err == nil && sum == h
+				}
+			}
+		}
+		if clear {
+			if err := r.a.s.clearFault(f.target, f.kind, f.object); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
