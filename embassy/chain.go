@@ -169,11 +169,6 @@ func (c *chain) hash(seq uint64) format.Hash {
 	return c.heads[seq-1]
 }
 
-// name is the entry's name on a target.
-func (c *chain) name(seq uint64) string {
-	return format.EntryName(c.scope.Nation, c.scope.Compartment, c.scope.Agent, c.scope.Chain, seq, c.hash(seq))
-}
-
 func (c *chain) objectName(k format.Kind, h format.Hash) string {
 	return format.ObjectName(c.scope.Nation, c.scope.Compartment, c.scope.Agent, k, h)
 }

@@ -94,14 +94,6 @@ func (f *front) stored() map[string]int {
 	return n
 }
 
-// order returns the keys of the objects in the order in which the store took
-// them.
-func (f *front) order() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return append([]string(nil), f.puts...)
-}
-
 var listed = regexp.MustCompile(`<Contents><Key>([^<]*)</Key>.*?</Contents>`)
 
 // pass looks at an answer of the store.
