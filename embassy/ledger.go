@@ -98,12 +98,7 @@ func (l *ledger) distrust() error {
 // somebody else wrote on, or that cannot be completed any more, is left as it
 // is, and a new one begins. Then the catalog learns what it lacks.
 func (l *ledger) prepare(ctx context.Context, state *State) error {
-	each(l.members, func(_ int, m *Member) {
-		if m.Down() == nil {
-			_, err := l.survey(ctx, m)
-			l.judge(m, err)
-		}
-	})
+	l.look(ctx)
 	lost, _, err := l.s.catalog.Noted(lostKey(l.chain.id()))
 	if err != nil {
 		return err
@@ -134,9 +129,21 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 	return l.replay(ctx)
 }
 
+// look surveys every target.
+func (l *ledger) look(ctx context.Context) {
+	each(l.members, func(_ int, m *Member) {
+		if m.Down() == nil {
+			_, err := l.survey(ctx, m)
+			l.judge(m, err)
+		}
+	})
+}
+
 // lostKey is where it is noted that an object which a chain lists is nowhere any
 // more.
-func lostKey(chain format.ID) string { return "lost/" + chain.String() }
+func lostKey(chain format.ID) string { return lostNote + chain.String() }
+
+const lostNote = "lost/" // and the chain: an object that is nowhere
 
 // judge books what was found out about a target.
 func (l *ledger) judge(m *Member, err error) {

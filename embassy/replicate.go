@@ -160,7 +160,8 @@ func (r *replication) openOwn(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := l.prepare(ctx, state); err != nil {
+		l.look(ctx) // a new chain is for a backup to begin
+		if err := l.replay(ctx); err != nil {
 			return err
 		}
 		l.courier.looks, l.courier.sent = true, r.sent

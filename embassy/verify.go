@@ -168,6 +168,16 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	if v.charters, err = a.knownCharters(ctx); err != nil {
 		return rep, err
 	}
+	notes, err := s.catalog.Notes(lostNote)
+	if err != nil {
+		return rep, err
+	}
+	v.noted = map[string]string{}
+	for chain, name := range notes {
+		if len(name) > 0 {
+			v.noted[string(name)] = lostNote + chain
+		}
+	}
 	all := make([]*audit, len(members))
 	for i, m := range members {
 		pen := NewMember(m.Name, m.URL, m.Jurisdiction, m.Target, m.Down(), s.now)
@@ -312,8 +322,9 @@ type verification struct {
 	meter    *meter
 	mending  [64]*semaphore.Weighted // of 1, by hash: what one target's repair reads, no other's replaces
 
-	mu   sync.Mutex
-	lost []thing // at most maxBadListed
+	mu    sync.Mutex
+	lost  []thing           // at most maxBadListed
+	noted map[string]string // names of objects that were lost, and where that is noted
 }
 
 // newVerification returns one that can mend; to verify it needs the rest.

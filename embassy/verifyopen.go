@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"path"
 	"slices"
 
@@ -361,4 +362,14 @@ func (v *verification) hits(ctx context.Context, view *View, s committed, out []
 		}
 	}
 	return ctx.Err()
+}
+
+// apart reports whether two pseudonyms are different ones, and not one of them
+// with a bit or two flipped.
+func apart(a, b format.ID) bool {
+	n := 0
+	for i := range a {
+		n += bits.OnesCount8(a[i] ^ b[i])
+	}
+	return n > 16
 }

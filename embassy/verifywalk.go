@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math/bits"
 	"net"
 	"slices"
 	"strings"
@@ -409,16 +408,6 @@ func (v *verification) whose(o thing, data []byte, found format.Hash) (string, e
 	return "", nil
 }
 
-// apart reports whether two pseudonyms are different ones, and not one of them
-// with a bit or two flipped.
-func apart(a, b format.ID) bool {
-	n := 0
-	for i := range a {
-		n += bits.OnesCount8(a[i] ^ b[i])
-	}
-	return n > 16
-}
-
 // what is the object's kind in words, as format.OriginOf has them.
 func (o thing) what() string {
 	switch {
@@ -529,6 +518,11 @@ func (t *audit) inspectCharters(ctx context.Context) error {
 
 // good books an object that is as it should be, as far as was looked.
 func (t *audit) good(o thing, whole bool) error {
+	if key, lost := t.v.noted[o.name]; lost { // it is there again
+		if err := t.v.s.catalog.Note(key, nil); err != nil {
+			return err
+		}
+	}
 	now := t.v.s.now()
 	e := Evidence{Stored: now}
 	if whole {
