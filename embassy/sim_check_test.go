@@ -107,27 +107,38 @@ func (m *simMachine) checkVerified(h *simHost, rep embassy.VerifyReport, repaire
 	}
 }
 
-// checkRollback checks that a machine that just looked at a chain knows which
-// hosts show less of it than they did.
-func (m *simMachine) checkRollback(l embassy.Line) {
+// less says that the guilty host shows less of a chain than the machine knows
+// that it did; empty: it does not.
+func (m *simMachine) less(l embassy.Line) string {
 	h := m.s.guilty()
 	if h == nil || !slices.Contains(m.reads(), h) {
-		return
+		return ""
 	}
 	head := max(m.catalog.seen[h.name][l].Seq, m.confirmed(h, l))
 	for name, e := range m.s.entries {
 		if lineOf(e) == l && e.Seq >= head && h.has(name) {
-			return
+			return ""
 		}
 	}
 	if head == 0 {
-		return
+		return ""
 	}
+	return fmt.Sprintf("%s shows less of chain %s than entry %d; ", h.name, l.Chain, head)
+}
+
+// checkRollback checks that what less said is booked by now.
+func (m *simMachine) checkRollback(less string) {
+	if less != "" && !m.distrusts(m.s.guilty()) {
+		m.s.violate("%s: %sand nobody says so", m.name, less)
+	}
+}
+
+// distrusts reports whether the machine knows that the host's copies do not
+// count.
+func (m *simMachine) distrusts(h *simHost) bool {
 	faults, err := m.catalog.Faults(h.name)
 	m.s.must(err)
-	if !slices.ContainsFunc(faults, func(f embassy.Fault) bool { return f.Kind.Distrusts() }) {
-		m.s.violate("%s: %s shows less of chain %s than entry %d, and nobody says so", m.name, h.name, l.Chain, head)
-	}
+	return slices.ContainsFunc(faults, func(f embassy.Fault) bool { return f.Kind.Distrusts() })
 }
 
 // confirmed is how far a host had come with the machine's own chain when its

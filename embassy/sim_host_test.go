@@ -29,6 +29,7 @@ type simHost struct {
 	mode     simMode
 	from, to time.Time // an outage in between, whatever the mode
 	calls    uint64
+	keeps    bool   // what is overwritten or deleted
 	guilty   string // the first thing it did wrong; empty: it is honest
 	discards bool   // answers 200 and keeps nothing
 	hides    uint64 // lists only a part, chosen by this number; 0: all
@@ -56,7 +57,9 @@ var (
 )
 
 func newSimHost(s *sim, name string) *simHost {
-	return &simHost{s: s, name: name, mem: targets.NewMem(), shown: map[string]bool{}}
+	h := &simHost{s: s, name: name, keeps: s.rng.IntN(3) == 0, shown: map[string]bool{}}
+	h.mem = targets.NewMemWith(targets.MemOptions{Versioning: h.keeps})
+	return h
 }
 
 // simWait lets virtual time pass.
@@ -186,6 +189,45 @@ func (h *simHost) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	return after
+}
+
+// simVersioned is a host that keeps versions. It answers about them at once.
+type simVersioned struct{ *simHost }
+
+func (h simVersioned) enter() (*targets.Mem, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if now := time.Now(); h.mode != simUp || now.After(h.from) && now.Before(h.to) {
+		return nil, errRefused
+	}
+	return h.mem, nil
+}
+
+// Versions implements targets.Versioned.
+func (h simVersioned) Versions(ctx context.Context, prefix string) iter.Seq2[targets.Version, error] {
+	mem, err := h.enter()
+	if err != nil {
+		return func(yield func(targets.Version, error) bool) { yield(targets.Version{}, err) }
+	}
+	return mem.Versions(ctx, prefix)
+}
+
+// GetVersion implements targets.Versioned.
+func (h simVersioned) GetVersion(ctx context.Context, name, id string, offset, length int64) (io.ReadCloser, error) {
+	mem, err := h.enter()
+	if err != nil {
+		return nil, err
+	}
+	return mem.GetVersion(ctx, name, id, offset, length)
+}
+
+// DeleteVersion implements targets.Versioned.
+func (h simVersioned) DeleteVersion(ctx context.Context, name, id string) error {
+	mem, err := h.enter()
+	if err != nil {
+		return err
+	}
+	return mem.DeleteVersion(ctx, name, id)
 }
 
 // honest reports whether the host has done nothing wrong so far.

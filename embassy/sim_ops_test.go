@@ -134,8 +134,11 @@ type job struct {
 // do runs jobs beside each other. Each may die at any step, and hosts may
 // vanish for a while.
 func (s *sim) do(r *rand.Rand, jobs ...job) {
+	dark := r.IntN(20) == 0 // the link of this site is down
 	for _, h := range s.placed() {
-		if h.calm() && r.IntN(12) == 0 {
+		if dark {
+			h.from, h.to = time.Now(), time.Now().Add(5*time.Minute)
+		} else if h.calm() && r.IntN(12) == 0 {
 			h.from = time.Now().Add(time.Duration(r.IntN(600)) * time.Millisecond)
 			h.to = h.from.Add(time.Duration(1+r.IntN(90_000)) * time.Millisecond)
 			s.note("%s will be away from %s to %s", h.name, h.from.Format("05.000"), h.to.Format("05.000"))
@@ -200,7 +203,7 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 	s.mu.Lock()
 	a.tried = append(a.tried, files)
 	s.mu.Unlock()
-	calm, guilty, ahead := m.calm() && alone, s.guilty(), m.ahead()
+	calm, guilty, ahead, less := m.calm() && alone, s.guilty(), m.ahead(), m.less(m.chain())
 	var rep embassy.BackupReport
 	reports, err := m.svc.Backup(m.ctx, embassy.BackupOptions{})
 	if len(reports) > 0 {
@@ -242,7 +245,7 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 	} else if m.misses++; m.misses > 1 {
 		s.violate("%s: two backups in a row did not commit, though every honest target answers: %v", m.name, rep.Missing)
 	}
-	m.checkRollback(m.chain())
+	m.checkRollback(less)
 }
 
 // commit books a snapshot that a report calls committed.
@@ -250,8 +253,8 @@ func (s *sim) commit(m *simMachine, rep embassy.BackupReport, files map[string]s
 	s.mu.Lock()
 	s.committed = append(s.committed, simCommit{rep.Snapshot, m.agent, files})
 	s.mu.Unlock()
-	if have := len(s.claiming(rep.Snapshot, func(*simHost) bool { return true })); have < simRule {
-		s.violate("%s: snapshot %s is called committed, and %d targets have it", m.name, rep.Snapshot, have)
+	if have := len(s.claiming(rep.Snapshot, func(h *simHost) bool { return !m.distrusts(h) })); have < simRule {
+		s.violate("%s: snapshot %s is called committed, and %d targets that it trusts have it", m.name, rep.Snapshot, have)
 	}
 }
 
@@ -294,7 +297,14 @@ func (m *simMachine) replicate(r *rand.Rand, alone bool) {
 
 func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
 	s := m.s
-	calm, guilty, want := m.calm() && alone, s.guilty(), m.union()
+	calm, guilty, want, less := m.calm() && alone, s.guilty(), m.union(), ""
+	for l := range m.catalog.known {
+		less += m.less(l)
+	}
+	if m.agent != nil {
+		less += m.less(m.chain())
+	}
+	shunned := guilty != nil && m.distrusts(guilty)
 	rep, err := m.svc.Replicate(m.ctx, o)
 	s.note("%s: replicate %+v: exit %d, %+v, %v", m.name, o, rep.Exit, rep.Targets, err)
 	if m.died() {
@@ -314,8 +324,11 @@ func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
 		s.violate("%s: replicate: %v", m.name, err)
 	}
 	m.checkForks()
-	for l := range m.catalog.known {
-		m.checkRollback(l)
+	m.checkRollback(less)
+	for _, t := range rep.Targets {
+		if shunned && t.Target == guilty.name && m.distrusts(guilty) && t.Objects+t.Entries > 0 {
+			s.violate("%s: replicate copies to %s, which it does not trust: %+v", m.name, guilty, t)
+		}
 	}
 	if len(o.Targets) > 0 || o.Shards > 0 {
 		return
@@ -427,10 +440,15 @@ func (m *simMachine) rebuild(r *rand.Rand, alone bool) {
 	if r.IntN(2) == 0 {
 		from = m.reads()[r.IntN(len(m.reads()))].name
 	}
+	calm := m.calm() && alone && m.s.guilty() == nil && !m.forked()
 	rep, err := m.svc.Rebuild(m.ctx, from)
 	m.s.note("%s: rebuild from %q: %+v, %v", m.name, from, rep, err)
-	if !m.died() {
-		m.s.blame(m, rep.Exit)
+	if m.died() {
+		return
+	}
+	m.s.blame(m, rep.Exit)
+	if calm && (err != nil || from == "" && (rep.Exit != 0 || rep.Lost > 0)) {
+		m.s.violate("%s: rebuild in the best of worlds: %+v, %v", m.name, rep, err)
 	}
 }
 
@@ -690,7 +708,7 @@ func (s *sim) misbehave(r *rand.Rand) {
 		h.guilty = did
 	}
 	s.note("%s %s", h, did)
-	if r.IntN(3) == 0 {
+	if r.IntN(2) == 0 {
 		s.do(r, job{s.any(r), (*simMachine).verify})
 	}
 }

@@ -345,6 +345,9 @@ func (m *simMachine) service() *embassy.Service {
 		i := slices.Index(m.s.hosts, h)
 		hosts = append(hosts, i)
 		var t targets.Target = h
+		if h.keeps {
+			t = simVersioned{h}
+		}
 		if m.s.sabotage != nil && h == m.s.bugged {
 			t = m.s.sabotage(t)
 		}
