@@ -77,6 +77,11 @@ func TestVerifyRepair(t *testing.T) {
 		}
 	}
 	rng.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
+	// One target is to lose the newest entry: it shows less than it showed.
+	head := slices.Max(stores[0].keys("ledger"))
+	newest := slices.Index(places, place{stores[0], head})
+	places[2], places[newest] = places[newest], places[2]
+	rolledBack := map[string]bool{}
 	bad := map[string]map[string]string{stores[0].name: {}, stores[1].name: {}}
 	for i, p := range places[:damaged] {
 		data, _ := p.st.get(p.key)
@@ -91,6 +96,9 @@ func TestVerifyRepair(t *testing.T) {
 		case 2:
 			kind = "missing"
 			p.st.remove(p.key)
+			if p.key == head {
+				rolledBack[p.st.name] = true
+			}
 		}
 		bad[p.st.name][p.key] = kind
 	}
@@ -125,9 +133,17 @@ func TestVerifyRepair(t *testing.T) {
 			}
 		}
 	}
-	check(machine.verify(0, "--level", "full", "--repair"), true)
+	check(machine.verify(5, "--level", "full", "--repair"), true) // 5: what was rolled back is not to be trusted
 	sameStores(t, stores)
-	machine.verify(0, "--level", "full")
+	for name := range rolledBack {
+		if kinds := machine.status(5).kinds(name); !slices.Equal(kinds, []string{"rollback"}) {
+			t.Errorf("after the repair status tells of %s: %q", name, kinds)
+		}
+		machine.exits(0, "target", "trust", "--reason", "its newest entry was deleted, and is back", name)
+	}
+	if v := machine.verify(0, "--level", "full"); slices.ContainsFunc(v.Targets, func(at verificationTarget) bool { return at.Bad > 0 }) {
+		t.Errorf("after the repair: %+v", v)
+	}
 	if told := machine.status(0); len(told.Faults) > 0 {
 		t.Errorf("after the repair status tells of %+v", told.Faults)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"sync"
 	"time"
@@ -28,15 +29,15 @@ var errCut = fmt.Errorf("the connection was closed in the middle of the answer: 
 // guard is the transport of one S3 target. It bounds what any request may cost
 // in bytes and time. Its timeout errors wrap os.ErrDeadlineExceeded.
 type guard struct {
-	base          *http.Transport
-	stall, answer time.Duration
+	base                  *http.Transport
+	stall, header, answer time.Duration
 }
 
 type patienceKey struct{}
 
 // Patiently returns a context in which a Put to a store far away waits at least
-// so long for a byte to be taken, before it gives up what it has sent: for
-// links that fall silent and come back.
+// so long for a byte to be taken, and then for the answer, before it gives up
+// what it has sent: for links that fall silent and come back.
 func Patiently(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, patienceKey{}, d)
 }
@@ -62,7 +63,6 @@ func newGuard(c S3Config) (*guard, error) {
 			DialContext:            (&net.Dialer{Timeout: c.DialTimeout, KeepAlive: 15 * time.Second}).DialContext,
 			TLSClientConfig:        tlsConfig,
 			TLSHandshakeTimeout:    c.DialTimeout,
-			ResponseHeaderTimeout:  c.HeaderTimeout,
 			MaxResponseHeaderBytes: maxHeader,
 			MaxIdleConnsPerHost:    32,
 			IdleConnTimeout:        time.Minute,
@@ -71,6 +71,7 @@ func newGuard(c S3Config) (*guard, error) {
 			WriteBufferSize:        64 << 10,
 		},
 		stall:  c.StallTimeout,
+		header: c.HeaderTimeout,
 		answer: c.AnswerTimeout,
 	}, nil
 }
@@ -78,14 +79,23 @@ func newGuard(c S3Config) (*guard, error) {
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
-	req = req.WithContext(ctx)
-	patience, _ := ctx.Value(patienceKey{}).(time.Duration)
+	var patience time.Duration
+	uploads := req.Body != nil && req.Body != http.NoBody
+	if uploads {
+		patience, _ = ctx.Value(patienceKey{}).(time.Duration)
+	}
 	upload := newWatch(max(g.stall, patience), "no byte could be sent", cancel)
-	if req.Body != nil && req.Body != http.NoBody {
+	// Much of what was sent may still be on its way when the last byte is taken.
+	header := newWatch(max(g.header, patience), "no answer came", cancel)
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(httptrace.WroteRequestInfo) { header.arm() },
+	}))
+	if uploads {
 		req.Body = &sentBody{ReadCloser: req.Body, watch: upload}
 	}
 	resp, err := g.base.RoundTrip(req)
 	upload.end()
+	header.end()
 	if err != nil {
 		cancel(nil)
 		return nil, err
