@@ -73,14 +73,15 @@ rsync:
 	fi
 
 test: tools lint cross ## everything: tools, lint, all tests with the race detector, cross-build
-	@race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \
+	@set -e; race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \
 	if ! command -v "$$cc" >/dev/null; then missing="a C compiler ($$cc)"; \
 	elif [ "$$($(GO) env CGO_ENABLED)" = 0 ]; then missing="cgo (CGO_ENABLED is 0)"; fi; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$CI" = true ]; then echo "the race detector needs $$missing" >&2; exit 1; fi; \
 		echo "the race detector is skipped: it needs $$missing"; race=; \
 	fi; \
-	set -- $(GO) test $$race -count=1 -timeout 15m ./...; echo "$$@"; "$$@"
+	set -- $(GO) test $$race -count=1 -timeout 15m ./...; echo "$$@"; "$$@"; \
+	set -- $(GO) test -count=1 -timeout 15m -run '^TestSimulation$$' ./embassy; echo "$$@"; "$$@"
 
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck, go.mod, import rules
 	@list=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; \

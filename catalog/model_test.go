@@ -256,6 +256,11 @@ func (m *model) Faults(target string) (out []embassy.Fault, _ error) {
 	return out, nil
 }
 
+func (m *model) Fault(target string, kind embassy.FaultKind, object string) (embassy.Fault, bool, error) {
+	f, ok := m.faults[fault{target, kind, object}]
+	return f, ok, nil
+}
+
 func (m *model) ClearFault(target string, kind embassy.FaultKind, object string) error {
 	delete(m.faults, fault{target, kind, object})
 	return nil

@@ -185,6 +185,18 @@ func (c *Catalog) Faults(target string) (faults []embassy.Fault, err error) {
 	return faults, nil
 }
 
+// Fault implements [embassy.Catalog]. Times are in UTC.
+func (c *Catalog) Fault(target string, kind embassy.FaultKind, object string) (f embassy.Fault, ok bool, err error) {
+	value, err := c.value(faultKey(target, kind, object))
+	if err == nil && value != nil {
+		f, err = decodeFault(value)
+	}
+	if err != nil {
+		return embassy.Fault{}, false, fmt.Errorf("fault %s of %s: %w", kind, target, err)
+	}
+	return f, value != nil, nil
+}
+
 // ClearFault implements [embassy.Catalog].
 func (c *Catalog) ClearFault(target string, kind embassy.FaultKind, object string) error {
 	if err := c.remove(faultKey(target, kind, object)); err != nil {

@@ -130,6 +130,17 @@ func TestFaults(t *testing.T) {
 	equal(t, faults(""), ascending)
 	equal(t, faults("aa"), ascending[:3])
 	equal(t, len(faults("a")), 0)
+	for _, want := range ascending {
+		got, ok, err := c.Fault(want.Target, want.Kind, want.Object)
+		check(t, err)
+		equal(t, ok, true)
+		equal(t, got, want)
+	}
+	for _, other := range []embassy.Fault{{Target: "aa", Kind: embassy.FaultCut, Object: "o"}, {Kind: embassy.FaultMissing}, {Target: "b", Kind: embassy.FaultCut}} {
+		if _, ok, err := c.Fault(other.Target, other.Kind, other.Object); ok || err != nil {
+			t.Fatalf("%+v: %t, %v", other, ok, err)
+		}
+	}
 	check(t, c.ClearFault("aa", embassy.FaultMissing, ""))
 	check(t, c.ClearFault("aa", embassy.FaultMissing, "")) // is not there
 	equal(t, faults("aa"), ascending[:2])

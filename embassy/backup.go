@@ -333,7 +333,7 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 			p.Head = seen.Seq
 		}
 		p.Behind = l.chain.head() - min(p.Head, l.chain.head())
-		if suspect(p.Err) {
+		if suspect(p.Err) || errors.Is(p.Err, errOverwritten) {
 			codes = append(codes, exitLie)
 		}
 		rep.Targets = append(rep.Targets, p)
@@ -407,9 +407,7 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 		placed: func(m *Member, h format.Hash) error { return cat.Place(m.Name, h, l.s.now()) },
 	})
 	r.packer = newPacker(session, w, int(cmp.Or(l.s.site.PackSize, config.DefaultPackSize)), r.out, r.sealing)
-	if r.store, err = newStore(cat, r.packer, w, r.used); err != nil {
-		return nil, err
-	}
+	r.store = newStore(cat, r.packer, w, r.used)
 	r.cache = newFileCache(cat, l.chain.id().String()+"/"+d.Name, r.used, l.s.log)
 	r.walk = &walk{
 		store: r.store, cache: r.cache, exclude: matcher(d.Exclude), keeper: r.store.newKeeper(),

@@ -79,6 +79,7 @@ func TestBackupLargeFile(t *testing.T) {
 }
 
 func TestBackupDeadTargetHoldsNobody(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	s.fill(1, 20, 5000)
 	s.wrap = func(i int, tgt targets.Target) targets.Target {
@@ -160,6 +161,7 @@ func TestBackupNoTargetAnswers(t *testing.T) {
 
 // A dataset that moves to another compartment is stored there anew.
 func TestBackupDatasetMoves(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 1, 1)
 	s.fill(1, 10, 3000)
 	s.mustBackup(0)

@@ -224,6 +224,7 @@ func TestBackupBlip(t *testing.T) {
 
 // A target that hangs in a call that nobody can cancel holds nobody back.
 func TestBackupHungTarget(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	s.fill(1, 10, 3000)
 	release := make(chan struct{})
@@ -246,6 +247,7 @@ func TestBackupHungTarget(t *testing.T) {
 }
 
 func TestBackupTargetRolledBack(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	s.fill(1, 5, 2000)
 	s.mustBackup(0)

@@ -188,6 +188,8 @@ type Catalog interface {
 	// Faults returns the faults of a target ("" for all), in ascending order of
 	// target, kind and object.
 	Faults(target string) ([]Fault, error)
+	// Fault returns one fault; ok is false if there is none.
+	Fault(target string, kind FaultKind, object string) (f Fault, ok bool, err error)
 	// ClearFault drops a fault; one that is not there is no error.
 	ClearFault(target string, kind FaultKind, object string) error
 

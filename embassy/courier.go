@@ -187,7 +187,7 @@ func (c *courier) missing(ctx context.Context, m *Member, e format.Entry, packs 
 // reading it.
 func (c *courier) there(ctx context.Context, m *Member, e format.Entry, a format.Listed) (bool, error) {
 	at, err := c.s.catalog.Placed(m.Name, a.Hash)
-	if err != nil || !at.IsZero() && !at.Before(c.since) {
+	if err != nil || !at.IsZero() && !at.Before(c.since) && !at.After(c.s.now()) { // a clock may have been wrong
 		return err == nil, err
 	}
 	if at.IsZero() && !c.looks {

@@ -10,6 +10,7 @@ import (
 	"embassy/chunk"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
+	"embassy/targets"
 )
 
 // errLagging is why a slow target drops out of a run.
@@ -361,6 +362,7 @@ func (f *fanout) serve(ctx context.Context, l *lane) {
 		}
 		delete(p.waiting, l)
 		p.lent = p.lent || errors.Is(err, ErrHung)
+		l.shut = l.shut || suspect(err) || errors.Is(err, targets.ErrDenied)
 		f.finish(p)
 		if err != nil && l.out == nil {
 			f.leave(l, err)

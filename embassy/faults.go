@@ -3,7 +3,10 @@ package embassy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"embassy/embassy/format"
 )
@@ -18,14 +21,19 @@ func folderOf(nation format.ID, l Line) string {
 	return format.LedgerPrefix(nation, l.Compartment, l.Agent) + l.Chain.String() + "/"
 }
 
+// showsAgain begins the text of a rollback that is over, and not forgiven.
+const showsAgain = "shows all again since "
+
 // book records what an operation on a chain found out about a target; nil
-// means that the target shows all that it ever showed of the chain.
+// means that the target shows all that it ever showed of the chain. A rollback
+// stays in the book all the same: a host that hides something for a while has
+// to be asked why, and only people can tell that it is explained.
 func (s *Service) book(m *Member, l Line, err error) {
 	object := "chain " + l.Chain.String()
 	switch {
 	case err == nil:
-		if err := s.catalog.ClearFault(m.Name, FaultRollback, object); err != nil {
-			s.log.Error("clear fault", "target", m.Name, "err", err)
+		if err := s.shownAgain(m.Name, object); err != nil {
+			s.log.Error("record fault", "target", m.Name, "err", err)
 		}
 	case errors.Is(err, ErrRolledBack):
 		s.fault(m.Name, FaultRollback, object, err)
@@ -34,33 +42,136 @@ func (s *Service) book(m *Member, l Line, err error) {
 	}
 }
 
+// shownAgain says in the book that what a target hid is there again.
+func (s *Service) shownAgain(target, object string) error {
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	f, ok, err := s.catalog.Fault(target, FaultRollback, object)
+	if err != nil || !ok || strings.HasPrefix(f.Text, showsAgain) {
+		return err
+	}
+	f.Text = fmt.Sprintf("%s%s: its copies do not count all the same; if that is explained, run embassy target trust %s",
+		showsAgain, s.now().UTC().Format("2006-01-02 15:04"), target)
+	return s.catalog.AddFault(f)
+}
+
+const (
+	// maxBooked is how many faults of one target and kind are booked; one more
+	// stands for the rest.
+	maxBooked = 1_000
+	// untold is the object of that one.
+	untold = "and more"
+	// untoldEvery is how often its date is brought up to date.
+	untoldEvery = time.Minute
+)
+
+// bookings keep the book of faults within bounds.
+type bookings struct {
+	mu sync.Mutex     // held while a fault is looked up and written
+	n  map[string]int // in the book, by group; absent: not counted yet
+}
+
+func group(target string, kind FaultKind) string { return target + "\x00" + string(kind) }
+
 // fault records a lie or a loss in the book that status reads, and tells of
 // one that is new. target may be empty: no one target's fault.
 func (s *Service) fault(target string, kind FaultKind, object string, cause error) {
 	now := s.now()
-	known, err := s.knownFault(target, kind, object)
-	if err == nil {
-		err = s.catalog.AddFault(Fault{Target: target, Kind: kind, Object: object, Text: oneLine(cause), First: now, Last: now})
-	}
+	fresh, err := s.enter(Fault{Target: target, Kind: kind, Object: object, Text: oneLine(cause), First: now, Last: now})
 	if err != nil {
 		s.log.Error("record fault", "target", target, "kind", kind, "object", object, "err", err)
 	}
-	if !known {
+	if fresh || err != nil {
 		s.warn(Finding{Target: target, Object: object, Err: cause})
 	}
 }
 
-func (s *Service) knownFault(target string, kind FaultKind, object string) (bool, error) {
-	faults, err := s.catalog.Faults(target)
+// enter writes a fault into the book; fresh says that nothing told of it there.
+// What was acknowledged is not written again.
+func (s *Service) enter(f Fault) (fresh bool, err error) {
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	if known, err := s.acknowledged(f); known || err != nil {
+		return false, err
+	}
+	_, known, err := s.catalog.Fault(f.Target, f.Kind, f.Object)
 	if err != nil {
 		return false, err
 	}
-	for _, f := range faults {
-		if f.Target == target && f.Kind == kind && f.Object == object {
-			return true, nil
+	if known {
+		return false, s.catalog.AddFault(f)
+	}
+	n, err := s.booked(f.Target, f.Kind)
+	if err != nil {
+		return false, err
+	}
+	if n >= maxBooked {
+		rest, known, err := s.catalog.Fault(f.Target, f.Kind, untold)
+		if age := f.Last.Sub(rest.Last); err != nil || known && age >= 0 && age < untoldEvery {
+			return false, err
+		}
+		f.Object, f.Text = untold, fmt.Sprintf("more than %d are %s: the book names no more of them", maxBooked, f.Kind)
+		if known {
+			return false, s.catalog.AddFault(f)
 		}
 	}
-	return false, nil
+	if err := s.catalog.AddFault(f); err != nil {
+		return false, err
+	}
+	s.faults.n[group(f.Target, f.Kind)]++
+	return true, nil
+}
+
+// booked counts the faults of a target and kind. s.faults.mu is held.
+func (s *Service) booked(target string, kind FaultKind) (int, error) {
+	if n, ok := s.faults.n[group(target, kind)]; ok {
+		return n, nil
+	}
+	all, err := s.catalog.Faults(target)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, f := range all {
+		if f.Target == target && f.Kind == kind {
+			n++
+		}
+	}
+	if s.faults.n == nil {
+		s.faults.n = map[string]int{}
+	}
+	s.faults.n[group(target, kind)] = n
+	return n, nil
+}
+
+// clearFault drops a fault from the book, if it is there.
+func (s *Service) clearFault(target string, kind FaultKind, object string) error {
+	s.faults.mu.Lock()
+	defer s.faults.mu.Unlock()
+	_, ok, err := s.catalog.Fault(target, kind, object)
+	if err != nil || !ok {
+		return err
+	}
+	if err := s.catalog.ClearFault(target, kind, object); err != nil {
+		return err
+	}
+	if key := group(target, kind); s.faults.n[key] > 0 {
+		s.faults.n[key]--
+	}
+	return nil
+}
+
+// acknowledgedNote, kind and object: people know of what is no target's fault.
+const acknowledgedNote = "acknowledged/"
+
+// acknowledged reports whether people said that they know of a fault that is
+// no target's.
+func (s *Service) acknowledged(f Fault) (bool, error) {
+	if f.Target != "" {
+		return false, nil
+	}
+	_, ok, err := s.catalog.Noted(acknowledgedNote + string(f.Kind) + "/" + f.Object)
+	return ok, err
 }
 
 // distrusted returns why copies on a target must not be counted, or nil. The
@@ -99,32 +210,41 @@ func oneLine(err error) string { return strings.Join(strings.Fields(fmt.Sprintf(
 // faultWatch tells what became worse during a run.
 type faultWatch struct {
 	s      *Service
-	before map[string]bool
+	about  []string             // targets
+	before map[string]time.Time // Fault.Last
 	err    error
 }
 
-// watchFaults begins a watch.
-func (s *Service) watchFaults() *faultWatch {
-	w := &faultWatch{s: s, before: map[string]bool{}}
+// watchFaults begins a watch over the faults of these targets, or of all, and
+// over those that are no one target's.
+func (s *Service) watchFaults(names ...string) *faultWatch {
+	w := &faultWatch{s: s, about: append([]string{""}, names...), before: map[string]time.Time{}}
+	if len(names) == 0 {
+		for _, m := range s.order {
+			w.about = append(w.about, m.Name)
+		}
+	}
 	faults, err := s.catalog.Faults("")
 	w.err = err
 	for _, f := range faults {
-		w.before[f.key()] = true
+		w.before[f.key()] = f.Last
 	}
 	return w
 }
 
-func (f Fault) key() string { return f.Target + "\x00" + string(f.Kind) + "\x00" + f.Object }
+func (f Fault) key() string { return group(f.Target, f.Kind) + "\x00" + f.Object }
 
-// exit is 5 when a fault is new since the watch began, or a target must not be
-// trusted, else 0.
+// exit is 5 when a fault was met since the watch began, be it a known one, and
+// is still there, or a target must not be trusted, else 0.
 func (w *faultWatch) exit() int {
 	faults, err := w.s.catalog.Faults("")
 	if w.err != nil || err != nil {
 		return exitFailed
 	}
 	for _, f := range faults {
-		if !w.before[f.key()] || f.Kind.Distrusts() {
+		last, known := w.before[f.key()]
+		met := !known || !f.Last.Equal(last) || f.Kind.Distrusts()
+		if met && slices.Contains(w.about, f.Target) {
 			return exitLie
 		}
 	}

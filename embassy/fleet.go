@@ -21,6 +21,8 @@ const (
 	probeTimeout = 5 * time.Second  // a target that does not answer within it is down
 	downFor      = 30 * time.Second // before a target that failed is asked again
 	downMax      = 8 * time.Minute  // when it fails again and again
+	banFor       = time.Hour        // when it must not be used
+	deniedMax    = 16               // reads in a row, from which on a target that denies them is down
 	attempts     = 3                // for one operation, on a fault that may pass
 	hangGrace    = 5 * time.Second  // for an operation to end after it was cancelled
 	slowest      = 64 << 10         // bytes a second
@@ -62,15 +64,23 @@ type health struct {
 	cause  error     // nil: closed
 	until  time.Time // when one more attempt is allowed
 	row    int       // failures since the last success
-	banned bool      // for the rest of the process
+	banned bool      // no probe helps before then
+	denied int       // reads in a row that these credentials may not do
 	rate   float64   // bytes a second of the last large puts; 0: unknown
 	now    func() time.Time
 	told   atomic.Bool // a reader has been told that the target is down
 
 	versions versionPower
-	// older, if not nil, is told of an object of which fetch had to read an
-	// older version, and why. It is set before the first use.
-	older func(name string, old error)
+	// tell, if not nil, writes a fault of the target into the book. It is set
+	// before the first use.
+	tell func(kind FaultKind, object string, cause error)
+}
+
+// tell books a fault of the target.
+func (m *Member) tell(kind FaultKind, object string, cause error) {
+	if m.health.tell != nil {
+		m.health.tell(kind, object, cause)
+	}
 }
 
 // NewMember wraps an opened target. A target that could not be opened has a
@@ -78,7 +88,7 @@ type health struct {
 func NewMember(name, url, jurisdiction string, t targets.Target, cause error, now func() time.Time) *Member {
 	h := &health{now: now}
 	if t == nil {
-		h.cause, h.banned = cause, true
+		h.cause, h.banned, h.until = cause, true, now().AddDate(100, 0, 0)
 	}
 	return &Member{Name: name, URL: url, Jurisdiction: jurisdiction, Target: t, health: h}
 }
@@ -90,8 +100,10 @@ func (m *Member) At(t policy.Tier) *Member {
 	return &c
 }
 
-// Banned reports whether the target is out for the rest of the process.
-func (m *Member) Banned() bool {
+// Banned reports whether the target is out, and no probe will help.
+func (m *Member) Banned() bool { return m.Down() != nil && m.isBanned() }
+
+func (m *Member) isBanned() bool {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
 	return m.health.banned
@@ -101,9 +113,10 @@ func (m *Member) Banned() bool {
 func (m *Member) Down() error {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	if m.health.banned || m.health.cause != nil && m.health.now().Before(m.health.until) {
+	if m.health.cause != nil && m.health.now().Before(m.health.until) {
 		return m.health.cause
 	}
+	m.health.banned = false
 	return nil
 }
 
@@ -145,19 +158,19 @@ func (m *Member) timed(bytes int, took time.Duration) {
 	m.health.rate = rate
 }
 
-// ban opens the breaker for the rest of the process: the target answers, and
-// must not be used.
+// ban opens the breaker for longer than a run lasts: the target answers, and
+// must not be used. A daemon looks again later.
 func (m *Member) ban(cause error) {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	m.health.cause, m.health.banned = cause, true
+	m.health.cause, m.health.banned, m.health.until = cause, true, m.health.now().Add(banFor)
 }
 
 func (m *Member) recovered() {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
 	if !m.health.banned {
-		m.health.cause, m.health.row = nil, 0
+		m.health.cause, m.health.row, m.health.denied = nil, 0, 0
 	}
 }
 
@@ -195,6 +208,9 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 		if ctx.Err() != nil {
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
+		if errors.Is(err, targets.ErrDenied) && !m.denies() {
+			return fmt.Errorf("target %s: %w", m.Name, err)
+		}
 		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore) ||
 			errors.Is(err, targets.ErrName) || errors.Is(err, ErrHung)
 		if final || try == attempts || m.Down() != nil {
@@ -209,6 +225,16 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
 	}
+}
+
+// denies books that credentials may not read something, and reports whether the
+// target is to be taken for down: after many denials and nothing else. One
+// object, or one agent's folder, may well be denied alone.
+func (m *Member) denies() bool {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	m.health.denied++
+	return m.health.denied >= deniedMax
 }
 
 // alive reports whether the target answers a cheap question, if only to deny
@@ -282,8 +308,8 @@ func (m *Member) fetched(name string, old, err error) error {
 	if err != nil {
 		return fmt.Errorf("target %s: %w", m.Name, err)
 	}
-	if old != nil && m.health.older != nil {
-		m.health.older(name, old)
+	if old != nil {
+		m.tell(kindOf(old), name, old)
 	}
 	return nil
 }
@@ -401,7 +427,8 @@ func (m *Member) putKept(ctx context.Context, name string, data []byte, sum form
 }
 
 func (m *Member) store(ctx context.Context, name string, data []byte, sum format.Hash) error {
-	done := func(err error) bool { return err == nil }
+	// That one write is denied says nothing about the next.
+	done := func(err error) bool { return err == nil || errors.Is(err, targets.ErrDenied) }
 	return m.attempt(ctx, done, func(ctx context.Context) error {
 		start := time.Now()
 		err := m.bounded(ctx, transferTime(len(data)), func(ctx context.Context) error {
@@ -414,8 +441,12 @@ func (m *Member) store(ctx context.Context, name string, data []byte, sum format
 	})
 }
 
+// errOverwritten: an object that was just put is another one.
+var errOverwritten = errors.New("gives other bytes than were put a moment ago: somebody with its credentials writes over them, or the store keeps what was there before")
+
 // keeps reads back what was just put, and returns ErrDiscards when it is not
-// there. Credentials that may not read prove nothing.
+// there, and errOverwritten when it is something else, which needs no lie of the
+// host. Credentials that may not read prove nothing.
 func (m *Member) keeps(ctx context.Context, name string, want []byte, from int64) error {
 	got := make([]byte, len(want))
 	for try := 1; ; try++ {
@@ -425,10 +456,14 @@ func (m *Member) keeps(ctx context.Context, name string, want []byte, from int64
 			return nil
 		case err != nil && !answered(err):
 			return fmt.Errorf("target %s: read back %s: %w", m.Name, name, err)
-		case try == attempts:
+		case try == attempts && errors.Is(err, targets.ErrNotFound):
+			m.tell(FaultDiscards, "", fmt.Errorf("%s: %w", name, ErrDiscards))
 			return fmt.Errorf("target %s: %s: %w", m.Name, name, ErrDiscards)
+		case try == attempts:
+			m.tell(FaultAltered, name, fmt.Errorf("%w: embassy verify --repair mends it from another target", errOverwritten))
+			return fmt.Errorf("target %s: %s: %w", m.Name, name, errOverwritten)
 		}
-		if err := sleep(ctx, time.Duration(try)*readBackPause); err != nil {
+		if err := sleep(ctx, time.Duration(try*try)*readBackPause); err != nil {
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
 	}

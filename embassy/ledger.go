@@ -18,12 +18,14 @@ import (
 
 var (
 	// ErrRolledBack: a target shows less than it once showed or confirmed.
-	ErrRolledBack = errors.New("the target was rolled back or emptied: it no longer shows what it confirmed before, and its copies do not count until it does; if that is in order, run embassy target trust")
+	ErrRolledBack = errors.New("the target was rolled back or emptied: it did not show what it had confirmed before, and its copies do not count until that is explained, and people run: embassy target trust --reason TEXT TARGET")
 	// ErrForked: somebody else writes this chain.
 	ErrForked = errors.New("another machine wrote on this chain: this state directory was cloned, or restored from an old copy; this run goes on with a new chain, and stores again what only the old one listed")
 	// ErrLost: an object that this machine has to bring to a target is nowhere
 	// any more.
 	ErrLost = errors.New("no copy is left on any target or on this machine; the next run starts a new chain and stores again what is lost")
+	// errStoredAgain tells why a backup reads and sends everything.
+	errStoredAgain = errors.New("is nowhere any more: a new chain begins, and what is still in the sources is stored again")
 	// errForged marks an object in a chain's folder that is no entry of it.
 	errForged = errors.New("lies among the ledger entries and is none: the host or somebody with its credentials put it there; it is ignored")
 )
@@ -102,7 +104,7 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 			l.judge(m, err)
 		}
 	})
-	lost, _, err := l.s.catalog.Noted(l.lostKey())
+	lost, _, err := l.s.catalog.Noted(lostKey(l.chain.id()))
 	if err != nil {
 		return err
 	}
@@ -114,6 +116,8 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 	if l.alarm != nil || len(lost) > 0 {
 		if l.alarm != nil {
 			l.s.warn(Finding{Object: "chain " + l.chain.id().String(), Err: l.alarm})
+		} else {
+			l.s.warn(Finding{Object: string(lost), Err: errStoredAgain})
 		}
 		// Forget first: a crash in between only makes the next run find the
 		// same and do the same.
@@ -130,12 +134,14 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 	return l.replay(ctx)
 }
 
-func (l *ledger) lostKey() string { return "lost/" + l.chain.id().String() }
+// lostKey is where it is noted that an object which a chain lists is nowhere any
+// more.
+func lostKey(chain format.ID) string { return "lost/" + chain.String() }
 
 // judge books what was found out about a target.
 func (l *ledger) judge(m *Member, err error) {
 	if errors.Is(err, ErrLost) {
-		if err := l.s.catalog.Note(l.lostKey(), []byte(err.Error())); err != nil {
+		if err := l.s.catalog.Note(lostKey(l.chain.id()), []byte(err.Error())); err != nil {
 			l.s.log.Error("note lost object", "target", m.Name, "err", err)
 		}
 	}
@@ -212,7 +218,18 @@ func (l *ledger) recall() error {
 	if err != nil {
 		return err
 	}
+	state, err := OpenState(l.s.site.StateDir)
+	if err != nil {
+		return err
+	}
+	forgiven, err := state.forgiven()
+	if err != nil {
+		return err
+	}
 	for _, m := range l.members {
+		if forgiven[m.Name][l.chain.id().String()] >= e.Seq {
+			continue
+		}
 		for _, w := range l.comp.Writers {
 			for _, c := range e.Confirmed {
 				if c.Target != w.TargetName(m.Name) || c.Seq == 0 || c.Seq > l.chain.head() {

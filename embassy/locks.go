@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type LockedTarget struct {
 	Objects  uint64 // that should be locked there
 	Extended uint64
 	Denied   uint64    // the store refused to show or extend their lock
+	Doubtful uint64    // something was written over them and they could not be mended: no lock was extended
 	Earliest time.Time // when the first lock ends, by the store's clock; zero: none is known
 	Err      error     // why not all were looked at; nil: they were
 }
@@ -50,7 +52,8 @@ var ErrNoLocks = errors.New("offers no object lock: use a bucket that was made w
 // the entries and of the charters, on every target whose configuration asks for
 // a lock: of what is locked for less than half of the period, to a whole
 // period from now. No lock becomes shorter, and none of compliance becomes one
-// of governance. It needs no key of the nation. What was extended is remembered
+// of governance. What a store locks is the newest version: where somebody wrote
+// over an object, the object is put again first. It needs no key of the nation. What was extended is remembered
 // in the catalog: stopped anywhere, it goes on where it was.
 func (s *Service) RenewLocks(ctx context.Context) (LockReport, error) {
 	rep := LockReport{Started: s.now()}
@@ -80,7 +83,7 @@ func (s *Service) RenewLocks(ctx context.Context) (LockReport, error) {
 		return rep, err
 	}
 	for _, r := range renewals {
-		if r.out.Err != nil || r.out.Denied > 0 {
+		if r.out.Err != nil || r.out.Denied > 0 || r.out.Doubtful > 0 {
 			rep.Exit = policy.ExitCode(rep.Exit, exitDegraded)
 		}
 		if err := r.noteDown(); err != nil {
@@ -114,6 +117,7 @@ type Locked struct {
 	Objects  uint64     `json:"objects"`
 	Extended uint64     `json:"extended"`
 	Denied   uint64     `json:"denied"`
+	Doubtful uint64     `json:"doubtful,omitempty"` // were written over and not mended
 	Earliest *time.Time `json:"earliest,omitempty"` // end of a lock
 	Error    string     `json:"error,omitempty"`    // not all were looked at
 }
@@ -123,8 +127,8 @@ const locksNote = "locks/" // and the name of the target
 // LastLocked returns what the last renewal on a target found; ok is false when
 // there was none.
 func (s *Service) LastLocked(target string) (l Locked, ok bool, err error) {
-	raw, ok, err := s.catalog.Noted(locksNote + target)
-	if err != nil || !ok {
+	raw, _, err := s.catalog.Noted(locksNote + target)
+	if err != nil || len(raw) == 0 {
 		return l, false, err
 	}
 	if err := json.Unmarshal(raw, &l); err != nil {
@@ -140,6 +144,7 @@ type renewal struct {
 	locker targets.Locker
 	mode   string
 	period time.Duration
+	mender *audit // puts again what was written over
 
 	mu    sync.Mutex
 	out   LockedTarget
@@ -147,7 +152,7 @@ type renewal struct {
 }
 
 func (r *renewal) noteDown() error {
-	l := Locked{Time: r.s.now().UTC(), Objects: r.out.Objects, Extended: r.out.Extended, Denied: r.out.Denied}
+	l := Locked{Time: r.s.now().UTC(), Objects: r.out.Objects, Extended: r.out.Extended, Denied: r.out.Denied, Doubtful: r.out.Doubtful}
 	if !r.out.Earliest.IsZero() {
 		at := r.out.Earliest.UTC()
 		l.Earliest = &at
@@ -177,6 +182,8 @@ func (r *renewal) run(ctx context.Context, a *atlas, charters []knownCharter) er
 	if r.locker, ok = targets.As[targets.Locker](r.m.Target); !ok {
 		return ErrNoLocks
 	}
+	r.mender = &audit{v: newVerification(r.s, a), m: r.m,
+		pen: NewMember(r.m.Name, r.m.URL, r.m.Jurisdiction, r.m.Target, nil, r.s.now)}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(locksAtOnce)
 	err := r.walk(gctx, g, a, charters)
@@ -262,8 +269,18 @@ func (r *renewal) ends(at time.Time) {
 
 // extend asks for a lock, and makes it longer if it must be.
 func (r *renewal) extend(ctx context.Context, o thing) error {
+	sound, err := r.sound(ctx, o)
+	if err != nil {
+		return err
+	}
+	if !sound {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.out.Doubtful++
+		return nil
+	}
 	var has, set targets.Lock
-	err := r.ask(ctx, func(ctx context.Context) error {
+	err = r.ask(ctx, func(ctx context.Context) error {
 		var got targets.Lock // of this attempt, which may hang and go on
 		err := r.m.bounded(ctx, transferTime(0), func(ctx context.Context) (err error) {
 			got, err = r.locker.LockOf(ctx, o.name)
@@ -316,6 +333,80 @@ func (r *renewal) extend(ctx context.Context, o thing) error {
 		return nil
 	}
 	return r.book()
+}
+
+// sound reports whether the newest version, which is what would be locked, is
+// the object, or has become it again. The error is the target's.
+func (r *renewal) sound(ctx context.Context, o thing) (bool, error) {
+	size, once, err := r.newest(ctx, o.name)
+	switch {
+	case errors.Is(err, targets.ErrNotFound), errors.Is(err, targets.ErrDenied):
+		return true, nil // the question for the lock has the same answer
+	case err != nil:
+		return false, err
+	}
+	fits := slices.Contains(o.sizes, uint64(size))
+	if fits && once {
+		return true, nil
+	}
+	cause := fmt.Errorf("has %d bytes and should have %d", size, o.sizes[0])
+	if fits {
+		sum, err := r.m.digest(ctx, o.name, size, func(int) {})
+		err = r.mender.asked(ctx, err)
+		if err == nil && sum == o.hash {
+			return true, nil
+		}
+		if err != nil && !answered(err) {
+			return false, err
+		}
+		if cause = err; err == nil {
+			cause = errBadCopy
+		}
+	}
+	r.s.fault(r.m.Name, FaultAltered, o.name, fmt.Errorf("somebody wrote over it: its newest version %w%s", cause, remedy))
+	err = r.mender.mend(ctx, o, nil)
+	if err == nil {
+		return true, r.mender.healed(o, -1)
+	}
+	if ctx.Err() != nil || r.m.Down() != nil {
+		return false, err
+	}
+	return false, nil
+}
+
+// newest returns the size of the newest version of an object, and whether the
+// store says that nothing was ever written over it.
+func (r *renewal) newest(ctx context.Context, name string) (size int64, once bool, err error) {
+	if store := r.m.versioned(ctx, name); store != nil {
+		versions := 0
+		for v, err := range store.Versions(ctx, name) {
+			if err != nil {
+				r.m.versionsFailed(ctx, err)
+				versions = 0
+				break
+			}
+			if v.Name != name || versions > 1 {
+				break
+			}
+			if versions++; versions == 1 {
+				size = v.Size
+			}
+			if v.Latest && v.Marker {
+				return 0, false, targets.ErrNotFound
+			}
+		}
+		if versions > 0 {
+			return size, versions == 1, nil
+		}
+	}
+	err = r.ask(ctx, func(ctx context.Context) error {
+		return r.m.bounded(ctx, transferTime(0), func(ctx context.Context) error {
+			info, err := r.m.Target.Stat(ctx, name)
+			size = info.Size
+			return err
+		})
+	})
+	return size, true, err
 }
 
 // ask does one operation; that it is denied does not mean that the target is

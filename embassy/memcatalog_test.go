@@ -275,6 +275,13 @@ func (c *memCatalog) Faults(target string) ([]embassy.Fault, error) {
 	return out, nil
 }
 
+func (c *memCatalog) Fault(target string, kind embassy.FaultKind, object string) (embassy.Fault, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, ok := c.faults[faultKey(target, kind, object)]
+	return f, ok, nil
+}
+
 func (c *memCatalog) ClearFault(target string, kind embassy.FaultKind, object string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

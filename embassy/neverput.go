@@ -16,14 +16,13 @@ import (
 func (r *region) confirmed(name string, h format.Hash) (bool, error) {
 	for _, m := range r.members {
 		at, err := r.a.s.catalog.Placed(m.Name, h)
-		blamed := !at.IsZero()
-		for i := 0; i < len(contentFaults) && err == nil && !blamed; i++ {
-			blamed, err = r.a.s.knownFault(m.Name, contentFaults[i], name)
+		there := !at.IsZero()
+		for i := 0; i < len(contentFaults) && err == nil && !there; i++ {
+			if _, there, err = r.a.s.catalog.Fault(m.Name, contentFaults[i], name); err == nil && !there {
+				_, there, err = r.a.s.catalog.Fault(m.Name, contentFaults[i], untold)
+			}
 		}
-		if err == nil && !blamed {
-			blamed, err = r.a.s.knownFault(m.Name, FaultMissing, untold)
-		}
-		if err != nil || blamed {
+		if err != nil || there {
 			return err == nil, err
 		}
 	}
@@ -48,7 +47,7 @@ func (t *audit) neverPut(ctx context.Context, o thing) (bool, error) {
 	}
 	l := o.by[0].l
 	if l.madeUp.Load() < maxForged {
-		if _, err := t.m.stat(ctx, o.name); err == nil {
+		if _, err := t.stat(ctx, o.name); err == nil {
 			return false, nil
 		}
 		if err := t.elsewhere(ctx, o); !errors.Is(err, errNowhere) {

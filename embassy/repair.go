@@ -27,10 +27,6 @@ import (
 //   - of an entry that is not there: the target has all that the entry and
 //     those before it list, and the entries that it depends on.
 
-// untold is the object of the fault that stands for those that no fault of
-// their own tells of.
-const untold = "and more"
-
 // remedy ends the text of a fault that another target may mend.
 const remedy = "; embassy verify --repair mends it from another target"
 
@@ -53,12 +49,9 @@ func (t *audit) report(o thing, kind FaultKind, cause error) int {
 		t.out.Bad = append(t.out.Bad, Damage{Finding: Finding{Target: t.m.Name, Object: o.name, Err: cause}, Kind: kind})
 	}
 	t.mu.Unlock()
-	switch {
-	case place < maxBadListed:
-		t.fault(o, kind, cause)
+	t.fault(o, kind, cause)
+	if place < maxBadListed {
 		return place
-	case place == maxBadListed && kind != FaultUnsound:
-		t.v.s.fault(t.m.Name, FaultMissing, untold, fmt.Errorf("more than %d objects are bad or missing%s", maxBadListed, remedy))
 	}
 	return -1
 }
@@ -89,7 +82,7 @@ func (t *audit) bad(ctx context.Context, o thing, kind FaultKind, cause error, s
 	}
 	for _, was := range t.suspects[o.name] { // another fault takes its place
 		if was != kind {
-			if err := t.v.s.catalog.ClearFault(t.m.Name, was, o.name); err != nil {
+			if err := t.v.s.clearFault(t.m.Name, was, o.name); err != nil {
 				return err
 			}
 		}
@@ -98,18 +91,35 @@ func (t *audit) bad(ctx context.Context, o thing, kind FaultKind, cause error, s
 	if err := t.v.s.catalog.DropEvidence(t.m.Name, o.hash); err != nil {
 		return err
 	}
-	if kind == FaultMissing && o.entry() && t.v.o.Repair {
+	denied := errors.Is(cause, targets.ErrDenied)
+	if kind == FaultMissing && o.entry() && t.v.o.Repair && !denied {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.gaps = append(t.gaps, gap{o, place})
 		return nil
 	}
 	if t.v.o.Repair {
-		err = t.mend(ctx, o, nil)
+		if err = t.mend(ctx, o, nil); err == nil && denied {
+			err = t.given(ctx, o)
+		}
 	} else if err = errNotMended; place >= 0 {
 		err = t.elsewhere(ctx, o)
 	}
 	return t.settle(o, kind, place, err)
+}
+
+// given returns nil when an object that was denied is given now, and right.
+func (t *audit) given(ctx context.Context, o thing) error {
+	for _, size := range o.sizes {
+		sum, err := t.digest(ctx, o.name, int64(size))
+		if err == nil && sum == o.hash {
+			return nil
+		}
+		if err != nil && !answered(err) {
+			return err
+		}
+	}
+	return fmt.Errorf("was put again, and cannot be read: %w", targets.ErrDenied)
 }
 
 // errNotMended: nobody asked for a repair.
@@ -119,9 +129,11 @@ var errNotMended = errors.New("not mended")
 // the last word. The error wraps errNowhere when no other target gave the
 // object whole.
 func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error) error {
-	lock := &t.v.mending[o.hash[0]%uint8(len(t.v.mending))]
-	lock.Lock()
-	defer lock.Unlock()
+	lock := t.v.mending[o.hash[0]%uint8(len(t.v.mending))]
+	if err := lock.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer lock.Release(1)
 	room := min(2*int64(slices.Max(o.sizes)), copyRoom) // it is read back beside
 	if err := t.v.s.room.Acquire(ctx, room); err != nil {
 		return err
@@ -140,8 +152,11 @@ func (t *audit) mend(ctx context.Context, o thing, allow func(data []byte) error
 		return err
 	}
 	err = t.pen.putKept(ctx, o.name, data, o.hash)
-	if errors.Is(err, ErrDiscards) {
+	switch {
+	case errors.Is(err, ErrDiscards):
 		t.v.s.fault(t.m.Name, FaultDiscards, "", err)
+	case err == nil:
+		t.pen.recovered() // of being denied to read back
 	}
 	return err
 }
@@ -261,7 +276,7 @@ func (t *audit) healed(o thing, place int) error {
 	cat, now := t.v.s.catalog, t.v.s.now()
 	err := cat.SetEvidence(t.m.Name, map[format.Hash]Evidence{o.hash: {Stored: now, Verified: now}})
 	for _, was := range contentFaults {
-		err = errors.Join(err, cat.ClearFault(t.m.Name, was, o.name))
+		err = errors.Join(err, t.v.s.clearFault(t.m.Name, was, o.name))
 	}
 	return err
 }
@@ -270,7 +285,9 @@ func (t *audit) healed(o thing, place int) error {
 func (t *audit) spoilt(o thing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.unfit[o.hash] = true
+	if t.v.o.Level == Decrypt { // nothing else reads it
+		t.unfit[o.hash] = true
+	}
 	if o.kind == 0 {
 		return
 	}
@@ -366,8 +383,8 @@ func (t *audit) reach(at vouch, rest []gap) error {
 	return err
 }
 
-// look asks again for the ledgers when entries were put back: a target that
-// shows again all that it showed is no longer rolled back.
+// look asks again for the ledgers when entries were put back, and notes of a
+// target that was rolled back that it shows all again.
 func (v *verification) look(ctx context.Context, all []*audit) error {
 	if !slices.ContainsFunc(all, func(t *audit) bool { return t.mended }) {
 		return nil

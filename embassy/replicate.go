@@ -18,6 +18,11 @@ import (
 // arriving, before a replication gives up on it.
 const idleRounds = 3
 
+// linkSilence is how long a link may be silent in the middle of an upload before
+// a replication gives the upload up. On a thin link what was sent is worth the
+// wait, and nobody else waits.
+const linkSilence = time.Minute
+
 // ReplicateOptions say what to copy.
 type ReplicateOptions struct {
 	Targets []string // to which; none: all
@@ -63,12 +68,12 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 			return rep, fmt.Errorf("target %q: %w", name, ErrUnknownTarget)
 		}
 	}
-	book := s.watchFaults()
+	book := s.watchFaults(o.Targets...)
 	a, err := s.openAtlas(ctx)
 	if err != nil {
 		return rep, err
 	}
-	r := &replication{s: s, a: a, o: o, done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
+	r := &replication{s: s, a: a, o: o, since: s.now(), done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
 		meter: newMeter(s.progress, s.now, "replicate", "")}
 	defer r.meter.end()
 	if !o.DryRun && s.shared.own.TryAcquire(1) { // a backup that runs brings its own
@@ -84,7 +89,7 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 			r.members = append(r.members, m)
 		}
 	}
-	each(r.members, func(_ int, m *Member) { r.done[m.Name].Err = r.bring(ctx, m) })
+	each(r.members, func(_ int, m *Member) { r.done[m.Name].Err = r.bring(targets.Patiently(ctx, linkSilence), m) })
 	if err := ctx.Err(); err != nil {
 		return rep, err
 	}
@@ -132,6 +137,7 @@ type replication struct {
 	a       *atlas
 	o       ReplicateOptions
 	members []*Member
+	since   time.Time          // what is placed from then on is there
 	own     map[string]*ledger // by compartment; empty on a machine without own chains
 	meter   *meter
 
@@ -149,17 +155,8 @@ func (r *replication) openOwn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keys, err := AgentKeys(r.a.charter, state.key)
-	if err != nil {
-		return err
-	}
 	for _, region := range r.a.regions {
-		comp, err := keys.Named(region.name)
-		if err != nil {
-			return err
-		}
-		site, _ := r.s.site.Compartment(region.name)
-		l, err := r.s.openLedger(state, comp, site)
+		l, err := r.openLedger(state, region)
 		if err != nil {
 			return err
 		}
@@ -172,15 +169,40 @@ func (r *replication) openOwn(ctx context.Context) error {
 	return nil
 }
 
-// closeOwn books what the commit rule now holds for.
+func (r *replication) openLedger(state *State, region *region) (*ledger, error) {
+	keys, err := AgentKeys(r.a.charter, state.key)
+	if err != nil {
+		return nil, err
+	}
+	comp, err := keys.Named(region.name)
+	if err != nil {
+		return nil, err
+	}
+	site, _ := r.s.site.Compartment(region.name)
+	return r.s.openLedger(state, comp, site)
+}
+
+// closeOwn books what the commit rule now holds for. A backup may have gone on,
+// or begun another chain, since openOwn: it looks at the state directory anew.
 func (r *replication) closeOwn(ctx context.Context) error {
 	if len(r.own) == 0 || !r.s.shared.own.TryAcquire(1) {
 		return nil // a backup that runs by now books it
 	}
 	defer r.s.shared.own.Release(1)
-	for name, l := range r.own {
+	state, err := OpenState(r.s.site.StateDir)
+	if err != nil {
+		return err
+	}
+	for _, region := range r.a.regions {
+		if r.own[region.name] == nil {
+			continue
+		}
+		l, err := r.openLedger(state, region)
+		if err != nil {
+			return err
+		}
 		for _, d := range r.s.site.Datasets {
-			if d.Compartment == name {
+			if d.Compartment == region.name {
 				if err := l.vouch(d.Name); err != nil {
 					return err
 				}
@@ -189,6 +211,7 @@ func (r *replication) closeOwn(ctx context.Context) error {
 		if err := l.tidy(ctx); err != nil {
 			return err
 		}
+		r.own[region.name] = l
 	}
 	return nil
 }
@@ -326,7 +349,7 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 	}
 	waits := false
 	c := &courier{
-		s: r.s, since: r.s.now(), looks: true,
+		s: r.s, since: r.since, looks: true,
 		object: func(ctx context.Context, e format.Entry, a format.Listed, to *Member) ([]byte, error) {
 			return region.fetch(ctx, l, e.Seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, to)
 		},
@@ -428,7 +451,6 @@ func (r *replication) charters(ctx context.Context, m *Member) error {
 		return err
 	}
 	if err = m.putKept(ctx, name, r.a.object, h); errors.Is(err, targets.ErrDenied) {
-		m.recovered()
 		return nil
 	}
 	return err

@@ -232,15 +232,31 @@ func TestReplicateRollback(t *testing.T) {
 		t.Error("a target that was rolled back was written to")
 	}
 	s.mems[1] = now
+	since := ""
+	for range 2 { // that it shows all again explains nothing
+		r.replicate(5, embassy.ReplicateOptions{})
+		faults, err := r.catalog.Faults("t1")
+		if err != nil || len(faults) != 1 || !strings.Contains(faults[0].Text, "shows all again since") || since != "" && since != faults[0].Text {
+			t.Fatalf("faults %+v, %v", faults, err)
+		}
+		since = faults[0].Text
+	}
+	if rep := r.replicate(0, embassy.ReplicateOptions{Targets: []string{"t0", "t2"}}); len(rep.Targets) != 2 {
+		t.Errorf("a run about the others: %+v", rep)
+	}
+	if _, err := r.start().Trust(t.Context(), "t1", "the listing was cached"); err != nil {
+		t.Fatal(err)
+	}
 	r.replicate(0, embassy.ReplicateOptions{})
 	if got := r.kinds(); len(got) != 0 {
-		t.Errorf("the target shows all again, and still: %v", got)
+		t.Errorf("trusted, and still: %v", got)
 	}
 }
 
 // The writer itself lost its catalog: what its entries say of the targets is
 // enough to notice a rollback.
 func TestRollbackNoticedWithoutCatalog(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	for seed := range uint64(2) {
 		s.fill(seed, 4, 3000)
@@ -352,6 +368,7 @@ func TestReplicateFromBadSource(t *testing.T) {
 
 // A host that says that it stored, and keeps nothing.
 func TestHostThatDiscards(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	s.fill(1, 4, 3000)
 	s.mustBackup(0)
@@ -401,6 +418,7 @@ func (b breaking) Get(ctx context.Context, name string, offset, length int64) (i
 // A store that fails over one object, as with a bad sector below it, is not a
 // dead one: the object is mended, and everything else is verified.
 func TestUnreadableObjectIsMended(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := newSite(t, 3, 2)
 	for seed := range uint64(3) {
 		s.fill(seed, 4, 3000)

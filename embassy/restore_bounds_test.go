@@ -222,6 +222,7 @@ func TestRestoreSameNames(t *testing.T) {
 
 // TestRestoreCancelledVerification counts no file that was not yet looked at.
 func TestRestoreCancelledVerification(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, a := newRepo(t, 1, "pop")
 	tree := dir{}
 	for i := range 500 {

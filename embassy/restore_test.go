@@ -132,6 +132,7 @@ func TestRestore(t *testing.T) {
 // TestRestoreFailover damages every object of a kind on the Primary in every
 // way: the right bytes come from elsewhere, and the bad copy is named.
 func TestRestoreFailover(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for _, kind := range []string{"/charter/", "/ledger/", "/index/", "/snapshot/", "/pack/"} {
 		for how, damage := range damages {
 			t.Run(strings.Trim(kind, "/")+" "+how, func(t *testing.T) {
@@ -208,6 +209,7 @@ func TestRestorePrimaryDies(t *testing.T) {
 }
 
 func TestRestoreSharesTheLoad(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r, a := newRepo(t, 3, "pop")
 	a.full = 4 << 20
 	tree := dir{}

@@ -45,6 +45,7 @@ type shared struct {
 	own     *semaphore.Weighted // of 1: held by what makes entries or chains of its own, or empties the spool
 	opening sync.Mutex          // held while own chains are opened
 	heads   sync.Mutex          // held while a seen head is replaced
+	faults  bookings
 	room    *semaphore.Weighted // bytes of objects that are being copied
 }
 
@@ -77,7 +78,11 @@ func New(o Options) (*Service, error) {
 	}
 	for _, m := range o.Members {
 		s.members[m.Name] = m
-		m.health.older = func(name string, old error) { s.fault(m.Name, kindOf(old), name, old) }
+		m.health.tell = func(kind FaultKind, object string, cause error) {
+			if s.catalog != nil {
+				s.fault(m.Name, kind, object, cause)
+			}
+		}
 	}
 	for _, t := range s.site.Targets {
 		if s.members[t.Name] == nil {

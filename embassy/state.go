@@ -21,6 +21,7 @@ var ErrNoState = errors.New("this machine is not set up: no nation in the state 
 //	agent.key      the agent's private keys, 0600
 //	charter        the newest charter this machine accepted
 //	chains/<c>/    own chains, one file an entry: the authority for own numbers
+//	forgiven.json  targets that were trusted again, and the own heads of then
 //	spool/         sealed objects that too few targets hold yet
 //	catalog/       a cache
 //
@@ -223,4 +224,53 @@ func (s *State) makeDirs(parts ...string) (string, error) {
 		}
 	}
 	return dir, nil
+}
+
+const forgivenFile = "forgiven.json"
+
+// forgivenHeads are the heads of own chains when a target was last trusted
+// again, by target and chain. What entries up to there say that the target had
+// confirmed is not held against it any more.
+type forgivenHeads map[string]map[string]uint64
+
+func (s *State) forgiven() (forgivenHeads, error) {
+	f := forgivenHeads{}
+	raw, err := os.ReadFile(filepath.Join(s.dir, forgivenFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err == nil && json.Unmarshal(raw, &f) != nil {
+		err = stateError(s.dir, forgivenFile, format.ErrMalformed)
+	}
+	return f, err
+}
+
+// forgive notes the heads of all own chains for a target.
+func (s *State) forgive(target string) error {
+	f, err := s.forgiven()
+	if err != nil {
+		return err
+	}
+	f[target] = map[string]uint64{}
+	dirs, err := filepath.Glob(filepath.Join(s.dir, "chains", "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		compartment, bad := format.ParseID(filepath.Base(filepath.Dir(dir)))
+		id, err := format.ParseID(filepath.Base(dir))
+		if bad != nil || err != nil {
+			continue // the name of the current one
+		}
+		c, err := s.chainAt(compartment, id)
+		if err != nil {
+			return err
+		}
+		f[target][id.String()] = c.head()
+	}
+	raw, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(s.dir, filepath.Join(s.dir, forgivenFile), append(raw, '\n'))
 }

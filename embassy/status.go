@@ -38,6 +38,9 @@ type DatasetStatus struct {
 	Late          bool // Newest is older than the RPO, or there is none
 	Tiers         []TierStatus
 	LastRun       *Run // nil: none
+	// Lost: an object that this machine stored is nowhere any more, and
+	// snapshots may need it.
+	Lost bool
 }
 
 // Pending is a snapshot that the commit rule does not hold for yet.
@@ -59,8 +62,9 @@ type TargetStatus struct {
 
 	Verified *Verified // the last verification; nil: none
 	Locked   *Locked   // the last renewal of its locks; nil: none
-	// LockDue: locks that the configuration asks for were never renewed, or the
-	// first of them ends before a quarter of the period is over.
+	// LockDue: the last renewal of the locks that the configuration asks for did
+	// not reach all of them, or the first ends before a quarter of the period is
+	// over.
 	LockDue bool
 }
 
@@ -70,6 +74,7 @@ type Status struct {
 	Datasets []DatasetStatus
 	Targets  []TargetStatus
 	Faults   []Fault // that are neither mended nor forgiven
+	Blind    bool    // this machine has never read a ledger, and knows nothing
 }
 
 // Exit is 5 when there is a fault, 4 when a dataset is late or below its commit
@@ -77,7 +82,7 @@ type Status struct {
 func (s Status) Exit() int {
 	code := exitDone
 	for _, d := range s.Datasets {
-		if d.Late || d.Pending != nil {
+		if d.Late || d.Lost || d.Pending != nil {
 			code = exitDegraded
 		}
 	}
@@ -88,6 +93,9 @@ func (s Status) Exit() int {
 		if suspect(t.Err) {
 			code = exitLie
 		}
+	}
+	if s.Blind {
+		code = policy.ExitCode(code, exitDegraded)
 	}
 	if len(s.Faults) > 0 {
 		code = exitLie
@@ -140,6 +148,7 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 		}
 		st.Targets = append(st.Targets, t)
 	}
+	st.Blind = a == nil
 	st.Faults, err = s.catalog.Faults("")
 	return st, err
 }
@@ -162,7 +171,15 @@ func (s *Service) inspected(t *TargetStatus) error {
 	}
 	site, _ := s.site.Target(t.Name)
 	if period := lockPeriod(site.Lock); period > 0 {
-		t.LockDue = !ok || l.Earliest != nil && l.Earliest.Before(s.now().Add(period/4))
+		switch {
+		case !ok: // another machine does it, or none: this one has not looked
+		case l.Error != "", l.Denied > 0, l.Doubtful > 0:
+			t.LockDue = true
+		case l.Earliest == nil:
+			t.LockDue = l.Objects > 0
+		default:
+			t.LockDue = l.Earliest.Before(s.now().Add(period / 4))
+		}
 	}
 	return nil
 }
@@ -193,13 +210,24 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 				return nil, nil, err
 			}
 			open[d.Compartment], ledgers = l, append(ledgers, l)
+			ask := live && free
 			if free {
+				listed, err := s.catalog.ListedHead(l.chain.id())
+				if err != nil {
+					return nil, nil, err
+				}
+				if listed == 0 && l.chain.head() > 0 && !live {
+					// The catalog is new: what it says of the targets would be
+					// worse than they are.
+					ask = true
+					probe(ctx, l.chain.scope.Nation, l.members)
+				}
 				if err := l.replay(ctx); err != nil {
 					return nil, nil, err
 				}
 			}
 			each(l.members, func(_ int, m *Member) {
-				if live && free && m.Down() == nil {
+				if ask && m.Down() == nil {
 					_, err := l.survey(ctx, m)
 					l.judge(m, err)
 				}
@@ -312,6 +340,11 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 	if len(runs) > 0 {
 		ds.LastRun = &runs[0]
 	}
+	lost, _, err := l.s.catalog.Noted(lostKey(l.chain.id()))
+	if err != nil {
+		return ds, err
+	}
+	ds.Lost = len(lost) > 0
 	last, ok, err := l.newestOf(d.Name)
 	if err != nil {
 		return ds, err

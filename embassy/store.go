@@ -26,7 +26,7 @@ type store struct {
 	catalog Catalog
 	packer  *packer
 	writer  *format.Writer
-	poly    chunk.Polynomial
+	poly    func() (chunk.Polynomial, error) // derived for the first large file: that takes milliseconds
 	used    *packSet
 
 	files  chan *pendingFile
@@ -57,13 +57,9 @@ type pendingFile struct {
 	err  error
 }
 
-func newStore(cat Catalog, p *packer, w *format.Writer, used *packSet) (*store, error) {
-	poly, err := w.Polynomial()
-	if err != nil {
-		return nil, err
-	}
+func newStore(cat Catalog, p *packer, w *format.Writer, used *packSet) *store {
 	s := &store{
-		catalog: cat, packer: p, writer: w, poly: poly, used: used,
+		catalog: cat, packer: p, writer: w, poly: sync.OnceValues(w.Polynomial), used: used,
 		files: make(chan *pendingFile, 2*fileReaders), pieces: make(chan piece, smallBuffers),
 		small: make(chan []byte, smallBuffers), large: make(chan []byte, largeBuffers),
 	}
@@ -73,7 +69,7 @@ func newStore(cat Catalog, p *packer, w *format.Writer, used *packSet) (*store, 
 	for range largeBuffers {
 		s.large <- nil
 	}
-	return s, nil
+	return s
 }
 
 // run serves until close; an error of a worker ends the run.
@@ -82,7 +78,10 @@ func (s *store) run(ctx context.Context) error {
 	var readers sync.WaitGroup
 	for range fileReaders {
 		readers.Go(func() {
-			split := chunk.NewSplitter(s.poly)
+			split := sync.OnceValues(func() (*chunk.Splitter, error) {
+				p, err := s.poly()
+				return chunk.NewSplitter(p), err
+			})
 			for f := range s.files {
 				f.read(wctx, s, split)
 			}
@@ -149,7 +148,7 @@ func (f *pendingFile) put(slot int, id chunk.ID) {
 
 // read splits the file and hands its pieces to the workers. A file below
 // chunk.MinSize is one piece.
-func (f *pendingFile) read(ctx context.Context, s *store, split *chunk.Splitter) {
+func (f *pendingFile) read(ctx context.Context, s *store, splitter func() (*chunk.Splitter, error)) {
 	defer close(f.done)
 	defer f.left.Wait()
 	r, err := f.open()
@@ -181,6 +180,11 @@ func (f *pendingFile) read(ctx context.Context, s *store, split *chunk.Splitter)
 			return
 		}
 		in = io.MultiReader(bytes.NewReader(head), r) // it has grown
+	}
+	split, err := splitter()
+	if err != nil {
+		f.fail(err)
+		return
 	}
 	split.Reset(in)
 	for slot := 0; ; slot++ {

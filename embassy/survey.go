@@ -2,10 +2,13 @@ package embassy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"embassy/embassy/format"
+	"embassy/targets"
 )
 
 // survey finds out how far a target has come with the own chain, and that it
@@ -25,13 +28,21 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 	}
 	// The head that it showed must still be listed: who reads from this target
 	// alone goes by what it lists.
-	shown, err := l.shown(ctx, m, max(seen.Seq, 1))
-	if err != nil {
-		return 0, err
-	}
 	head := seen.Seq
-	if ok && !slices.ContainsFunc(shown, func(e shownEntry) bool { return e.seq == head && e.hash == seen.Hash }) {
-		return 0, ErrRolledBack
+	var shown []shownEntry
+	for try := 1; ; try++ { // a listing may lag a little behind a put
+		if shown, err = l.shown(ctx, m, max(head, 1)); err != nil {
+			return 0, err
+		}
+		if !ok || slices.ContainsFunc(shown, func(e shownEntry) bool { return e.seq == head && e.hash == seen.Hash }) {
+			break
+		}
+		if try == attempts {
+			return 0, ErrRolledBack
+		}
+		if err := sleep(ctx, time.Duration(try*try)*readBackPause); err != nil {
+			return 0, err
+		}
 	}
 	for _, e := range shown {
 		if err := l.chain.reach(e.seq); err != nil {
@@ -106,6 +117,10 @@ func (l *ledger) convict(ctx context.Context, m *Member, e shownEntry) error {
 		object, err := m.fetchSized(ctx, e.name, e.size, format.MaxEntrySize, e.hash)
 		if err != nil && !answered(err) {
 			return err
+		}
+		if err != nil && !errors.Is(err, targets.ErrNotFound) { // whatever the name stands for, these are not its bytes
+			l.s.fault(m.Name, kindOf(err), e.name, err)
+			return nil
 		}
 		want := l.chain.scope
 		want.Seq = e.seq

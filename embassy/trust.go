@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"embassy/embassy/format"
 )
 
 // ErrNoReason: a target is trusted again only for a reason that later readers
@@ -30,11 +32,23 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 		return nil, err
 	}
 	started := s.now()
+	if state, err := OpenState(s.site.StateDir); err == nil {
+		if err := state.forgive(target); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, ErrNoState) {
+		return nil, err
+	}
 	if err := s.catalog.ForgetTarget(target); err != nil {
 		return nil, err
 	}
-	if err := s.catalog.Note(checkKey(target), nil); err != nil {
-		return nil, err
+	s.faults.mu.Lock()
+	clear(s.faults.n) // counted again when it matters
+	s.faults.mu.Unlock()
+	for _, key := range []string{checkKey(target), verifiedNote + target, sampleNote + target, locksNote + target} {
+		if err := s.catalog.Note(key, nil); err != nil {
+			return nil, err
+		}
 	}
 	return forgiven, s.catalog.AddRun(Run{
 		Kind: "trust", Started: started, Ended: s.now(),
@@ -42,9 +56,11 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 	})
 }
 
-// TrustChain acknowledges that a chain forked, or whatever else is no one
-// target's fault: chain is the beginning of its object in the book. The chain
-// stays frozen.
+// TrustChain acknowledges what is no target's fault: that a chain forked, or
+// that its writer put into objects what cannot be read. chain is the beginning
+// of a chain's id, or the whole object of one fault as the book has it. It is not
+// booked again; a chain that forked stays frozen, and what is unsound stays
+// reported by verifications. ErrUnknownName: the book has nothing of it.
 func (s *Service) TrustChain(chain, reason string) ([]Fault, error) {
 	reason, err := checkReason(reason)
 	if err != nil {
@@ -57,20 +73,57 @@ func (s *Service) TrustChain(chain, reason string) ([]Fault, error) {
 	}
 	var forgiven []Fault
 	for _, f := range all {
-		if f.Target != "" || f.Kind != FaultFork || !strings.HasPrefix(f.Object, "chain "+chain) {
+		if f.Target != "" || chain == "" {
 			continue
 		}
-		if err := s.catalog.ClearFault("", f.Kind, f.Object); err != nil {
+		of := f.Object == chain || strings.HasPrefix(f.Object, "chain "+chain)
+		if !of && f.Kind == FaultUnsound {
+			if of, err = s.lists(chain, f.Object); err != nil {
+				return nil, err
+			}
+		}
+		if !of {
+			continue
+		}
+		if f.Object != untold { // which stands for what nobody has seen yet
+			if err := s.catalog.Note(acknowledgedNote+string(f.Kind)+"/"+f.Object, []byte(reason)); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.clearFault("", f.Kind, f.Object); err != nil {
 			return nil, err
 		}
 		forgiven = append(forgiven, f)
 	}
 	if len(forgiven) == 0 {
-		return nil, fmt.Errorf("chain %q: %w: no fork of it is in the book, see embassy status", chain, ErrUnknownName)
+		return nil, fmt.Errorf("chain %q: %w: no fork of it is in the book, nor anything else that is no target's fault; see embassy status", chain, ErrUnknownName)
 	}
 	return forgiven, s.catalog.AddRun(Run{
 		Kind: "trust", Started: started, Ended: s.now(), Note: fmt.Sprintf("chain %s: %s (%s forgiven)", chain, reason, countKinds(forgiven)),
 	})
+}
+
+// lists reports whether a chain whose id begins so lists the object of that
+// name.
+func (s *Service) lists(chain, object string) (bool, error) {
+	parts := strings.Split(object, "/") // nation, compartment, agent, kind, ..., hash
+	if len(parts) < 5 {
+		return false, nil
+	}
+	compartment, err1 := format.ParseID(parts[1])
+	agent, err2 := format.ParseID(parts[2])
+	h, err3 := format.ParseHash(parts[len(parts)-1])
+	if errors.Join(err1, err2, err3) != nil {
+		return false, nil
+	}
+	for _, kind := range listedKinds {
+		for k, err := range s.catalog.KnownObjects(compartment, agent, kind, h[:]) {
+			if err != nil || strings.HasPrefix(k.Chain.String(), chain) {
+				return err == nil, err
+			}
+		}
+	}
+	return false, nil
 }
 
 // checkReason returns a reason in one line.

@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
+	"embassy/targets"
 )
 
 // VerifyLevel says how much a verification reads. Each reads what the one
@@ -149,13 +152,13 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	if o.Level == Decrypt && (o.Keys == nil || slices.ContainsFunc(o.Keys.Compartments, func(c *Compartment) bool { return c.Reader == nil })) {
 		return rep, ErrNoReader
 	}
-	book := s.watchFaults()
+	book := s.watchFaults(o.Targets...)
 	a, err := s.openAtlas(ctx)
 	if err != nil {
 		return rep, err
 	}
-	v := &verification{s: s, a: a, o: o, kept: newKeptEvidence(s), readers: map[format.ID]*compartmentView{},
-		meter: newMeter(s.progress, s.now, "verify", "")}
+	v := newVerification(s, a)
+	v.o, v.meter = o, newMeter(s.progress, s.now, "verify", "")
 	defer v.meter.end()
 	if o.Level == Decrypt {
 		for _, c := range o.Keys.Compartments {
@@ -169,7 +172,7 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	for i, m := range members {
 		pen := NewMember(m.Name, m.URL, m.Jurisdiction, m.Target, m.Down(), s.now)
 		all[i] = &audit{v: v, m: m, pen: pen, out: VerifiedTarget{Target: m.Name}, found: map[format.Hash]Evidence{},
-			broken: map[*line]uint64{}, unfit: map[format.Hash]bool{}}
+			broken: map[*line]uint64{}, unfit: map[format.Hash]bool{}, met: map[string]bool{}}
 	}
 	each(members, func(i int, _ *Member) { all[i].out.Err = all[i].run(ctx) })
 	for _, t := range all {
@@ -267,8 +270,8 @@ const (
 // LastVerified returns what the last verification of a target found; ok is
 // false when there was none.
 func (s *Service) LastVerified(target string) (v Verified, ok bool, err error) {
-	raw, ok, err := s.catalog.Noted(verifiedNote + target)
-	if err != nil || !ok {
+	raw, _, err := s.catalog.Noted(verifiedNote + target)
+	if err != nil || len(raw) == 0 {
 		return v, false, err
 	}
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -307,10 +310,19 @@ type verification struct {
 	kept     *keptEvidence
 	readers  map[format.ID]*compartmentView // of Decrypt, by compartment
 	meter    *meter
-	mending  [64]sync.Mutex // by hash: what one target's repair reads, no other's replaces
+	mending  [64]*semaphore.Weighted // of 1, by hash: what one target's repair reads, no other's replaces
 
 	mu   sync.Mutex
 	lost []thing // at most maxBadListed
+}
+
+// newVerification returns one that can mend; to verify it needs the rest.
+func newVerification(s *Service, a *atlas) *verification {
+	v := &verification{s: s, a: a, kept: newKeptEvidence(s), readers: map[format.ID]*compartmentView{}}
+	for i := range v.mending {
+		v.mending[i] = semaphore.NewWeighted(1)
+	}
+	return v
 }
 
 // thing is an object that a target should hold.
@@ -340,10 +352,12 @@ type audit struct {
 	mu       sync.Mutex
 	out      VerifiedTarget
 	suspects map[string][]FaultKind // what the book says, by object
+	met      map[string]bool        // of them, what something lists
+	refused  []refusal              // while nothing was read yet
 	found    map[format.Hash]Evidence
 	broken   map[*line]uint64     // the first entry of which something is bad
 	gaps     []gap                // entries that are to be put back
-	unfit    map[format.Hash]bool // what is bad
+	unfit    map[format.Hash]bool // what is bad; of Decrypt only
 	mended   bool                 // an entry was put back
 }
 
@@ -357,7 +371,7 @@ func (t *audit) run(ctx context.Context) error {
 		s.fault(t.m.Name, FaultForeign, "", err)
 		return err
 	}
-	if err := s.catalog.ClearFault(t.m.Name, FaultForeign, ""); err != nil {
+	if err := s.clearFault(t.m.Name, FaultForeign, ""); err != nil {
 		return err
 	}
 	if err := t.suspicions(); err != nil {
@@ -375,10 +389,8 @@ func (t *audit) run(ctx context.Context) error {
 	if err := errors.Join(err, t.flush()); err != nil {
 		return err
 	}
-	if t.out.BadTotal-t.out.Repaired <= maxBadListed {
-		if err := s.catalog.ClearFault(t.m.Name, FaultMissing, untold); err != nil {
-			return err
-		}
+	if err := t.absolve(ctx); err != nil {
+		return err
 	}
 	if t.v.o.Level == Sample {
 		return s.catalog.Note(sampleNote+t.m.Name, fmt.Appendf(nil, "%d", runs+1))
@@ -388,8 +400,8 @@ func (t *audit) run(ctx context.Context) error {
 
 // samples returns how many samples of the target have ended.
 func (t *audit) samples() (n uint64, err error) {
-	raw, ok, err := t.v.s.catalog.Noted(sampleNote + t.m.Name)
-	if err != nil || !ok {
+	raw, _, err := t.v.s.catalog.Noted(sampleNote + t.m.Name)
+	if err != nil || len(raw) == 0 {
 		return 0, err
 	}
 	if _, err := fmt.Sscan(string(raw), &n); err != nil {
@@ -401,16 +413,81 @@ func (t *audit) samples() (n uint64, err error) {
 // contentFaults are the kinds that reading an object whole can heal.
 var contentFaults = []FaultKind{FaultMissing, FaultCut, FaultAltered, FaultSwapped}
 
-// suspicions reads from the book which objects of the target were found bad.
+// suspicions reads from the book which objects of the target were found bad,
+// and which names there are none.
 func (t *audit) suspicions() error {
 	faults, err := t.v.s.catalog.Faults(t.m.Name)
 	t.suspects = map[string][]FaultKind{}
 	for _, f := range faults {
-		if slices.Contains(contentFaults, f.Kind) {
+		if f.Object != untold && (f.Kind == FaultForged || slices.Contains(contentFaults, f.Kind)) {
 			t.suspects[f.Object] = append(t.suspects[f.Object], f.Kind)
 		}
 	}
 	return err
+}
+
+// absolve clears from the book the bad names that nothing lists and that are
+// not there any more, and what stood for others, if they would have been found.
+func (t *audit) absolve(ctx context.Context) error {
+	s := t.v.s
+	forged := false
+	for name, kinds := range t.suspects {
+		if t.met[name] {
+			continue
+		}
+		gone := false
+		if !slices.Contains(kinds, FaultMissing) { // which being gone does not mend
+			var err error
+			if gone, err = t.gone(ctx, name); err != nil {
+				return err
+			}
+		}
+		for _, kind := range kinds {
+			if forged = forged || !gone && kind == FaultForged; !gone {
+				continue
+			}
+			if err := s.clearFault(t.m.Name, kind, name); err != nil {
+				return err
+			}
+		}
+	}
+	for _, kind := range contentFaults {
+		if t.out.Unmended() <= maxBadListed && (kind == FaultMissing || t.v.o.Level >= Full) {
+			if err := s.clearFault(t.m.Name, kind, untold); err != nil {
+				return err
+			}
+		}
+	}
+	if forged {
+		return nil
+	}
+	return s.clearFault(t.m.Name, FaultForged, untold)
+}
+
+// gone reports whether the target shows no object of that name any more, or,
+// of a folder, no more names than it may.
+func (t *audit) gone(ctx context.Context, name string) (bool, error) {
+	if !strings.HasSuffix(name, "/") {
+		_, err := t.stat(ctx, name)
+		if err == nil || answered(err) {
+			return errors.Is(err, targets.ErrNotFound), nil
+		}
+		return false, err
+	}
+	names := 0
+	err := t.m.do(ctx, func(ctx context.Context) error {
+		names = 0
+		for _, err := range t.m.Target.List(ctx, name) {
+			if err != nil {
+				return err
+			}
+			if names++; names > maxStray {
+				return nil
+			}
+		}
+		return nil
+	})
+	return names <= maxStray, err
 }
 
 // walk goes through charters and compartments.
@@ -426,7 +503,7 @@ func (t *audit) walk(ctx context.Context) error {
 			return err
 		}
 	}
-	return ctx.Err()
+	return errors.Join(ctx.Err(), t.denials(ctx))
 }
 
 // listedKinds are what entries list, in the order in which it is looked at.
@@ -472,6 +549,9 @@ func (t *audit) region(ctx context.Context, r *region) error {
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := t.denials(ctx); err != nil {
 		return err
 	}
 	return t.putBack(ctx, r)

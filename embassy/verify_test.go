@@ -118,6 +118,14 @@ func (s *site) noFaults() {
 	}
 }
 
+// trust forgives a target.
+func (s *site) trust(target string) {
+	s.t.Helper()
+	if _, err := s.start().Trust(s.t.Context(), target, "it is explained"); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // threeBackups is a site on three targets whose chain has three entries.
 func threeBackups(t testing.TB) *site {
 	s := newSite(t, 3, 2)
@@ -289,7 +297,7 @@ func TestVerifyNeverFromABadCopy(t *testing.T) {
 }
 
 // A target that shows less than it showed gets back what it once showed, in
-// the commit order, and is trusted again by itself.
+// the commit order, and is trusted again when people say so.
 func TestVerifyRollback(t *testing.T) {
 	s := newSite(t, 3, 2)
 	s.fill(0, 4, 20_000)
@@ -326,8 +334,13 @@ func TestVerifyRollback(t *testing.T) {
 			return nil
 		}}
 	}
-	s.verify(0, embassy.VerifyOptions{Repair: true})
+	s.verify(5, embassy.VerifyOptions{Repair: true})
 	s.same()
+	if faults, _ := s.catalog.Faults(""); len(faults) != 1 || faults[0].Kind != embassy.FaultRollback || !strings.Contains(faults[0].Text, "shows all again since") {
+		t.Fatalf("faults %+v", faults)
+	}
+	s.trust("t1")
+	s.verify(0, embassy.VerifyOptions{})
 	s.noFaults()
 	first := slices.IndexFunc(puts, func(n string) bool { return strings.Contains(n, "/ledger/") })
 	if tail := puts[first:]; len(tail) != 3 || !slices.IsSorted(tail) {
@@ -651,12 +664,13 @@ func repairCrashesAtEveryStep(t *testing.T) {
 			for _, snap := range v.Snapshots("") {
 				whole(t, v, snap)
 			}
-			s.verify(0, embassy.VerifyOptions{Level: embassy.Full, Repair: true})
+			s.verify(5, embassy.VerifyOptions{Level: embassy.Full, Repair: true})
 			for i, m := range s.mems {
 				if !maps.Equal(content(t, m), whole3) {
 					t.Fatalf("after=%v step %d: target %d is not mended", after, steps, i)
 				}
 			}
+			s.trust("t2") // it was rolled back
 			s.noFaults()
 			if done && steps < 40 {
 				t.Fatalf("only %d steps: the fuse does not burn", steps)

@@ -24,7 +24,7 @@ func (t *audit) open(ctx context.Context, c *compartmentView, o thing, data []by
 		unsound = t.v.openSnapshot(c, o, data)
 	}
 	if unsound != nil {
-		unsound = fmt.Errorf("its writer, agent %s, made it so: %w", o.by[0].l.Agent, unsound)
+		unsound = fmt.Errorf("its writer, agent %s, made it so in chain %s: %w", o.by[0].l.Agent, o.by[0].l.Chain, unsound)
 	}
 	return unsound, err
 }
@@ -91,7 +91,7 @@ func (t *audit) openIndex(ctx context.Context, c *compartmentView, o thing, data
 			}
 			same, err := t.same(ctx, name, s)
 			if err == nil && !same {
-				sum, bad := t.m.digest(ctx, name, int64(p.Size), t.arrived)
+				sum, bad := t.digest(ctx, name, int64(p.Size))
 				if bad != nil && !answered(bad) {
 					return nil, bad
 				}
@@ -149,7 +149,14 @@ func (v *verification) openSnapshot(c *compartmentView, o thing, data []byte) er
 // lies on it. What its own damage explains is told as harm, the rest is their
 // writer's doing.
 func (t *audit) snapshots(ctx context.Context) error {
-	v, err := OpenView(ctx, ViewOptions{Keys: t.v.o.Keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now})
+	keys := *t.v.o.Keys
+	keys.Compartments = slices.DeleteFunc(slices.Clone(keys.Compartments), func(c *Compartment) bool {
+		return !slices.ContainsFunc(t.v.a.regions, func(r *region) bool { // then nobody looked what is damaged
+			_, placed := r.member(t.m)
+			return r.id == c.ID && placed
+		})
+	})
+	v, err := OpenView(ctx, ViewOptions{Keys: &keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now})
 	if err != nil {
 		return err
 	}
@@ -264,8 +271,14 @@ func (t *audit) hasContent(ctx context.Context, r *reading, c format.Content) er
 	return err
 }
 
-// noteLost remembers what is to be named at the end.
+// noteLost remembers what is to be named at the end. A machine that writes the
+// chain stores again what it lists: see ledger.prepare.
 func (v *verification) noteLost(o thing) {
+	for _, b := range o.by {
+		if err := v.s.catalog.Note(lostKey(b.l.Chain), []byte(o.name)); err != nil {
+			v.s.log.Error("note lost object", "object", o.name, "err", err)
+		}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.lost) < maxBadListed && !slices.ContainsFunc(v.lost, func(l thing) bool { return l.name == o.name }) {

@@ -131,6 +131,12 @@ func (t *audit) compare(ctx context.Context, g *errgroup.Group, folder string, e
 	for failed == nil && more {
 		pass(absent)
 	}
+	if failed == nil && slices.Contains(t.suspects[folder], FaultForged) {
+		t.met[folder] = true
+		if stray <= maxStray {
+			failed = t.v.s.clearFault(t.m.Name, FaultForged, folder)
+		}
+	}
 	if stray > maxStray && failed == nil {
 		t.report(thing{name: folder}, FaultForged,
 			fmt.Errorf("lists more than %d names that no ledger entry lists: the host, or somebody with its credentials, makes them up; each object was asked for instead", maxStray))
@@ -146,6 +152,9 @@ func (t *audit) meet(ctx context.Context, g *errgroup.Group, o thing, size int64
 	}
 	t.mu.Lock()
 	t.out.Listed++
+	if len(t.suspects[o.name]) > 0 {
+		t.met[o.name] = true
+	}
 	t.mu.Unlock()
 	t.v.meter.add(func(p *Progress) { p.Files++ })
 	if size >= 0 && !t.reads(o) && slices.Contains(o.sizes, uint64(size)) {
@@ -173,10 +182,11 @@ func (t *audit) inspect(ctx context.Context, o thing, size int64) error {
 		if made, err := t.neverPut(ctx, o); err != nil || made {
 			return err
 		}
-		info, err := t.m.stat(ctx, o.name)
-		if err == nil {
+		info, err := t.stat(ctx, o.name)
+		switch {
+		case err == nil:
 			size = info.Size
-		} else if !errors.Is(err, targets.ErrNotFound) {
+		case !answered(err):
 			return err
 		}
 	}
@@ -187,6 +197,10 @@ func (t *audit) inspect(ctx context.Context, o thing, size int64) error {
 		return err
 	case cause == nil:
 		return t.good(o, whole)
+	case errors.Is(cause, targets.ErrDenied):
+		if waits, err := t.refuse(o, size, cause); waits || err != nil {
+			return err
+		}
 	}
 	return t.bad(ctx, o, kind, cause, size)
 }
@@ -215,6 +229,8 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 		return "", nil, err
 	case errors.Is(err, targets.ErrNotFound):
 		return FaultMissing, errors.New("is listed, and not given"), nil
+	case errors.Is(err, targets.ErrDenied):
+		return FaultMissing, fmt.Errorf("is listed, and not given: %w", err), nil
 	case errors.Is(err, errUnreadable):
 		return FaultCut, errors.New("is not given whole: the store fails over it each time"), nil
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -228,14 +244,14 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 func (t *audit) read(ctx context.Context, o thing, size int64) (unsound, err error) {
 	c := t.v.readers[o.compartment()]
 	if c == nil || o.kind == 0 || o.kind == format.KindRecord {
-		sum, err := t.m.digest(ctx, o.name, size, t.arrived)
+		sum, err := t.digest(ctx, o.name, size)
 		if err == nil && sum != o.hash {
 			err = errBadCopy
 		}
 		return nil, err
 	}
 	err = t.holding(ctx, size, func(data []byte) error {
-		if err := t.m.readCounted(ctx, o.name, 0, data, t.arrived); err != nil {
+		if err := t.fill(ctx, o.name, data, t.arrived); err != nil {
 			return fmt.Errorf("target %s: %w", t.m.Name, err)
 		}
 		if format.HashOf(data) != o.hash {
@@ -277,8 +293,9 @@ func (o thing) compartment() format.ID {
 }
 
 // digest reads size bytes of an object, keeping none, and returns their hash.
+// To be denied does not open the breaker.
 func (m *Member) digest(ctx context.Context, name string, size int64, arrived func(n int)) (sum format.Hash, err error) {
-	err = m.do(ctx, func(ctx context.Context) error {
+	err = m.attempt(ctx, settled, func(ctx context.Context) error {
 		var got format.Hash // of this attempt, which may hang and go on
 		err := m.bounded(ctx, transferTime(int(size)), func(ctx context.Context) error {
 			r, err := m.Target.Get(ctx, name, 0, size)
@@ -320,7 +337,7 @@ func (t *audit) examine(ctx context.Context, o thing, size int64, kind FaultKind
 		return kind, cause, nil
 	}
 	err := t.holding(ctx, n, func(data []byte) error {
-		if err := t.m.read(ctx, o.name, 0, data); err != nil {
+		if err := t.fill(ctx, o.name, data, func(int) {}); err != nil {
 			if answered(err) {
 				return nil // now it is worse, or better: what was found before counts
 			}
@@ -515,7 +532,7 @@ func (t *audit) good(o thing, whole bool) error {
 	t.mu.Unlock()
 	if whole {
 		for _, kind := range t.suspects[o.name] {
-			if err := t.v.s.catalog.ClearFault(t.m.Name, kind, o.name); err != nil {
+			if err := t.v.s.clearFault(t.m.Name, kind, o.name); err != nil {
 				return err
 			}
 		}

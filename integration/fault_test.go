@@ -73,7 +73,7 @@ func newTroubled(t *testing.T, stores []*store) *troubled {
 // is 5 when it also has to tell of a target that lies.
 func (n *troubled) backUp(t testing.TB, i, code int) {
 	t.Helper()
-	write(t, filepath.Join(n.d.sources[0], fmt.Sprint(i)), noise(byte(i), 6*mib))
+	write(t, filepath.Join(n.d.sources[0], fmt.Sprint(i)), noise(byte(i), mib-64<<10))
 	write(t, filepath.Join(n.d.sources[0], "changing"), noise(byte(100+i), 10_000))
 	n.backup(code)
 }
@@ -114,13 +114,14 @@ func replicateIsKilled(t *testing.T, n *troubled) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	n.far.proxy.Link(10_000_000, 0)
 	machine := n.replicator(true)
 	for range 4 {
-		start, after := n.far.proxy.Sent(), rng.Int64N(6*mib)
+		n.far.proxy.Link(2_000_000, 0)
+		start, after := n.far.proxy.Sent(), rng.Int64N(mib)
 		p := machine.launch(embassyProgram, "replicate")
 		p.until(func() bool { return n.far.proxy.Sent()-start >= after })
 		p.kill()
+		n.far.proxy.Link(0, 0)
 		out := filepath.Join(t.TempDir(), "out")
 		n.rescue(0, []*store{n.far}, "--to", out)
 		got := filepath.Join(out, n.d.name, n.d.sources[0])
@@ -128,7 +129,6 @@ func replicateIsKilled(t *testing.T, n *troubled) {
 			t.Errorf("killed after %d bytes, the target gives a state that never was", after)
 		}
 	}
-	n.far.proxy.Link(0, 0)
 	machine.replicate(0)
 	n.whole(t)
 }
@@ -136,10 +136,10 @@ func replicateIsKilled(t *testing.T, n *troubled) {
 // uploadIsTorn cuts the connections in the middle of an upload. The same run
 // goes on when the link is back.
 func uploadIsTorn(t *testing.T, n *troubled) {
-	n.far.proxy.Link(10_000_000, 0)
+	n.far.proxy.Link(2_000_000, 0)
 	start := n.far.proxy.Sent()
 	p := n.launch(embassyProgram, "replicate")
-	p.until(func() bool { return n.far.proxy.Sent()-start >= 3*mib })
+	p.until(func() bool { return n.far.proxy.Sent()-start >= mib/2 })
 	n.far.proxy.Cut()
 	n.far.proxy.Heal()
 	t.Logf("done in %v", p.result().wants(t, 0).took)
@@ -376,8 +376,7 @@ func targetIsRolledBack(t *testing.T, n *troubled) {
 	own.server.Restart()
 	n.backUp(t, 3, 0)
 	n.backUp(t, 4, 0)
-	n.whole(t)
-
+	sameStores(t, n.stores)
 	own.server.Stop()
 	if err := os.RemoveAll(own.server.DataDir); err != nil {
 		t.Fatal(err)

@@ -186,7 +186,7 @@ func oddTree(t testing.TB, dir string) {
 
 func copyTree(t testing.TB, from, to string) {
 	t.Helper()
-	if out, err := exec.Command("rsync", "-aH", from+"/", to+"/").CombinedOutput(); err != nil {
+	if out, err := exec.Command("rsync", "-aH", "--modify-window=-1", from+"/", to+"/").CombinedOutput(); err != nil {
 		t.Fatalf("copy %s: %v\n%s", from, err, out)
 	}
 }

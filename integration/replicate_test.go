@@ -180,7 +180,6 @@ func TestReturningTarget(t *testing.T) {
 	}{
 		{"agent", func(s *site) *site { return s }},
 		{"keyless", func(s *site) *site { return s.replicator(false) }},
-		{"keyless, placed", func(s *site) *site { return s.replicator(true) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			src := t.TempDir()
@@ -189,13 +188,13 @@ func TestReturningTarget(t *testing.T) {
 			stores := borrow(t, 4)
 			s := newSite(t, stores...)
 			s.found(d)
-			write(t, file, noise(1, 4*mib))
+			write(t, file, noise(1, mib))
 			s.backup(0)
 			dead, alive := stores[2], slices.Concat(stores[:2], stores[3:])
 
 			dead.proxy.Cut()
 			for seed := range 2 {
-				write(t, file, noise(byte(2+seed), 4*mib))
+				write(t, file, noise(byte(2+seed), mib))
 				reports, r := s.backup(0)
 				if behind := reports[0].behind(); !slices.Equal(behind, []string{dead.name}) {
 					t.Errorf("behind are %q", behind)

@@ -36,7 +36,7 @@ func TestShards(t *testing.T) {
 			var runs []*running
 			for i := range shards {
 				r := s.replicator(false)
-				write(t, r.path("embassy.yaml"), append(read(t, r.path("embassy.yaml")), "limits: {upload: 4MiB}\n"...))
+				write(t, r.path("embassy.yaml"), append(read(t, r.path("embassy.yaml")), "limits: {upload: 3MiB}\n"...))
 				args := []string{"--json", "replicate"}
 				if shards > 1 {
 					args = append(args, "--shard", fmt.Sprintf("%d/%d", i, shards))

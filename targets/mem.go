@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -283,11 +282,15 @@ func (m *Mem) version(name, id string) int {
 func (m *Mem) snapshot(prefix string) []Version {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var out []Version
-	for _, name := range slices.Sorted(maps.Keys(m.objects)) {
-		if !strings.HasPrefix(name, prefix) {
-			continue
+	var names []string
+	for name := range m.objects {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
 		}
+	}
+	slices.Sort(names)
+	var out []Version
+	for _, name := range names {
 		all := m.objects[name]
 		for i, v := range slices.Backward(all) {
 			out = append(out, Version{Info: v.info(name), ID: v.id, Latest: i == len(all)-1, Marker: v.marker})

@@ -363,6 +363,9 @@ func sentinelOf(answer minio.ErrorResponse) error {
 	case minio.AccessDenied, minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, "ExpiredToken", "InvalidToken", "InvalidTokenId":
 		return ErrDenied
 	}
+	if answer.Code == "InvalidRequest" && strings.Contains(answer.Message, "ObjectLock") {
+		return ErrDenied // no object lock in this bucket, and none can be set
+	}
 	switch answer.StatusCode {
 	case http.StatusForbidden, http.StatusUnauthorized:
 		return ErrDenied

@@ -32,6 +32,15 @@ type guard struct {
 	stall, answer time.Duration
 }
 
+type patienceKey struct{}
+
+// Patiently returns a context in which a Put to a store far away waits at least
+// so long for a byte to be taken, before it gives up what it has sent: for
+// links that fall silent and come back.
+func Patiently(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, patienceKey{}, d)
+}
+
 func newGuard(c S3Config) (*guard, error) {
 	var tlsConfig *tls.Config
 	if c.Secure {
@@ -70,7 +79,8 @@ func newGuard(c S3Config) (*guard, error) {
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	req = req.WithContext(ctx)
-	upload := newWatch(g.stall, "no byte could be sent", cancel)
+	patience, _ := ctx.Value(patienceKey{}).(time.Duration)
+	upload := newWatch(max(g.stall, patience), "no byte could be sent", cancel)
 	if req.Body != nil && req.Body != http.NoBody {
 		req.Body = &sentBody{ReadCloser: req.Body, watch: upload}
 	}

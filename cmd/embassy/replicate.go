@@ -116,6 +116,9 @@ func printLocks(con *console, r embassy.LockReport) error {
 		if !t.Earliest.IsZero() {
 			text = "the first ends " + t.Earliest.UTC().Format(time.DateOnly)
 		}
+		if t.Doubtful > 0 {
+			text += fmt.Sprintf("; %s NOT LOCKED: something else was written over them, run embassy verify --repair", plural(t.Doubtful, "object", "objects"))
+		}
 		if t.Denied > 0 {
 			text += fmt.Sprintf("; %s DENIED: these credentials may not extend locks", plural(t.Denied, "object", "objects"))
 		}

@@ -209,7 +209,11 @@ func (r restored) print(out io.Writer, now time.Time) error {
 			fmt.Fprintf(w, "  %s\t%s served %s in %s\n", s.Tier, s.Target, size(s.Bytes), plural(s.Objects, "read", "reads"))
 		}
 		for _, b := range badCopies(d.Bad) {
-			fmt.Fprintf(w, "  bad copies\t%s on %s; others served instead\n", count(b.Copies), b.Target)
+			served := "; others served instead"
+			if len(d.Missing) > 0 {
+				served = "" // not all of them
+			}
+			fmt.Fprintf(w, "  bad copies\t%s on %s%s\n", count(b.Copies), b.Target, served)
 		}
 		printGaps(w, "MISSING", d.Missing)
 		printGaps(w, "not in source", d.SourceGaps)

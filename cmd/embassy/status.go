@@ -23,7 +23,7 @@ func statusCommand(con *console) *cli.Command {
 			"a primary one that has it, and E-3 an emergency one that lacks three entries of the ledger.\n" +
 			"BEHIND counts the entries that a target lacks, of all chains that this machine knows; embassy replicate\n" +
 			"brings them. A fault stays listed, with exit code 5, until it is mended (embassy verify --repair) or\n" +
-			"forgiven (embassy target trust).",
+			"forgiven (embassy target trust). A rollback is never mended by itself: only embassy target trust ends it.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "live", Usage: "ask the targets instead of telling what is remembered"},
 		},
@@ -72,23 +72,29 @@ func printStatus(con *console, status embassy.Status) error {
 			return err
 		}
 	}
-	fmt.Fprintln(w, "TARGET\tJURISDICTION\tGUARDED\tBEHIND\tCONFIRMED (UTC)\tVERIFIED (UTC)\tLOCKED UNTIL\tSTATE")
+	fmt.Fprintln(w, "TARGET\tIN\tGUARDED\tBEHIND\tCONFIRMED (UTC)\tVERIFIED (UTC)\tSTATE")
+	var notes []string // that are too long for a table
 	for _, t := range status.Targets {
-		state := "not asked"
-		fault := slices.IndexFunc(status.Faults, func(f embassy.Fault) bool { return f.Target == t.Name && f.Kind.Distrusts() })
-		switch {
-		case fault >= 0:
-			state = "SET ASIDE: " + string(status.Faults[fault].Kind) + ", see below"
-		case t.Err != nil:
-			state = cause(t.Name, t.Err)
-		case t.Live:
-			state = "answers"
+		state := stateOfTarget(status, t)
+		if len(state) > widestState {
+			notes = append(notes, t.Name+": "+state)
+			state = "see below"
 		}
-		if t.LockDue {
-			state += "; LOCKS END SOON: embassy replicate renews them"
+		behind := count(t.Behind)
+		if status.Blind {
+			behind = "?"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), t.Behind,
-			moment(t.AsOf), verifiedText(t.Verified), lockedText(t.Locked), state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, dash(t.Jurisdiction), guardedText(t.Guarded), behind,
+			moment(t.AsOf), verifiedText(t.Verified), state)
+	}
+	if status.Blind {
+		notes = append(notes, "This machine has not read a ledger yet, and knows nothing: run embassy replicate.")
+	}
+	for i, n := range notes {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintln(w, n)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -101,6 +107,8 @@ func verifiedText(v *embassy.Verified) string {
 	switch {
 	case v == nil:
 		return "never"
+	case v.Listed == 0 && v.Error == "":
+		return "holds nothing yet"
 	case v.Error != "":
 		return moment(v.Time) + " NOT TO THE END"
 	case v.Classes > 0:
@@ -109,11 +117,39 @@ func verifiedText(v *embassy.Verified) string {
 	return moment(v.Time) + " " + v.Level
 }
 
-func lockedText(l *embassy.Locked) string {
-	if l == nil || l.Earliest == nil {
-		return "-"
+// lockTrouble says why locks need somebody's attention.
+func lockTrouble(l *embassy.Locked) string {
+	switch {
+	case l != nil && l.Error != "":
+		return "LOCKS NOT RENEWED: " + printable(l.Error)
+	case l != nil && l.Denied+l.Doubtful > 0:
+		return fmt.Sprintf("LOCKS NOT RENEWED: %d denied, %d of objects that were written over", l.Denied, l.Doubtful)
 	}
-	return l.Earliest.UTC().Format(time.DateOnly)
+	return "LOCKS END SOON: embassy replicate renews them"
+}
+
+// widestState is how many characters the last column of a table may have.
+const widestState = 40
+
+// stateOfTarget says in words how a target is.
+func stateOfTarget(status embassy.Status, t embassy.TargetStatus) string {
+	state := "not asked"
+	fault := slices.IndexFunc(status.Faults, func(f embassy.Fault) bool { return f.Target == t.Name && f.Kind.Distrusts() })
+	switch {
+	case fault >= 0:
+		state = "SET ASIDE: " + string(status.Faults[fault].Kind)
+	case t.Err != nil:
+		state = cause(t.Name, t.Err)
+	case t.Live:
+		state = "answers"
+	}
+	switch {
+	case t.LockDue:
+		state += "; " + lockTrouble(t.Locked)
+	case t.Locked != nil && t.Locked.Earliest != nil:
+		state += "; locked until " + t.Locked.Earliest.UTC().Format(time.DateOnly)
+	}
+	return state
 }
 
 func printDatasets(w io.Writer, datasets []embassy.DatasetStatus) {
@@ -149,7 +185,7 @@ func printFaults(out io.Writer, faults []embassy.Fault) error {
 	for _, f := range faults {
 		g := group{f.Target, f.Kind}
 		if seen[g]++; seen[g] <= faultsShown {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Kind, dash(f.Target), moment(f.First), dash(printable(f.Object)), printable(f.Text))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Kind, dash(f.Target), moment(f.First), dash(shortName(f.Object)), printable(f.Text))
 		}
 	}
 	for _, f := range faults {
@@ -194,6 +230,9 @@ func stateText(d embassy.DatasetStatus) string {
 	if p := d.Pending; p != nil {
 		faults = append(faults, fmt.Sprintf("that of %s has %s and lacks %s", moment(p.Time),
 			plural(uint64(p.Copies), "copy", "copies"), strings.Join(p.Missing, ", ")))
+	}
+	if d.Lost {
+		faults = append(faults, "an object of it is LOST on every target: run embassy backup now, the sources may still have it")
 	}
 	last := d.LastRun
 	if last != nil && (last.Exit == 1 || last.Exit == 2) {

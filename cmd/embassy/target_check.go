@@ -229,10 +229,10 @@ func targetTrustCommand(con *console) *cli.Command {
 		ArgsUsage: "TARGET",
 		Description: "For a target that was emptied, rolled back or replaced on purpose. The reason goes into the history.\n" +
 			"Run embassy target check and embassy verify afterwards: nothing is known of the target any more.\n\n" +
-			"With --chain no target is forgiven: a fork, which is no target's fault, is acknowledged.",
+			"With --chain no target is forgiven: a fork, or what is unsound, which are no target's fault, are acknowledged.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "reason", Usage: "`TEXT` that says why, for those who read the history"},
-			&cli.StringFlag{Name: "chain", Usage: "acknowledge the fork of the chain whose `ID`, as status shows it, begins so"},
+			&cli.StringFlag{Name: "chain", Usage: "acknowledge that the chain whose `ID`, as status shows it, begins so forked or is unsound; or the whole OBJECT of one such fault"},
 		},
 		Action: action(con, func(c *cli.Context) (targetTrustOptions, error) {
 			o := targetTrustOptions{c.Args().First(), c.String("chain"), c.String("reason")}
@@ -283,7 +283,7 @@ func runTargetTrust(ctx context.Context, o targetTrustOptions, con *console) (er
 	}
 	switch {
 	case o.chain != "":
-		fmt.Fprintln(con.stdout, "acknowledged; the chain stays frozen:")
+		fmt.Fprintln(con.stdout, "acknowledged; a chain that forked stays frozen:")
 	case len(forgiven) == 0:
 		fmt.Fprintf(con.stdout, "target %s had no fault; what it showed is forgotten all the same\n", o.target)
 		return nil

@@ -41,6 +41,7 @@ type Server struct {
 	CAFile    string // PEM; empty without TLS
 
 	t        testing.TB
+	env      []string // NAME=VALUE, beside what every server gets
 	binary   string
 	certsDir string
 	pool     *x509.CertPool // nil without TLS
@@ -57,6 +58,9 @@ func TLS() Option {
 		s.CAFile, s.pool = writeCertificates(s.t, s.certsDir)
 	}
 }
+
+// Env gives the server's process a variable, NAME=VALUE.
+func Env(variable string) Option { return func(s *Server) { s.env = append(s.env, variable) } }
 
 // Start runs a server and returns when it answers. It takes the binary from
 // $EMBASSY_MINIO, else .tools/bin/minio in the module root. Without one, the
@@ -201,6 +205,7 @@ func (s *Server) run() error {
 		"MINIO_UPDATE=off",
 		"NO_PROXY=*",
 	}
+	p.cmd.Env = append(p.cmd.Env, s.env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	endWithParent(p.cmd)
 	if err := p.cmd.Start(); err != nil {

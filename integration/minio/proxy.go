@@ -83,26 +83,30 @@ func (p *FaultyProxy) Resume() {
 
 // Flap lets the link work for up and then silences it for down, again and
 // again, until stop is called or the test ends. The link works when stop
-// returns. Other faults must not be healed meanwhile.
-func (p *FaultyProxy) Flap(up, down time.Duration) (stop func()) {
+// returns, which tells how often it fell silent. Other faults must not be healed
+// meanwhile.
+func (p *FaultyProxy) Flap(up, down time.Duration) (stop func() int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
+	silent := 0
 	go func() {
 		defer close(ended)
 		defer p.Resume()
 		for wait(ctx, up) {
 			p.Pause()
+			silent++
 			if !wait(ctx, down) {
 				return
 			}
 			p.Resume()
 		}
 	}()
-	stop = func() {
+	stop = func() int {
 		cancel()
 		<-ended
+		return silent
 	}
-	p.t.Cleanup(stop)
+	p.t.Cleanup(func() { stop() })
 	return stop
 }
 

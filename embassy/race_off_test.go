@@ -1,0 +1,5 @@
+//go:build !race
+
+package embassy_test
+
+const withRace = false
