@@ -262,7 +262,7 @@ func TestReplicateForgivesWhatIsGone(t *testing.T) {
 	if rep.Targets[0].Behind != 1 {
 		t.Errorf("nobody gives the last entry: %+v", rep.Targets[0])
 	}
-	r.replicate(5, embassy.ReplicateOptions{}) // nothing new, and still so
+	r.replicate(5, embassy.ReplicateOptions{}) // it is met again, and still behind
 	plant(t, s.mems[0], last, entry)
 	for _, m := range s.mems[1:] {
 		if err := m.Delete(t.Context(), last); err != nil {

@@ -16,21 +16,26 @@ import (
 func (r *region) confirmed(name string, h format.Hash) (bool, error) {
 	for _, m := range r.members {
 		at, err := r.a.s.catalog.Placed(m.Name, h)
-		there := !at.IsZero()
-		for i := 0; i < len(contentFaults) && err == nil && !there; i++ {
-			if _, there, err = r.a.s.catalog.Fault(m.Name, contentFaults[i], name); err == nil && !there {
-				_, there, err = r.a.s.catalog.Fault(m.Name, contentFaults[i], untold)
-			}
+		blamed := !at.IsZero()
+		for i := 0; i < len(contentFaults) && err == nil && !blamed; i++ {
+			_, blamed, err = r.a.s.catalog.Fault(m.Name, contentFaults[i], name)
 		}
-		if err != nil || there {
+		if err == nil && !blamed {
+			_, blamed, err = r.a.s.catalog.Fault(m.Name, FaultMissing, untold)
+		}
+		if err != nil || blamed {
 			return err == nil, err
 		}
 	}
 	return false, nil
 }
 
-// unsound books that a line lists what nobody has.
+// unsound books that a line lists what nobody has. The machine that writes the
+// line knows better, and stores it again.
 func (l *line) unsound(name string) {
+	if err := l.r.a.s.catalog.Note(lostKey(l.Chain), []byte(name)); err != nil {
+		l.r.a.s.log.Error("note lost object", "object", name, "err", err)
+	}
 	l.r.a.s.fault("", FaultUnsound, l.object(),
 		fmt.Errorf("it lists %s, which no target that answers has or was ever seen to have: the agent never put it, or it was lost before this machine looked", name))
 }
@@ -47,7 +52,7 @@ func (t *audit) neverPut(ctx context.Context, o thing) (bool, error) {
 	}
 	l := o.by[0].l
 	if l.madeUp.Load() < maxForged {
-		if _, err := t.stat(ctx, o.name); err == nil {
+		if _, err := t.m.stat(ctx, o.name); err == nil {
 			return false, nil
 		}
 		if err := t.elsewhere(ctx, o); !errors.Is(err, errNowhere) {

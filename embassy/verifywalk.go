@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math/bits"
 	"net"
 	"slices"
 	"strings"
@@ -398,14 +399,24 @@ func (v *verification) whose(o thing, data []byte, found format.Hash) (string, e
 		}
 	}
 	switch {
-	case is.Scope.Nation != nation:
+	case apart(is.Scope.Nation, nation):
 		return fmt.Sprintf("a %s of another nation, %s,", is.Kind, is.Scope.Nation), nil
 	case is.Kind != o.what():
 		return "some " + is.Kind, nil
-	case o.r != nil && is.Scope.Compartment != o.r.id:
+	case o.r != nil && apart(is.Scope.Compartment, o.r.id):
 		return fmt.Sprintf("a %s of another compartment, %s,", is.Kind, is.Scope.Compartment), nil
 	}
 	return "", nil
+}
+
+// apart reports whether two pseudonyms are different ones, and not one of them
+// with a bit or two flipped.
+func apart(a, b format.ID) bool {
+	n := 0
+	for i := range a {
+		n += bits.OnesCount8(a[i] ^ b[i])
+	}
+	return n > 16
 }
 
 // what is the object's kind in words, as format.OriginOf has them.
