@@ -75,11 +75,13 @@ func (l *line) open(ctx context.Context, seq uint64, s *sighting) (format.Entry,
 }
 
 // forged blames all that show a forgery, but for those where somebody has put
-// it away.
+// it away. Of what is in the book, one stands for the rest.
 func (l *line) forged(s *sighting, name string) error {
+	a := l.r.a
 	for _, by := range s.by {
-		if !by.hidden {
-			l.r.a.s.fault(by.m.Name, FaultForged, name, errForged)
+		again := a.booked[faultID{by.m.Name, FaultForged, name}]
+		if !by.hidden && (!again || l.trials.of(by.m).unread.Add(1) == 1) {
+			a.s.fault(by.m.Name, FaultForged, name, errForged)
 		}
 	}
 	s.err = errUnsigned

@@ -53,13 +53,17 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 	if booked {
 		s.book(m, l.Line, nil)
 	}
-	if ok && first < min(seen.Seq, uint64(len(hashes))) && !a.booked[faultID{m.Name, FaultMissing, l.name(first+1, hashes[first])}] {
-		gone, err := l.gone(ctx, m, first+1, hashes[first])
+	if ok && first < min(seen.Seq, uint64(len(hashes))) {
+		lost := l.name(first+1, hashes[first])
+		gone, err := a.booked[faultID{m.Name, FaultMissing, lost}], error(nil)
+		if !gone {
+			gone, err = l.gone(ctx, m, first+1, hashes[first])
+		}
 		if err != nil {
 			return err
 		}
 		if gone {
-			s.fault(m.Name, FaultMissing, l.name(first+1, hashes[first]), errors.New("is not there any more"+remedy))
+			s.fault(m.Name, FaultMissing, lost, errors.New("is not there any more"+remedy))
 		}
 	}
 	if first == 0 {
