@@ -231,7 +231,7 @@ func stormOf503(t *testing.T, n *troubled) {
 		if r.code == 0 {
 			break
 		}
-		if r.code != 4 || run == 5 {
+		if r.code != 4 || run == 20 {
 			t.Fatalf("run %d: exit code %d\n%s%s", run, r.code, r.stdout, r.stderr)
 		}
 	}
