@@ -103,11 +103,7 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 	if err != nil {
 		return err
 	}
-	for _, err := range l.outcome {
-		if errors.Is(err, ErrForked) {
-			l.alarm = err
-		}
-	}
+	l.alarm = l.forkedBy()
 	if l.alarm != nil || len(lost) > 0 {
 		if l.alarm != nil {
 			l.s.warn(Finding{Object: "chain " + l.chain.id().String(), Err: l.alarm})
@@ -137,6 +133,16 @@ func (l *ledger) look(ctx context.Context) {
 			l.judge(m, err)
 		}
 	})
+}
+
+// forkedBy returns ErrForked when look found another machine on the own chain.
+func (l *ledger) forkedBy() error {
+	for _, m := range l.members {
+		if err := l.found(m); errors.Is(err, ErrForked) {
+			return err
+		}
+	}
+	return nil
 }
 
 // lostKey is where it is noted that an object which a chain lists is nowhere any

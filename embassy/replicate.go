@@ -97,6 +97,9 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 		return rep, err
 	}
 	codes := []int{book.exit()}
+	if r.forked {
+		codes = append(codes, exitLie)
+	}
 	for _, m := range r.members {
 		t := r.done[m.Name]
 		if t.Behind, err = r.behind(m); err != nil {
@@ -139,6 +142,7 @@ type replication struct {
 	members []*Member
 	since   time.Time          // what is placed from then on is there
 	own     map[string]*ledger // by compartment; empty on a machine without own chains
+	forked  bool               // another machine wrote on an own chain
 	meter   *meter
 
 	mu   sync.Mutex
@@ -161,6 +165,10 @@ func (r *replication) openOwn(ctx context.Context) error {
 			return err
 		}
 		l.look(ctx) // a new chain is for a backup to begin
+		if forked := l.forkedBy(); forked != nil {
+			r.forked = true
+			r.s.warn(Finding{Object: "chain " + l.chain.id().String(), Err: forked})
+		}
 		if err := l.replay(ctx); err != nil {
 			return err
 		}
