@@ -164,12 +164,14 @@ func (r *replication) openOwn(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.look(ctx) // a new chain is for a backup to begin
-		if forked := l.forkedBy(); forked != nil {
+		// What is lost, a backup stores again; a fork is left behind at once.
+		if l.look(ctx); l.forkedBy() != nil {
 			r.forked = true
-			r.s.warn(Finding{Object: "chain " + l.chain.id().String(), Err: forked})
+			err = l.prepare(ctx, state)
+		} else {
+			err = l.replay(ctx)
 		}
-		if err := l.replay(ctx); err != nil {
+		if err != nil {
 			return err
 		}
 		l.courier.looks, l.courier.sent = true, r.sent

@@ -43,7 +43,8 @@ func (s *sim) checkMachine(m *simMachine) {
 				s.violate("%s: reports a fork that is none: %s", m.name, f.Object)
 			}
 		case i < 0:
-			s.violate("%s: fault of nobody: %+v", m.name, f)
+			s.note("%s: fault of nobody: %+v", m.name, f)
+			s.count(simOpen)
 		case s.hosts[i].honest():
 			s.violate("%s: accuses honest %s: %s %s: %s", m.name, f.Target, f.Kind, f.Object, f.Text)
 		default:
@@ -180,7 +181,8 @@ func (m *simMachine) checkForks() {
 		if !slices.ContainsFunc(faults, func(f embassy.Fault) bool {
 			return f.Kind == embassy.FaultFork && strings.Contains(f.Object, l.Chain.String())
 		}) {
-			s.violate("%s: two entries of chain %s have the number %d, and nobody says so", m.name, l.Chain, forks[l])
+			s.note("%s: two entries of chain %s have the number %d, and nobody says so", m.name, l.Chain, forks[l])
+			s.count(simOpen)
 		}
 	}
 }
