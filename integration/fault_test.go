@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -209,7 +210,7 @@ func staleListing(t *testing.T, n *troubled) {
 func stormOf503(t *testing.T, n *troubled) {
 	var mu sync.Mutex
 	rng := rand.New(rand.NewPCG(1, 2))
-	refused := 0
+	var refused atomic.Int64
 	for _, st := range []*store{n.near[0], n.far} {
 		st.inFront().lies(func(w http.ResponseWriter, r request) bool {
 			mu.Lock()
@@ -217,7 +218,7 @@ func stormOf503(t *testing.T, n *troubled) {
 			if rng.IntN(100) >= 15 {
 				return false
 			}
-			refused++
+			refused.Add(1)
 			w.Header().Set("Content-Type", "application/xml")
 			w.WriteHeader(http.StatusServiceUnavailable)
 			fmt.Fprint(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>`)
@@ -227,7 +228,7 @@ func stormOf503(t *testing.T, n *troubled) {
 	n.configure(n.d)
 	for run := 1; ; run++ {
 		r := n.embassy("replicate")
-		t.Logf("run %d: exit code %d in %v, %d requests refused so far", run, r.code, r.took, refused)
+		t.Logf("run %d: exit code %d in %v, %d requests refused so far", run, r.code, r.took, refused.Load())
 		if r.code == 0 {
 			break
 		}
@@ -235,7 +236,7 @@ func stormOf503(t *testing.T, n *troubled) {
 			t.Fatalf("run %d: exit code %d\n%s%s", run, r.code, r.stdout, r.stderr)
 		}
 	}
-	if refused == 0 {
+	if refused.Load() == 0 {
 		t.Error("there was no storm")
 	}
 	for _, st := range []*store{n.near[0], n.far} {
