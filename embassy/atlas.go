@@ -24,6 +24,8 @@ import (
 type atlas struct {
 	s        *Service
 	key      format.NationKey
+	state    *State // nil on a keyless machine
+	keys     *Keys  // nil likewise
 	charter  *format.Charter
 	object   []byte           // of the charter
 	regions  []*region        // by rank
@@ -177,33 +179,31 @@ func kindOf(err error) FaultKind {
 	return FaultAltered
 }
 
-// identity returns the nation's public key, and the state of a machine that
-// has one.
-func (s *Service) identity() (format.NationKey, *State, error) {
-	state, err := OpenState(s.site.StateDir)
+// Identify returns the nation's public key, and the state of a machine that has
+// one; nil on a keyless machine. The error of one that is neither wraps
+// ErrNoState.
+func Identify(site *config.Config) (format.NationKey, *State, error) {
+	state, err := OpenState(site.StateDir)
 	switch {
 	case err == nil:
-		return format.NationKey{Nation: state.Nation(), Signer: state.Verifier()}, state, nil
-	case errors.Is(err, ErrNoState) && s.site.Keyless():
-		return s.site.NationKey, nil, nil
+		return state.NationKey(), state, nil
+	case errors.Is(err, ErrNoState) && site.Keyless():
+		return site.NationKey, nil, nil
 	}
 	return format.NationKey{}, nil, err
 }
 
 const charterNote = "charter" // of a keyless machine: the newest charter's object
 
-// knownCharter returns the newest charter that this machine has seen; nil on a
-// keyless machine that has seen none.
-func (s *Service) knownCharter(key format.NationKey, state *State) (*format.Charter, error) {
-	if state != nil {
-		ch, _, err := state.charter()
-		return ch, err
-	}
+// notedCharter returns the newest charter that a keyless machine has seen, and
+// its object; nil: none.
+func (s *Service) notedCharter(key format.NationKey) (*format.Charter, []byte, error) {
 	raw, ok, err := s.catalog.Noted(charterNote)
 	if err != nil || !ok {
-		return nil, err
+		return nil, nil, err
 	}
-	return format.OpenCharter(raw, key.Nation, key.Signer)
+	ch, err := format.OpenCharter(raw, key.Nation, key.Signer)
+	return ch, raw, err
 }
 
 // charterOf returns the newest charter that this machine or any answering
@@ -212,11 +212,7 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 	if state != nil {
 		return s.newestCharter(ctx, state)
 	}
-	raw, _, err := s.catalog.Noted(charterNote)
-	if err != nil {
-		return nil, nil, err
-	}
-	known, err := s.knownCharter(key, nil)
+	known, raw, err := s.notedCharter(key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -236,25 +232,28 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 // openAtlas asks every target for its ledgers, learns what is new in them, and
 // records what is wrong.
 func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
-	key, state, err := s.identity()
+	key, state, err := Identify(s.site)
 	if err != nil {
 		return nil, err
 	}
 	probe(ctx, key.Nation, s.order)
-	a := &atlas{s: s, key: key, booked: map[faultID]bool{}, waited: map[string]bool{}}
+	a := &atlas{s: s, key: key, state: state, booked: map[faultID]bool{}, waited: map[string]bool{}}
 	faults, err := s.catalog.Faults("")
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range faults {
-		a.booked[faultID{f.Target, f.Kind, f.Object}] = true
+		a.booked[f.id()] = true
 	}
 	if a.charter, a.object, err = s.charterOf(ctx, key, state); err != nil {
 		return nil, err
 	}
-	if err := a.place(state); err != nil {
-		return nil, err
+	if state != nil {
+		if a.keys, err = AgentKeys(a.charter, state.key); err != nil {
+			return nil, err
+		}
 	}
+	a.place()
 	for _, r := range a.regions {
 		for i := range a.charter.Agents {
 			agent := &a.charter.Agents[i]
@@ -275,14 +274,10 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 }
 
 // place finds out where each compartment of the charter should lie.
-func (a *atlas) place(state *State) error {
+func (a *atlas) place() {
 	names := map[format.ID]string{}
-	if state != nil {
-		keys, err := AgentKeys(a.charter, state.key)
-		if err != nil {
-			return err
-		}
-		for _, c := range keys.Compartments {
+	if a.keys != nil {
+		for _, c := range a.keys.Compartments {
 			names[c.ID] = c.Part.Name
 		}
 	}
@@ -297,9 +292,9 @@ func (a *atlas) place(state *State) error {
 		switch {
 		case ok:
 			r.rank, r.members = placed.Rank, a.s.Ranked(placed.Name)
-		case state == nil && len(a.s.site.Compartments) == 0:
+		case a.keys == nil && len(a.s.site.Compartments) == 0:
 			r.name, r.members = c.ID.String(), a.s.order
-		case state != nil && r.name == "":
+		case a.keys != nil && r.name == "":
 			continue // not this agent's
 		default:
 			a.unplaced = append(a.unplaced, cmp.Or(r.name, c.ID.String()))
@@ -310,5 +305,4 @@ func (a *atlas) place(state *State) error {
 	slices.SortStableFunc(a.regions, func(x, y *region) int {
 		return cmp.Or(cmp.Compare(x.rank, y.rank), bytes.Compare(x.id[:], y.id[:]))
 	})
-	return nil
 }

@@ -10,13 +10,6 @@ import (
 	"embassy/embassy/format"
 )
 
-// faultID names a fault in the book.
-type faultID struct {
-	target string
-	kind   FaultKind
-	object string
-}
-
 // measure finds out how far a member has come, and whether it shows less than
 // it showed.
 func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes []format.Hash) error {
@@ -39,7 +32,7 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 	if err != nil {
 		return err
 	}
-	booked := a.booked[faultID{m.Name, FaultRollback, "chain " + l.Chain.String()}]
+	booked := a.booked[faultID{m.Name, FaultRollback, l.title()}]
 	if ok && last < seen.Seq && !shown.shows(m, seen.Seq, seen.Hash, false) {
 		gone, err := booked, error(nil)
 		if !booked {

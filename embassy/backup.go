@@ -245,8 +245,7 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 	if l := open[d.Compartment]; l != nil {
 		return l, nil
 	}
-	site, _ := s.site.Compartment(d.Compartment)
-	l, err := s.openLedger(state, comp, site)
+	l, err := s.openLedger(state, comp)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package embassy
 
 import (
+	"encoding/json"
+	"fmt"
 	"iter"
 	"time"
 
@@ -48,6 +50,27 @@ type Run struct {
 	Exit     int
 	Snapshot format.Hash // zero: none
 	Note     string      // one line for a person
+}
+
+// keepNote notes a value as JSON.
+func keepNote(c Catalog, key string, value any) error {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return c.Note(key, raw)
+}
+
+// readNote returns what keepNote noted; ok is false if there is nothing.
+func readNote[T any](c Catalog, key string) (value T, ok bool, err error) {
+	raw, _, err := c.Noted(key)
+	if err != nil || len(raw) == 0 {
+		return value, false, err
+	}
+	if err := json.Unmarshal(raw, &value); err != nil {
+		return value, false, fmt.Errorf("catalog: note %s: %w", key, err)
+	}
+	return value, true, nil
 }
 
 // Line names a chain by its place on every target. A chain's id means nothing

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -119,7 +118,7 @@ func (c TargetCheck) Exit() int {
 // that does not exist. It deletes them where that is allowed, and touches
 // nothing else. ErrUnknownTarget is about a name, ErrNoState about this machine.
 func (s *Service) CheckTargets(ctx context.Context, names []string) ([]TargetCheck, error) {
-	members, err := s.namedMembers(names)
+	members, err := s.named(names)
 	if err != nil {
 		return nil, err
 	}
@@ -144,11 +143,7 @@ func (s *Service) CheckTargets(ctx context.Context, names []string) ([]TargetChe
 			bad = append(bad, c.Target)
 		}
 		if c.Err == nil {
-			raw, err := json.Marshal(c)
-			if err != nil {
-				return nil, err
-			}
-			if err := s.catalog.Note(checkKey(c.Target), raw); err != nil {
+			if err := keepNote(s.catalog, checkKey(c.Target), c); err != nil {
 				return nil, err
 			}
 		}
@@ -168,15 +163,12 @@ func (s *Service) checked(target string) (c TargetCheck, ok bool) {
 	if s.catalog == nil || s.members[target] == nil {
 		return TargetCheck{}, false
 	}
-	raw, _, err := s.catalog.Noted(checkKey(target))
-	if err == nil && len(raw) > 0 {
-		err = json.Unmarshal(raw, &c)
-	}
+	c, ok, err := readNote[TargetCheck](s.catalog, checkKey(target))
 	if err != nil {
 		s.log.Error("read the last check", "target", target, "err", err)
 		return TargetCheck{}, false
 	}
-	return c, len(raw) > 0 && c.URL == s.members[target].URL
+	return c, ok && c.URL == s.members[target].URL
 }
 
 // Guarded says whether the last check of a target proved that the credentials
@@ -204,20 +196,6 @@ func (s *Service) timeFor(m *Member, bytes uint64) time.Duration {
 	return time.Duration(float64(bytes) / speed * float64(time.Second))
 }
 
-// namedMembers returns the members of those names, or all, in the order of
-// the configuration.
-func (s *Service) namedMembers(names []string) ([]*Member, error) {
-	for _, n := range names {
-		if s.members[n] == nil {
-			return nil, fmt.Errorf("target %q: %w", n, ErrUnknownTarget)
-		}
-	}
-	if len(names) == 0 {
-		return s.order, nil
-	}
-	return slices.DeleteFunc(slices.Clone(s.order), func(m *Member) bool { return !slices.Contains(names, m.Name) }), nil
-}
-
 // self is who this machine is to the targets.
 type self struct {
 	key     format.NationKey
@@ -229,7 +207,7 @@ type self struct {
 // whoami reads the state directory, or the configuration of a machine that has
 // none. No target is asked.
 func (s *Service) whoami() (*self, error) {
-	key, state, err := s.identity()
+	key, state, err := Identify(s.site)
 	if err != nil || state == nil {
 		return &self{key: key}, err
 	}

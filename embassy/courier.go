@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,9 +58,9 @@ type courier struct {
 	// share, if not nil, tells which objects this machine copies; somebody else
 	// brings the others.
 	share func(h format.Hash) bool
-	// waits, if not nil, tells that a target lacks another chain's entry that
-	// the entry depends on.
-	waits func(m *Member, e format.Entry) (bool, error)
+	// ready, if not nil, reports whether a target has the entries of other
+	// chains that the entry depends on.
+	ready func(m *Member, e format.Entry) (bool, error)
 	// sent is told of every object that was put; may be nil.
 	sent func(m *Member, bytes uint64, entry bool)
 }
@@ -67,15 +68,18 @@ type courier struct {
 // advance brings a target that has the first at entries to the head of the
 // chain, in the commit order, and returns how many entries it has then.
 // copying false stops at the first entry that needs a pack from elsewhere.
+// errWaits: another chain has to be brought first.
 func (c *courier) advance(ctx context.Context, t trail, m *Member, at uint64, copying bool) (uint64, error) {
 	for ; at < t.head(); at++ {
 		e, object, err := t.entry(ctx, at+1)
 		if err != nil {
 			return at, err
 		}
-		if c.waits != nil {
-			if wait, err := c.waits(m, e); err != nil || wait {
+		if c.ready != nil {
+			if ready, err := c.ready(m, e); err != nil {
 				return at, err
+			} else if !ready {
+				return at, errWaits
 			}
 		}
 		if ok, err := c.complete(ctx, m, e, copying); err != nil || !ok {
@@ -91,6 +95,22 @@ func (c *courier) advance(ctx context.Context, t trail, m *Member, at uint64, co
 	return at, nil
 }
 
+// errWaits: a chain needs another one first.
+var errWaits = errors.New("waits for another chain")
+
+// stages are the objects that an entry adds, in the commit order.
+func stages(e format.Entry) [2][]format.Listed {
+	var packs, rest []format.Listed
+	for _, a := range e.Adds {
+		if a.Kind == format.KindPack {
+			packs = append(packs, a)
+		} else {
+			rest = append(rest, a)
+		}
+	}
+	return [2][]format.Listed{packs, rest}
+}
+
 // ahead copies this machine's share of every object that the target lacks, and
 // no entry.
 func (c *courier) ahead(ctx context.Context, t trail, m *Member, at uint64) error {
@@ -99,8 +119,8 @@ func (c *courier) ahead(ctx context.Context, t trail, m *Member, at uint64) erro
 		if err != nil {
 			return err
 		}
-		for _, packs := range []bool{true, false} {
-			missing, _, err := c.missing(ctx, m, e, packs)
+		for _, objects := range stages(e) {
+			missing, _, err := c.missing(ctx, m, e, objects)
 			if err != nil {
 				return err
 			}
@@ -135,15 +155,15 @@ func (c *courier) tell(m *Member, bytes uint64, entry bool) {
 	}
 }
 
-// complete puts what a target lacks of the objects that an entry adds: first
-// the packs, then the rest. It reports whether the target has all of them.
+// complete puts what a target lacks of the objects that an entry adds, and
+// reports whether the target has all of them.
 func (c *courier) complete(ctx context.Context, m *Member, e format.Entry, copying bool) (bool, error) {
-	for _, packs := range []bool{true, false} {
-		missing, others, err := c.missing(ctx, m, e, packs)
+	for _, objects := range stages(e) {
+		missing, others, err := c.missing(ctx, m, e, objects)
 		if err != nil || others {
 			return false, err
 		}
-		if packs && len(missing) > 0 && !copying {
+		if !copying && slices.ContainsFunc(missing, func(a format.Listed) bool { return a.Kind == format.KindPack }) {
 			return false, nil
 		}
 		if err := c.copy(ctx, m, e, missing); err != nil {
@@ -153,17 +173,14 @@ func (c *courier) complete(ctx context.Context, m *Member, e format.Entry, copyi
 	return true, nil
 }
 
-// missing returns what a target lacks of an entry's packs, or of its other
-// objects. others reports that something is missing which is not of this
-// machine's share.
-func (c *courier) missing(ctx context.Context, m *Member, e format.Entry, packs bool) (mine []format.Listed, others bool, err error) {
+// missing returns what a target lacks of some objects that an entry adds.
+// others reports that something is missing which is not of this machine's
+// share.
+func (c *courier) missing(ctx context.Context, m *Member, e format.Entry, objects []format.Listed) (mine []format.Listed, others bool, err error) {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallAtOnce)
-	for _, a := range e.Adds {
-		if (a.Kind == format.KindPack) != packs {
-			continue
-		}
+	for _, a := range objects {
 		g.Go(func() error {
 			there, err := c.there(ctx, m, e, a)
 			if err != nil || there {

@@ -21,6 +21,9 @@ func folderOf(nation format.ID, l Line) string {
 	return format.LedgerPrefix(nation, l.Compartment, l.Agent) + l.Chain.String() + "/"
 }
 
+// title is what a chain is called where a target, or this machine, is to blame.
+func (l Line) title() string { return "chain " + l.Chain.String() }
+
 // showsAgain begins the text of a rollback that is over, and not forgiven.
 const showsAgain = "shows all again since "
 
@@ -29,7 +32,7 @@ const showsAgain = "shows all again since "
 // stays in the book all the same: a host that hides something for a while has
 // to be asked why, and only people can tell that it is explained.
 func (s *Service) book(m *Member, l Line, err error) {
-	object := "chain " + l.Chain.String()
+	object := l.title()
 	switch {
 	case err == nil:
 		if err := s.shownAgain(m.Name, object); err != nil {
@@ -210,15 +213,15 @@ func oneLine(err error) string { return strings.Join(strings.Fields(fmt.Sprintf(
 // faultWatch tells what became worse during a run.
 type faultWatch struct {
 	s      *Service
-	about  []string             // targets
-	before map[string]time.Time // Fault.Last
+	about  []string              // targets
+	before map[faultID]time.Time // Fault.Last
 	err    error
 }
 
 // watchFaults begins a watch over the faults of these targets, or of all, and
 // over those that are no one target's.
 func (s *Service) watchFaults(names ...string) *faultWatch {
-	w := &faultWatch{s: s, about: append([]string{""}, names...), before: map[string]time.Time{}}
+	w := &faultWatch{s: s, about: append([]string{""}, names...), before: map[faultID]time.Time{}}
 	if len(names) == 0 {
 		for _, m := range s.order {
 			w.about = append(w.about, m.Name)
@@ -227,12 +230,19 @@ func (s *Service) watchFaults(names ...string) *faultWatch {
 	faults, err := s.catalog.Faults("")
 	w.err = err
 	for _, f := range faults {
-		w.before[f.key()] = f.Last
+		w.before[f.id()] = f.Last
 	}
 	return w
 }
 
-func (f Fault) key() string { return group(f.Target, f.Kind) + "\x00" + f.Object }
+// faultID names a fault in the book.
+type faultID struct {
+	target string
+	kind   FaultKind
+	object string
+}
+
+func (f Fault) id() faultID { return faultID{f.Target, f.Kind, f.Object} }
 
 // exit is 5 when a fault was met since the watch began, be it a known one, and
 // is still there, or a target must not be trusted, else 0.
@@ -242,7 +252,7 @@ func (w *faultWatch) exit() int {
 		return exitFailed
 	}
 	for _, f := range faults {
-		last, known := w.before[f.key()]
+		last, known := w.before[f.id()]
 		met := !known || !f.Last.Equal(last) || f.Kind.Distrusts()
 		if met && slices.Contains(w.about, f.Target) {
 			return exitLie

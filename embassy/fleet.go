@@ -100,13 +100,17 @@ func (m *Member) At(t policy.Tier) *Member {
 	return &c
 }
 
-// Banned reports whether the target is out, and no probe will help.
-func (m *Member) Banned() bool { return m.Down() != nil && m.isBanned() }
+// pen returns the same target with a breaker of its own, for writing: what it
+// denies stops no reading.
+func (m *Member) pen() *Member {
+	return NewMember(m.Name, m.URL, m.Jurisdiction, m.Target, m.Down(), m.health.now)
+}
 
-func (m *Member) isBanned() bool {
+// Banned reports whether the target is out, and no probe will help.
+func (m *Member) Banned() bool {
 	m.health.mu.Lock()
 	defer m.health.mu.Unlock()
-	return m.health.banned
+	return m.health.banned && m.health.now().Before(m.health.until)
 }
 
 // Down returns why the target is not asked now, or nil.

@@ -64,7 +64,7 @@ func (s *Service) inspect(ctx context.Context, m *Member, who *self) TargetCheck
 		in.role = "agent"
 	}
 	if t, ok := s.site.Target(m.Name); ok && t.Lock.Mode != "" {
-		in.asked, in.askFor = targets.Lock{Mode: t.Lock.Mode}, time.Duration(t.Lock.Days)*24*time.Hour
+		in.asked, in.askFor = targets.Lock{Mode: t.Lock.Mode}, t.Lock.Period()
 	}
 	bounded, cancel := context.WithTimeoutCause(ctx, inspectTime, fmt.Errorf("the check was not done after %s", inspectTime))
 	defer cancel()

@@ -3,11 +3,9 @@ package embassy
 import (
 	"context"
 	"embassy/chunk"
-	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,7 +52,8 @@ type ledger struct {
 	forged  map[string]bool  // forgeries that were told
 }
 
-func (s *Service) openLedger(state *State, comp *Compartment, site config.Compartment) (*ledger, error) {
+func (s *Service) openLedger(state *State, comp *Compartment) (*ledger, error) {
+	site, _ := s.site.Compartment(comp.Part.Name)
 	s.opening.Lock()
 	c, err := state.openChain(comp.ID)
 	s.opening.Unlock()
@@ -75,7 +74,7 @@ func (s *Service) openLedger(state *State, comp *Compartment, site config.Compar
 		// itself has it.
 		return l.object(ctx, a, append(l.others(to), to))
 	}}
-	if err := l.recall(); err != nil {
+	if err := l.recall(state); err != nil {
 		return nil, err
 	}
 	return l, l.distrust()
@@ -106,7 +105,7 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 	l.alarm = l.forkedBy()
 	if l.alarm != nil || len(lost) > 0 {
 		if l.alarm != nil {
-			l.s.warn(Finding{Object: "chain " + l.chain.id().String(), Err: l.alarm})
+			l.s.warn(Finding{Object: l.chain.line().title(), Err: l.alarm})
 		} else {
 			l.s.warn(Finding{Object: string(lost), Err: errStoredAgain})
 		}
@@ -222,16 +221,12 @@ func (l *ledger) replay(ctx context.Context) error {
 
 // recall teaches a new catalog how far each target had come when the chain was
 // last written: what a target showed once, it must go on to show.
-func (l *ledger) recall() error {
+func (l *ledger) recall(state *State) error {
 	listed, err := l.s.catalog.ListedHead(l.chain.id())
 	if err != nil || listed > 0 || l.chain.head() == 0 {
 		return err
 	}
 	e, _, err := l.chain.read(l.chain.head())
-	if err != nil {
-		return err
-	}
-	state, err := OpenState(l.s.site.StateDir)
 	if err != nil {
 		return err
 	}
@@ -340,25 +335,13 @@ func (l *ledger) remember(seq uint64, object []byte) error {
 	if err != nil {
 		return err
 	}
-	raw, err := json.Marshal(newest{Hash: format.HashOf(object), Seq: seq, Time: sum.When()})
-	if err != nil {
-		return err
-	}
-	return l.s.catalog.Note(l.newestKey(sum.Dataset), raw)
+	return keepNote(l.s.catalog, l.newestKey(sum.Dataset), newest{Hash: format.HashOf(object), Seq: seq, Time: sum.When()})
 }
 
 // newestOf returns the newest own snapshot of a dataset; ok is false if there
 // is none.
 func (l *ledger) newestOf(dataset string) (n newest, ok bool, err error) {
-	return l.noted(l.newestKey(dataset))
-}
-
-func (l *ledger) noted(key string) (n newest, ok bool, err error) {
-	raw, ok, err := l.s.catalog.Noted(key)
-	if err != nil || !ok {
-		return n, false, err
-	}
-	return n, true, json.Unmarshal(raw, &n)
+	return readNote[newest](l.s.catalog, l.newestKey(dataset))
 }
 
 // safeKey is where vouch notes a snapshot.
@@ -376,18 +359,14 @@ func (l *ledger) vouch(dataset string) error {
 	if missing, err := l.missing(n.Seq); err != nil || len(missing) > 0 {
 		return err
 	}
-	raw, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	return l.s.catalog.Note(l.safeKey(dataset), raw)
+	return keepNote(l.s.catalog, l.safeKey(dataset), n)
 }
 
 // safeOf returns the newest snapshot of a dataset that the commit rule holds
 // for, as far as it was noted; ok is false if there is none.
 func (l *ledger) safeOf(dataset string) (n newest, ok bool, err error) {
 	for _, key := range []string{l.newestKey(dataset), l.safeKey(dataset)} {
-		if n, ok, err = l.noted(key); err != nil {
+		if n, ok, err = readNote[newest](l.s.catalog, key); err != nil {
 			return n, false, err
 		}
 		if !ok {

@@ -2,7 +2,6 @@ package embassy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -12,7 +11,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
@@ -59,8 +57,8 @@ func (s *Service) RenewLocks(ctx context.Context) (LockReport, error) {
 	rep := LockReport{Started: s.now()}
 	var renewals []*renewal
 	for _, m := range s.order {
-		if site, ok := s.site.Target(m.Name); ok && lockPeriod(site.Lock) > 0 {
-			renewals = append(renewals, &renewal{s: s, m: m, mode: site.Lock.Mode, period: lockPeriod(site.Lock),
+		if site, ok := s.site.Target(m.Name); ok && site.Lock.Period() > 0 {
+			renewals = append(renewals, &renewal{s: s, m: m, mode: site.Lock.Mode, period: site.Lock.Period(),
 				out: LockedTarget{Target: m.Name}, found: map[format.Hash]Evidence{}})
 		}
 	}
@@ -95,14 +93,6 @@ func (s *Service) RenewLocks(ctx context.Context) (LockReport, error) {
 	return rep, s.catalog.AddRun(Run{Kind: "locks", Started: rep.Started, Ended: s.now(), Exit: rep.Exit, Note: rep.note()})
 }
 
-// lockPeriod is how long a lock is to last; 0: none is asked for.
-func lockPeriod(l config.Lock) time.Duration {
-	if l.Mode == "" {
-		return 0
-	}
-	return time.Duration(l.Days) * 24 * time.Hour
-}
-
 func (r *LockReport) note() string {
 	var objects, extended, denied uint64
 	for _, t := range r.Targets {
@@ -127,14 +117,7 @@ const locksNote = "locks/" // and the name of the target
 // LastLocked returns what the last renewal on a target found; ok is false when
 // there was none.
 func (s *Service) LastLocked(target string) (l Locked, ok bool, err error) {
-	raw, _, err := s.catalog.Noted(locksNote + target)
-	if err != nil || len(raw) == 0 {
-		return l, false, err
-	}
-	if err := json.Unmarshal(raw, &l); err != nil {
-		return l, false, fmt.Errorf("catalog: note %s%s: %w", locksNote, target, err)
-	}
-	return l, true, nil
+	return readNote[Locked](s.catalog, locksNote+target)
 }
 
 // renewal is that of one target.
@@ -167,11 +150,7 @@ func (r *renewal) noteDown() error {
 			l.Earliest = at
 		}
 	}
-	raw, err := json.Marshal(l)
-	if err != nil {
-		return err
-	}
-	return r.s.catalog.Note(locksNote+r.m.Name, raw)
+	return keepNote(r.s.catalog, locksNote+r.m.Name, l)
 }
 
 func (r *renewal) run(ctx context.Context, a *atlas, charters []knownCharter) error {
@@ -182,8 +161,7 @@ func (r *renewal) run(ctx context.Context, a *atlas, charters []knownCharter) er
 	if r.locker, ok = targets.As[targets.Locker](r.m.Target); !ok {
 		return ErrNoLocks
 	}
-	r.mender = &audit{v: newVerification(r.s, a), m: r.m,
-		pen: NewMember(r.m.Name, r.m.URL, r.m.Jurisdiction, r.m.Target, nil, r.s.now)}
+	r.mender = &audit{v: newVerification(r.s, a), m: r.m, pen: r.m.pen()}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(locksAtOnce)
 	err := r.walk(gctx, g, a, charters)
@@ -412,8 +390,7 @@ func (r *renewal) newest(ctx context.Context, name string) (size int64, once boo
 // ask does one operation; that it is denied does not mean that the target is
 // down.
 func (r *renewal) ask(ctx context.Context, f func(ctx context.Context) error) error {
-	done := func(err error) bool { return answered(err) || errors.Is(err, targets.ErrDenied) }
-	return r.m.attempt(ctx, done, f)
+	return r.m.attempt(ctx, settled, f)
 }
 
 func (r *renewal) flush() error {

@@ -38,7 +38,7 @@ func (s *Service) Rebuild(ctx context.Context, from string) (RebuildReport, erro
 	}
 	defer s.shared.own.Release(1)
 	book := s.watchFaults()
-	key, state, err := s.identity()
+	key, state, err := Identify(s.site)
 	if err != nil {
 		return rep, err
 	}
@@ -61,7 +61,7 @@ func (s *Service) Rebuild(ctx context.Context, from string) (RebuildReport, erro
 			if err != nil {
 				return rep, err
 			}
-			l, err := s.openLedger(state, comp, site)
+			l, err := s.openLedger(state, comp)
 			if err != nil {
 				return rep, err
 			}

@@ -63,17 +63,16 @@ type ReplicateReport struct {
 // Stopped anywhere, it goes on where it was.
 func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateReport, error) {
 	rep := ReplicateReport{Started: s.now(), DryRun: o.DryRun}
-	for _, name := range o.Targets {
-		if s.members[name] == nil {
-			return rep, fmt.Errorf("target %q: %w", name, ErrUnknownTarget)
-		}
+	members, err := s.named(o.Targets)
+	if err != nil {
+		return rep, err
 	}
 	book := s.watchFaults(o.Targets...)
 	a, err := s.openAtlas(ctx)
 	if err != nil {
 		return rep, err
 	}
-	r := &replication{s: s, a: a, o: o, since: s.now(), done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
+	r := &replication{s: s, a: a, o: o, members: members, since: s.now(), done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
 		meter: newMeter(s.progress, s.now, "replicate", "")}
 	defer r.meter.end()
 	if !o.DryRun && s.shared.own.TryAcquire(1) { // a backup that runs brings its own
@@ -83,11 +82,8 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 			return rep, err
 		}
 	}
-	for _, m := range s.order {
-		if len(o.Targets) == 0 || slices.Contains(o.Targets, m.Name) {
-			r.done[m.Name] = &ReplicatedTarget{Target: m.Name}
-			r.members = append(r.members, m)
-		}
+	for _, m := range members {
+		r.done[m.Name] = &ReplicatedTarget{Target: m.Name}
 	}
 	each(r.members, func(_ int, m *Member) { r.done[m.Name].Err = r.bring(targets.Patiently(ctx, linkSilence), m) })
 	if err := ctx.Err(); err != nil {
@@ -123,9 +119,6 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 	return rep, s.catalog.AddRun(Run{Kind: "replicate", Started: rep.Started, Ended: s.now(), Exit: rep.Exit, Note: rep.note()})
 }
 
-// ErrUnknownTarget: the configuration has no target of that name.
-var ErrUnknownTarget = errors.New("not in the configuration")
-
 func (r *ReplicateReport) note() string {
 	var bytes, objects, behind uint64
 	for _, t := range r.Targets {
@@ -152,22 +145,18 @@ type replication struct {
 // openOwn opens the chains that this machine writes: what it could not bring
 // to any target, nobody else can.
 func (r *replication) openOwn(ctx context.Context) error {
-	state, err := OpenState(r.s.site.StateDir)
-	if errors.Is(err, ErrNoState) {
+	if r.a.state == nil {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
 	for _, region := range r.a.regions {
-		l, err := r.openLedger(state, region)
+		l, err := r.openLedger(region)
 		if err != nil {
 			return err
 		}
 		// What is lost, a backup stores again; a fork is left behind at once.
 		if l.look(ctx); l.forkedBy() != nil {
 			r.forked = true
-			err = l.prepare(ctx, state)
+			err = l.prepare(ctx, r.a.state)
 		} else {
 			err = l.replay(ctx)
 		}
@@ -180,35 +169,26 @@ func (r *replication) openOwn(ctx context.Context) error {
 	return nil
 }
 
-func (r *replication) openLedger(state *State, region *region) (*ledger, error) {
-	keys, err := AgentKeys(r.a.charter, state.key)
+func (r *replication) openLedger(region *region) (*ledger, error) {
+	comp, err := r.a.keys.Named(region.name)
 	if err != nil {
 		return nil, err
 	}
-	comp, err := keys.Named(region.name)
-	if err != nil {
-		return nil, err
-	}
-	site, _ := r.s.site.Compartment(region.name)
-	return r.s.openLedger(state, comp, site)
+	return r.s.openLedger(r.a.state, comp)
 }
 
 // closeOwn books what the commit rule now holds for. A backup may have gone on,
-// or begun another chain, since openOwn: it looks at the state directory anew.
+// or begun another chain, since openOwn: the ledgers are opened anew.
 func (r *replication) closeOwn(ctx context.Context) error {
 	if len(r.own) == 0 || !r.s.shared.own.TryAcquire(1) {
 		return nil // a backup that runs by now books it
 	}
 	defer r.s.shared.own.Release(1)
-	state, err := OpenState(r.s.site.StateDir)
-	if err != nil {
-		return err
-	}
 	for _, region := range r.a.regions {
 		if r.own[region.name] == nil {
 			continue
 		}
-		l, err := r.openLedger(state, region)
+		l, err := r.openLedger(region)
 		if err != nil {
 			return err
 		}
@@ -349,28 +329,16 @@ func (r *replication) follow(l *line, m *Member) error {
 	return err
 }
 
-// errWaits: a chain needs another one first.
-var errWaits = errors.New("waits for another chain")
-
 // line brings one chain to one target.
 func (r *replication) line(ctx context.Context, region *region, l *line, m *Member) error {
 	at, err := l.headOn(m)
 	if err != nil || at >= l.last {
 		return err
 	}
-	waits := false
 	c := &courier{
-		s: r.s, since: r.since, looks: true,
+		s: r.s, since: r.since, looks: true, ready: region.ready, sent: r.sent,
 		object: func(ctx context.Context, e format.Entry, a format.Listed, to *Member) ([]byte, error) {
 			return region.fetch(ctx, l, e.Seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, to)
-		},
-		waits: func(m *Member, e format.Entry) (bool, error) {
-			ready, err := region.ready(m, e)
-			waits = waits || !ready
-			return !ready, err
-		},
-		sent: func(m *Member, bytes uint64, entry bool) {
-			r.sent(m, bytes, entry)
 		},
 	}
 	if r.o.Shards > 1 {
@@ -390,9 +358,6 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 	l.reached(m, reached)
 	if errors.Is(err, ErrDiscards) {
 		r.s.book(m, l.Line, err)
-	}
-	if err == nil && waits {
-		return errWaits
 	}
 	return err
 }
@@ -429,18 +394,16 @@ func (r *replication) count(ctx context.Context, c *courier, l *line, m *Member,
 		if err != nil {
 			return err
 		}
-		for _, packs := range []bool{true, false} {
-			missing, _, err := c.missing(ctx, m, e, packs)
-			if err != nil {
-				return err
-			}
-			r.mu.Lock()
-			for _, a := range missing {
-				r.done[m.Name].Objects++
-				r.done[m.Name].Bytes += a.Size
-			}
-			r.mu.Unlock()
+		missing, _, err := c.missing(ctx, m, e, e.Adds)
+		if err != nil {
+			return err
 		}
+		r.mu.Lock()
+		for _, a := range missing {
+			r.done[m.Name].Objects++
+			r.done[m.Name].Bytes += a.Size
+		}
+		r.mu.Unlock()
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func (s *Service) Policies(ctx context.Context, role Role, names []string) ([]Ta
 	if !slices.Contains(Roles, role) {
 		return nil, fmt.Errorf("%w for %q: the roles are agent, replicator and steward", ErrNoPolicy, role)
 	}
-	members, err := s.namedMembers(names)
+	members, err := s.named(names)
 	if err != nil {
 		return nil, err
 	}

@@ -2,8 +2,10 @@ package embassy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,6 +110,23 @@ func (s *Service) Ranked(compartment string) []*Member {
 		}
 	}
 	return out
+}
+
+// ErrUnknownTarget: the configuration has no target of that name.
+var ErrUnknownTarget = errors.New("not in the configuration")
+
+// named returns the targets of these names, or all, in the order of the
+// configuration.
+func (s *Service) named(names []string) ([]*Member, error) {
+	for _, name := range names {
+		if s.members[name] == nil {
+			return nil, fmt.Errorf("target %q: %w", name, ErrUnknownTarget)
+		}
+	}
+	if len(names) == 0 {
+		return s.order, nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.order), func(m *Member) bool { return !slices.Contains(names, m.Name) }), nil
 }
 
 // AgentKeys opens what the newest charter, of this machine and of the

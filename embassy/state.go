@@ -166,6 +166,11 @@ func (s *State) Nation() format.ID { return s.nation }
 // Verifier returns the pinned root key that signs charters.
 func (s *State) Verifier() *crypto.Verifier { return s.verifier }
 
+// NationKey returns the nation's pinned public key.
+func (s *State) NationKey() format.NationKey {
+	return format.NationKey{Nation: s.nation, Signer: s.verifier}
+}
+
 // Agent returns this agent's pseudonym.
 func (s *State) Agent() format.ID { return s.key.ID() }
 

@@ -105,7 +105,7 @@ func (s Status) Exit() int {
 
 // Status reports from the catalog, and asks the targets as well when live.
 func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
-	key, state, err := s.identity()
+	key, state, err := Identify(s.site)
 	if err != nil {
 		return Status{}, err
 	}
@@ -120,12 +120,16 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 	}
 	var st Status
 	var ledgers []*ledger
+	var keys *Keys
 	if state != nil {
-		if st.Datasets, ledgers, err = s.datasetStatus(ctx, state, said, live); err != nil {
+		if keys, err = state.Keys(); err != nil {
+			return Status{}, err
+		}
+		if st.Datasets, ledgers, err = s.datasetStatus(ctx, state, keys, said, live); err != nil {
 			return Status{}, err
 		}
 	}
-	a, err := s.knownAtlas(ctx, key, state, live)
+	a, err := s.knownAtlas(ctx, key, keys, live)
 	if err != nil {
 		return Status{}, err
 	}
@@ -170,7 +174,7 @@ func (s *Service) inspected(t *TargetStatus) error {
 		t.Locked = &l
 	}
 	site, _ := s.site.Target(t.Name)
-	if period := lockPeriod(site.Lock); period > 0 {
+	if period := site.Lock.Period(); period > 0 {
 		switch {
 		case !ok: // another machine does it, or none: this one has not looked
 		case l.Error != "", l.Denied > 0, l.Doubtful > 0:
@@ -186,11 +190,7 @@ func (s *Service) inspected(t *TargetStatus) error {
 
 // datasetStatus reports on the datasets of an agent's machine, and returns the
 // ledgers that it opened for them.
-func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdicts, live bool) ([]DatasetStatus, []*ledger, error) {
-	keys, err := state.Keys()
-	if err != nil {
-		return nil, nil, err
-	}
+func (s *Service) datasetStatus(ctx context.Context, state *State, keys *Keys, said *verdicts, live bool) ([]DatasetStatus, []*ledger, error) {
 	free := s.shared.own.TryAcquire(1) // else a run that goes on teaches the catalog by itself
 	if free {
 		defer s.shared.own.Release(1)
@@ -205,8 +205,7 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 			if err != nil {
 				return nil, nil, errors.Join(err, ErrNotInCharter)
 			}
-			site, _ := s.site.Compartment(d.Compartment)
-			if l, err = s.openLedger(state, comp, site); err != nil {
+			if l, err = s.openLedger(state, comp); err != nil {
 				return nil, nil, err
 			}
 			open[d.Compartment], ledgers = l, append(ledgers, l)
@@ -226,13 +225,12 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 					return nil, nil, err
 				}
 			}
-			each(l.members, func(_ int, m *Member) {
-				if ask && m.Down() == nil {
-					_, err := l.survey(ctx, m)
-					l.judge(m, err)
-				}
+			if ask {
+				l.look(ctx)
+			}
+			for _, m := range l.members {
 				said.set(m.Name, l.found(m))
-			})
+			}
 		}
 		ds, err := l.status(d)
 		if err != nil {
@@ -246,18 +244,20 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, said *verdict
 
 // knownAtlas is the atlas of what this machine knows, or of what the targets
 // say now. It is nil when this machine has never seen a charter.
-func (s *Service) knownAtlas(ctx context.Context, key format.NationKey, state *State, live bool) (*atlas, error) {
-	if live && state == nil {
-		return s.openAtlas(ctx)
-	}
-	a := &atlas{s: s, key: key}
+func (s *Service) knownAtlas(ctx context.Context, key format.NationKey, keys *Keys, live bool) (*atlas, error) {
+	a := &atlas{s: s, key: key, keys: keys}
 	var err error
-	if a.charter, err = s.knownCharter(key, state); err != nil || a.charter == nil {
-		return nil, err
+	switch {
+	case keys != nil:
+		a.charter = keys.Charter
+	case live:
+		return s.openAtlas(ctx)
+	default:
+		if a.charter, _, err = s.notedCharter(key); err != nil || a.charter == nil {
+			return nil, err
+		}
 	}
-	if err := a.place(state); err != nil {
-		return nil, err
-	}
+	a.place()
 	lines, err := s.catalog.KnownLines()
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package embassy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -180,8 +179,7 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	}
 	all := make([]*audit, len(members))
 	for i, m := range members {
-		pen := NewMember(m.Name, m.URL, m.Jurisdiction, m.Target, m.Down(), s.now)
-		all[i] = &audit{v: v, m: m, pen: pen, out: VerifiedTarget{Target: m.Name}, found: map[format.Hash]Evidence{},
+		all[i] = &audit{v: v, m: m, pen: m.pen(), out: VerifiedTarget{Target: m.Name}, found: map[format.Hash]Evidence{},
 			broken: map[*line]uint64{}, unfit: map[format.Hash]bool{}, met: map[string]bool{}}
 	}
 	each(members, func(i int, _ *Member) { all[i].out.Err = all[i].run(ctx) })
@@ -219,23 +217,6 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	}
 	rep.Exit, rep.Elapsed = policy.ExitCode(codes...), s.now().Sub(rep.Started)
 	return rep, s.catalog.AddRun(Run{Kind: "verify", Started: rep.Started, Ended: s.now(), Exit: rep.Exit, Note: rep.note()})
-}
-
-// named returns the targets of these names, or all, in the order of the
-// configuration.
-func (s *Service) named(names []string) ([]*Member, error) {
-	for _, name := range names {
-		if s.members[name] == nil {
-			return nil, fmt.Errorf("target %q: %w", name, ErrUnknownTarget)
-		}
-	}
-	var out []*Member
-	for _, m := range s.order {
-		if len(names) == 0 || slices.Contains(names, m.Name) {
-			out = append(out, m)
-		}
-	}
-	return out, nil
 }
 
 func (r *VerifyReport) note() string {
@@ -280,14 +261,7 @@ const (
 // LastVerified returns what the last verification of a target found; ok is
 // false when there was none.
 func (s *Service) LastVerified(target string) (v Verified, ok bool, err error) {
-	raw, _, err := s.catalog.Noted(verifiedNote + target)
-	if err != nil || len(raw) == 0 {
-		return v, false, err
-	}
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return v, false, fmt.Errorf("catalog: note %s%s: %w", verifiedNote, target, err)
-	}
-	return v, true, nil
+	return readNote[Verified](s.catalog, verifiedNote+target)
 }
 
 // noteDown keeps the evidence, unless there is none: what was found before
@@ -304,11 +278,7 @@ func (t *audit) noteDown(rep VerifyReport) error {
 	if t.out.Err != nil {
 		v.Error = oneLine(t.out.Err)
 	}
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return t.v.s.catalog.Note(verifiedNote+t.m.Name, raw)
+	return keepNote(t.v.s.catalog, verifiedNote+t.m.Name, v)
 }
 
 // verification is one run of Verify.
@@ -320,11 +290,11 @@ type verification struct {
 	kept     *keptEvidence
 	readers  map[format.ID]*compartmentView // of Decrypt, by compartment
 	meter    *meter
+	noted    map[string]string       // names of objects that were lost, and where that is noted
 	mending  [64]*semaphore.Weighted // of 1, by hash: what one target's repair reads, no other's replaces
 
-	mu    sync.Mutex
-	lost  []thing           // at most maxBadListed
-	noted map[string]string // names of objects that were lost, and where that is noted
+	mu   sync.Mutex
+	lost []thing // at most maxBadListed
 }
 
 // newVerification returns one that can mend; to verify it needs the rest.
@@ -358,7 +328,7 @@ func (o thing) entry() bool { return o.kind == 0 && o.r != nil }
 type audit struct {
 	v   *verification
 	m   *Member
-	pen *Member // the same for writing: what it denies stops no reading
+	pen *Member // for writing
 
 	mu       sync.Mutex
 	out      VerifiedTarget

@@ -39,30 +39,23 @@ func backupCommand(con *console) *cli.Command {
 	}
 }
 
-func runBackup(ctx context.Context, o backupOptions, con *console) (err error) {
-	s, err := con.openLimited(o.limits)
+func runBackup(ctx context.Context, o backupOptions, con *console) error {
+	check := func(s *site) error {
+		if s.config.Keyless() {
+			return usage("%s has a nation_key, and is that of a machine that copies and checks: it backs nothing up", con.config)
+		}
+		if len(s.config.Datasets) == 0 {
+			return usage("%s names no dataset: add one, then run embassy charter apply", con.config)
+		}
+		return knownDatasets(s.config, o.Datasets)
+	}
+	var reports []embassy.BackupReport
+	var failure error // beside the reports of what was done before
+	err := con.using(o.limits, check, func(_ *site, service *embassy.Service) error {
+		reports, failure = service.Backup(ctx, o.BackupOptions)
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if s.config.Keyless() {
-		return usage("%s has a nation_key, and is that of a machine that copies and checks: it backs nothing up", con.config)
-	}
-	if len(s.config.Datasets) == 0 {
-		return usage("%s names no dataset: add one, then run embassy charter apply", con.config)
-	}
-	if err := knownDatasets(s.config, o.Datasets); err != nil {
-		return err
-	}
-	if err := s.openCatalog(); err != nil {
-		return err
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	reports, failure := service.Backup(ctx, o.BackupOptions)
-	if err := s.close(); err != nil {
 		return err
 	}
 	var codes []int

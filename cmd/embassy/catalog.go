@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"embassy/embassy"
@@ -30,24 +29,13 @@ func catalogCommand(con *console) *cli.Command {
 	}
 }
 
-func runCatalogRebuild(ctx context.Context, from string, con *console) (err error) {
-	s, err := con.openSite()
+func runCatalogRebuild(ctx context.Context, from string, con *console) error {
+	var rep embassy.RebuildReport
+	err := con.using(limits{}, nil, func(_ *site, service *embassy.Service) (err error) {
+		rep, err = service.Rebuild(ctx, from)
+		return err
+	})
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.openCatalog(); err != nil {
-		return err
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	rep, err := service.Rebuild(ctx, from)
-	if err != nil {
-		return err
-	}
-	if err := s.close(); err != nil {
 		return err
 	}
 	if con.json {

@@ -116,7 +116,7 @@ func runConfigReplicator(_ context.Context, _ struct{}, con *console) error {
 	if err != nil {
 		return err
 	}
-	r := config.Replicator{Nation: cfg.Nation, Key: nationKey(state), Targets: cfg.Targets}
+	r := config.Replicator{Nation: cfg.Nation, Key: state.NationKey(), Targets: cfg.Targets}
 	listed := map[format.ID]bool{}
 	for _, c := range cfg.Compartments {
 		signed, err := keys.Named(c.Name)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"embassy/embassy"
+	"embassy/targets"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -31,19 +31,18 @@ var faultKinds = []embassy.FaultKind{
 // metrics collects the figures of a daemon when they are asked for.
 type metrics struct {
 	d       *daemon
-	traffic []*traffic // of the site's members, in their order
+	traffic []*targets.Counter // of the site's members, in their order
 	ask     chan chan struct{}
 	runs    *prometheus.CounterVec
 
 	mu      sync.Mutex
 	status  embassy.Status
-	locked  map[string]time.Time // when the first lock on a target ends, as the last renewal found
-	asOf    time.Time            // of both; zero: never
+	asOf    time.Time // of both; zero: never
 	exits   map[string]int
 	backups map[string]embassy.BackupReport
 }
 
-func newMetrics(d *daemon, traffic []*traffic) *metrics {
+func newMetrics(d *daemon, traffic []*targets.Counter) *metrics {
 	return &metrics{
 		d: d, traffic: traffic, ask: make(chan chan struct{}),
 		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -86,19 +85,12 @@ func (m *metrics) run(ctx context.Context) error {
 			return nil
 		case done := <-m.ask:
 			status, err := quiet.Status(ctx, false)
-			locked := map[string]time.Time{}
-			for _, t := range status.Targets {
-				l, _, lockErr := quiet.LastLocked(t.Name)
-				if err = errors.Join(err, lockErr); l.Earliest != nil {
-					locked[t.Name] = *l.Earliest
-				}
-			}
 			if err != nil && ctx.Err() == nil {
 				m.d.log.Warn("no status for metrics", "err", err)
 			}
 			if err == nil {
 				m.mu.Lock()
-				m.status, m.locked, m.asOf = status, locked, time.Now()
+				m.status, m.asOf = status, time.Now()
 				m.mu.Unlock()
 			}
 			close(done)
@@ -249,11 +241,13 @@ func (m *metrics) targets(put func(family, float64, ...string), when func(family
 		put(isUp, flag(!down && known[t.Name].Err == nil), t.Name)
 		put(breaker, flag(down), t.Name)
 		put(banned, flag(t.Banned()), t.Name)
-		put(sent, float64(m.traffic[i].sent.Load()), t.Name)
-		put(received, float64(m.traffic[i].received.Load()), t.Name)
+		put(sent, float64(m.traffic[i].Bytes(targets.OpPut)), t.Name)
+		put(received, float64(m.traffic[i].Bytes(targets.OpGet)), t.Name)
 		if k, ok := known[t.Name]; ok {
 			put(behind, float64(k.Behind), t.Name)
-			when(lockEnd, m.locked[t.Name], t.Name)
+			if k.Locked != nil && k.Locked.Earliest != nil {
+				when(lockEnd, *k.Locked.Earliest, t.Name)
+			}
 			put(provenGuard, flag(k.Guarded == embassy.Yes), t.Name)
 		}
 		for _, kind := range faultKinds {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -66,37 +65,23 @@ func parseShard(text string) (part, parts int, err error) {
 	return part, parts, nil
 }
 
-func runReplicate(ctx context.Context, o replicateOptions, con *console) (err error) {
-	s, err := con.openLimited(o.limits)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := knownTargets(s.config, o.Targets...); err != nil {
-		return err
-	}
-	if err := s.openCatalog(); err != nil {
-		return err
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	report, err := service.Replicate(ctx, o.ReplicateOptions)
-	if err != nil {
-		return s.brief(err)
-	}
+func runReplicate(ctx context.Context, o replicateOptions, con *console) error {
+	var report embassy.ReplicateReport
 	var locks embassy.LockReport
-	if !o.DryRun && o.Shard == 0 { // one machine is enough for it
-		if locks, err = service.RenewLocks(ctx); err != nil {
-			return s.brief(err)
+	var file string
+	check := func(s *site) error { return knownTargets(s.config, o.Targets...) }
+	err := con.using(o.limits, check, func(s *site, service *embassy.Service) (err error) {
+		file = s.config.File
+		if report, err = service.Replicate(ctx, o.ReplicateOptions); err == nil && !o.DryRun && o.Shard == 0 { // one machine is enough for it
+			locks, err = service.RenewLocks(ctx)
 		}
-	}
-	if err := s.close(); err != nil {
+		return s.brief(err)
+	})
+	if err != nil {
 		return err
 	}
 	for _, c := range report.Unplaced {
-		fmt.Fprintf(con.stderr, "warning: compartment %s of the charter has no place in %s, and is not copied: add it to compartments\n", c, s.config.File)
+		fmt.Fprintf(con.stderr, "warning: compartment %s of the charter has no place in %s, and is not copied: add it to compartments\n", c, file)
 	}
 	if con.json {
 		err = printReplicateJSON(con, report, locks)

@@ -13,6 +13,7 @@ import (
 
 	"embassy/embassy"
 	"embassy/embassy/schedule"
+	"embassy/targets"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
@@ -103,7 +104,7 @@ func newDaemon(s *site) (*daemon, error) {
 	if d.sum, err = fileSum(s.config.File); err != nil {
 		return nil, err
 	}
-	traffic := make([]*traffic, len(s.members))
+	traffic := make([]*targets.Counter, len(s.members))
 	for i, m := range s.members {
 		s.members[i], traffic[i] = lasting(m, s.reopen[i])
 	}

@@ -108,7 +108,7 @@ func TestLastingTarget(t *testing.T) {
 			t.Errorf("get from a disk that is gone: %v", err)
 		}
 	}
-	if sent, received := n.sent.Load(), n.received.Load(); sent != 12 || received != 12 {
+	if sent, received := n.Bytes(targets.OpPut), n.Bytes(targets.OpGet); sent != 12 || received != 12 {
 		t.Errorf("%d bytes sent, %d received, want 12 each", sent, received)
 	}
 	if _, ok := targets.As[*targets.Dir](m.Target); ok {

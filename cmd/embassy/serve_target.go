@@ -6,28 +6,23 @@ import (
 	"io"
 	"iter"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"embassy/embassy"
 	"embassy/targets"
 )
 
-// traffic counts the bytes of objects that went to a target and came from it.
-type traffic struct{ sent, received atomic.Uint64 }
-
 // lasting returns a member for a process that lives for months: a target that
 // cannot be opened is tried again whenever it is used, and its traffic is
 // counted.
-func lasting(m *embassy.Member, open func() (targets.Target, error)) (*embassy.Member, *traffic) {
-	k := &lastingTarget{open: open, opened: m.Target}
-	return embassy.NewMember(m.Name, m.URL, m.Jurisdiction, k, nil, time.Now), &k.traffic
+func lasting(m *embassy.Member, open func() (targets.Target, error)) (*embassy.Member, *targets.Counter) {
+	traffic := targets.NewCounter(&lastingTarget{open: open, opened: m.Target})
+	return embassy.NewMember(m.Name, m.URL, m.Jurisdiction, traffic, nil, time.Now), traffic
 }
 
 // lastingTarget opens a target when it is first used. Safe for concurrent use.
 type lastingTarget struct {
-	open    func() (targets.Target, error)
-	traffic traffic
+	open func() (targets.Target, error)
 
 	mu     sync.Mutex
 	opened targets.Target // nil: not yet
@@ -74,9 +69,6 @@ func (l *lastingTarget) Put(ctx context.Context, o targets.Object) error {
 	if err == nil {
 		err = l.judge(t, t.Put(ctx, o))
 	}
-	if err == nil {
-		l.traffic.sent.Add(uint64(len(o.Data)))
-	}
 	return err
 }
 
@@ -87,10 +79,7 @@ func (l *lastingTarget) Get(ctx context.Context, name string, offset, length int
 		return nil, err
 	}
 	r, err := t.Get(ctx, name, offset, length)
-	if err != nil {
-		return nil, l.judge(t, err)
-	}
-	return &counted{r, &l.traffic.received}, nil
+	return r, l.judge(t, err)
 }
 
 // Stat implements targets.Target.
@@ -126,16 +115,4 @@ func (l *lastingTarget) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	return l.judge(t, t.Delete(ctx, name))
-}
-
-// counted is a reader whose bytes are counted.
-type counted struct {
-	io.ReadCloser
-	n *atomic.Uint64
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	c.n.Add(uint64(n))
-	return n, err
 }

@@ -33,24 +33,13 @@ func statusCommand(con *console) *cli.Command {
 	}
 }
 
-func runStatus(ctx context.Context, live bool, con *console) (err error) {
-	s, err := con.openSite()
+func runStatus(ctx context.Context, live bool, con *console) error {
+	var status embassy.Status
+	err := con.using(limits{}, nil, func(_ *site, service *embassy.Service) (err error) {
+		status, err = service.Status(ctx, live)
+		return err
+	})
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.openCatalog(); err != nil {
-		return err
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	status, err := service.Status(ctx, live)
-	if err != nil {
-		return err
-	}
-	if err := s.close(); err != nil {
 		return err
 	}
 	if con.json {

@@ -39,35 +39,16 @@ type targetCheckOptions struct {
 	role  embassy.Role // empty: check
 }
 
-func runTargetCheck(ctx context.Context, o targetCheckOptions, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
+func runTargetCheck(ctx context.Context, o targetCheckOptions, con *console) error {
 	if o.role != "" {
-		service, err := s.service()
-		if err != nil {
-			return err
-		}
-		policies, err := service.Policies(ctx, o.role, o.names)
-		if err != nil {
-			return err
-		}
-		return printPolicies(con, policies)
+		return runPolicies(ctx, o, con)
 	}
-	if err := s.openCatalog(); err != nil {
+	var checks []embassy.TargetCheck
+	err := con.using(limits{}, nil, func(_ *site, service *embassy.Service) (err error) {
+		checks, err = service.CheckTargets(ctx, o.names)
 		return err
-	}
-	service, err := s.service()
+	})
 	if err != nil {
-		return err
-	}
-	checks, err := service.CheckTargets(ctx, o.names)
-	if err != nil {
-		return err
-	}
-	if err := s.close(); err != nil {
 		return err
 	}
 	if con.json {
@@ -83,6 +64,24 @@ func runTargetCheck(ctx context.Context, o targetCheckOptions, con *console) (er
 		codes = append(codes, c.Exit())
 	}
 	return reported(codes...)
+}
+
+// runPolicies needs no catalog.
+func runPolicies(ctx context.Context, o targetCheckOptions, con *console) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	policies, err := service.Policies(ctx, o.role, o.names)
+	if err != nil {
+		return err
+	}
+	return printPolicies(con, policies)
 }
 
 // printPolicies prints one policy as it is, so that it can be pasted; several
@@ -253,29 +252,17 @@ func targetTrustCommand(con *console) *cli.Command {
 
 type targetTrustOptions struct{ target, chain, reason string }
 
-func runTargetTrust(ctx context.Context, o targetTrustOptions, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.openCatalog(); err != nil {
-		return err
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
+func runTargetTrust(ctx context.Context, o targetTrustOptions, con *console) error {
 	var forgiven []embassy.Fault
-	if o.chain != "" {
-		forgiven, err = service.TrustChain(o.chain, o.reason)
-	} else {
-		forgiven, err = service.Trust(ctx, o.target, o.reason)
-	}
-	if err != nil {
+	err := con.using(limits{}, nil, func(_ *site, service *embassy.Service) (err error) {
+		if o.chain != "" {
+			forgiven, err = service.TrustChain(o.chain, o.reason)
+		} else {
+			forgiven, err = service.Trust(ctx, o.target, o.reason)
+		}
 		return err
-	}
-	if err := s.close(); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	if con.json {

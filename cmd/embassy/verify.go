@@ -67,47 +67,29 @@ func decodeVerify(c *cli.Context) (o verifyOptions, err error) {
 	return o, err
 }
 
-func runVerify(ctx context.Context, o verifyOptions, con *console) (err error) {
+func runVerify(ctx context.Context, o verifyOptions, con *console) error {
 	if con.shared != nil && o.Level == embassy.Decrypt {
 		return errors.New("a daemon runs here, and must not hold a reader's key: stop it, run this again, then start it")
 	}
-	s, err := con.openLimited(o.limits)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := knownTargets(s.config, o.Targets...); err != nil {
-		return err
-	}
-	if o.Level == embassy.Decrypt {
-		root, kit, err := s.openKit(ctx, con, o.reader)
-		if err != nil {
+	check := func(s *site) (err error) {
+		if err := knownTargets(s.config, o.Targets...); err != nil || o.Level != embassy.Decrypt {
 			return err
 		}
-		charter, _, err := embassy.FindCharter(ctx, s.members, kit.Nation, root.Signer().Verifier(), s.screen.warn)
-		if err != nil {
-			return s.brief(err)
-		}
-		if o.Keys, err = embassy.RootKeys(charter, root); err != nil {
-			return err
-		}
-	}
-	if err := s.openCatalog(); err != nil {
+		o.Keys, err = s.rootKeys(ctx, con, o.reader)
 		return err
 	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	report, err := service.Verify(ctx, o.VerifyOptions)
-	if err != nil {
+	var report embassy.VerifyReport
+	var file string
+	err := con.using(o.limits, check, func(s *site, service *embassy.Service) (err error) {
+		file = s.config.File
+		report, err = service.Verify(ctx, o.VerifyOptions)
 		return s.brief(err)
-	}
-	if err := s.close(); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	for _, c := range report.Unplaced {
-		fmt.Fprintf(con.stderr, "warning: compartment %s of the charter has no place in %s, and is not verified: add it to compartments\n", c, s.config.File)
+		fmt.Fprintf(con.stderr, "warning: compartment %s of the charter has no place in %s, and is not verified: add it to compartments\n", c, file)
 	}
 	if con.json {
 		err = printVerifyJSON(con.stdout, report)

@@ -93,16 +93,11 @@ func sameNation(cfg *config.Config) error {
 		return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationLine, cfg.Nation, state.Name())
 	}
-	if pinned := nationKey(state); cfg.Keyless() && cfg.NationKey.String() != pinned.String() {
+	if pinned := state.NationKey(); cfg.Keyless() && cfg.NationKey.String() != pinned.String() {
 		return usage("%s:%d: nation_key is not that of the nation that this machine belongs to, which is %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationKeyLine, pinned)
 	}
 	return nil
-}
-
-// nationKey is the public key that a machine with state has pinned.
-func nationKey(state *embassy.State) format.NationKey {
-	return format.NationKey{Nation: state.Nation(), Signer: state.Verifier()}
 }
 
 // identity is what this machine knows of its nation by itself.
@@ -114,16 +109,11 @@ type identity struct {
 // identity tells which of the two this machine is. The error of one that is
 // neither wraps [embassy.ErrNoState].
 func (s *site) identity() (identity, error) {
-	state, err := embassy.OpenState(s.config.StateDir)
-	switch {
-	case err == nil:
-		return identity{nationKey(state), state}, nil
-	case errors.Is(err, embassy.ErrNoState) && s.config.Keyless():
-		return identity{key: s.config.NationKey}, nil
-	case errors.Is(err, embassy.ErrNoState):
+	key, state, err := embassy.Identify(s.config)
+	if errors.Is(err, embassy.ErrNoState) {
 		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up", err)
 	}
-	return identity{}, err
+	return identity{key, state}, err
 }
 
 // badConfig makes a configuration that cannot be read a mistake of usage.
@@ -144,7 +134,7 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 		File: t.Credentials.File, Profile: t.Credentials.Profile,
 	}, open.Options{
 		CAFile: t.CAFile, Region: t.Region, Insecure: t.Insecure, Dir: dir,
-		Lock: targets.LockRule{Mode: t.Lock.Mode, For: time.Duration(t.Lock.Days) * 24 * time.Hour},
+		Lock: targets.LockRule{Mode: t.Lock.Mode, For: t.Lock.Period()},
 	})
 }
 
@@ -227,6 +217,30 @@ func writable(dir string) error {
 	return err
 }
 
+// using opens the site and its catalog, lends them to use, and closes both, so
+// that the progress has ended before anything is printed. check, which may be
+// nil, looks at the configuration before the catalog is opened.
+func (con *console) using(l limits, check func(*site) error, use func(*site, *embassy.Service) error) (err error) {
+	s, err := con.openLimited(l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if check != nil {
+		if err := check(s); err != nil {
+			return err
+		}
+	}
+	if err := s.openCatalog(); err != nil {
+		return err
+	}
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	return use(s, service)
+}
+
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
 	if s.shared != nil {
@@ -288,20 +302,26 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 // openView opens the nation with the recovery kit and reads what the answering
 // targets hold.
 func (s *site) openView(ctx context.Context, con *console, r reader) (*embassy.View, *embassy.Keys, error) {
-	root, kit, err := s.openKit(ctx, con, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	charter, _, err := embassy.FindCharter(ctx, s.members, kit.Nation, root.Signer().Verifier(), s.screen.warn)
-	if err != nil {
-		return nil, nil, s.brief(err)
-	}
-	keys, err := embassy.RootKeys(charter, root)
+	keys, err := s.rootKeys(ctx, con, r)
 	if err != nil {
 		return nil, nil, err
 	}
 	view, err := s.view(ctx, keys)
 	return view, keys, err
+}
+
+// rootKeys opens the newest charter that the answering targets show with the
+// recovery kit.
+func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.Keys, error) {
+	root, kit, err := s.openKit(ctx, con, r)
+	if err != nil {
+		return nil, err
+	}
+	charter, _, err := embassy.FindCharter(ctx, s.members, kit.Nation, root.Signer().Verifier(), s.screen.warn)
+	if err != nil {
+		return nil, s.brief(err)
+	}
+	return embassy.RootKeys(charter, root)
 }
 
 // view reads what the answering targets hold.

@@ -98,6 +98,14 @@ type Lock struct {
 	Days int    // from the put of an object, and from every renewal; 1 to MaxLockDays
 }
 
+// Period is how long a lock lasts; 0: none is asked for.
+func (l Lock) Period() time.Duration {
+	if l.Mode == "" {
+		return 0
+	}
+	return time.Duration(l.Days) * 24 * time.Hour
+}
+
 // MaxLockDays is the longest lock, in days, that stores accept: a century.
 const MaxLockDays = 36500
 
