@@ -16,7 +16,10 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 	s.mu.Lock()
 	a.tried = append(a.tried, files)
 	s.mu.Unlock()
-	calm, guilty, ahead, less := m.calm() && alone, s.guilty(), m.ahead(), m.less(m.chain())
+	calm, guilty, ahead, less := m.calm() && alone, s.guilty(), m.ahead(), ""
+	if calm {
+		less = m.less(m.chain())
+	}
 	var rep embassy.BackupReport
 	reports, err := m.svc.Backup(m.ctx, embassy.BackupOptions{})
 	if len(reports) > 0 {
@@ -111,11 +114,13 @@ func (m *simMachine) replicate(r *rand.Rand, alone bool) {
 func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
 	s := m.s
 	calm, guilty, want, less := m.calm() && alone, s.guilty(), m.union(), ""
-	for l := range m.catalog.known {
-		less += m.less(l)
-	}
-	if m.agent != nil {
-		less += m.less(m.chain())
+	if calm {
+		for l := range m.catalog.known {
+			less += m.less(l)
+		}
+		if m.agent != nil {
+			less += m.less(m.chain())
+		}
 	}
 	shunned := guilty != nil && m.distrusts(guilty)
 	rep, err := m.svc.Replicate(m.ctx, o)
@@ -169,6 +174,8 @@ func (m *simMachine) union() map[string]int {
 	}
 	forks := s.forks(func(*simEntry) bool { return true })
 	out := map[string]int{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for name, e := range s.entries {
 		place := slices.Index(s.nation.places, e.Compartment)
 		if m.agent != nil && m.agent.place != place {
