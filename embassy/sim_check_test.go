@@ -116,7 +116,10 @@ func (m *simMachine) less(l embassy.Line) string {
 	if h == nil || !slices.Contains(m.reads(), h) {
 		return ""
 	}
-	head := max(m.catalog.seen[h.name][l].Seq, m.confirmed(h, l))
+	head := m.catalog.seen[h.name][l].Seq
+	if !m.trusts[h] { // what it confirmed before was forgiven
+		head = max(head, m.confirmed(h, l))
+	}
 	for name, e := range m.s.entries {
 		if lineOf(e) == l && e.Seq >= head && h.has(name) {
 			return ""
@@ -144,10 +147,9 @@ func (m *simMachine) distrusts(h *simHost) bool {
 }
 
 // confirmed is how far a host had come with the machine's own chain when its
-// last entry was written: that is known even when the catalog is lost. A host
-// that was forgiven since may have come less far.
+// last entry was written: that is known even when the catalog is lost.
 func (m *simMachine) confirmed(h *simHost, l embassy.Line) (seq uint64) {
-	if m.agent == nil || l != m.chain() || m.trusts[h] {
+	if m.agent == nil || l != m.chain() {
 		return 0
 	}
 	own := m.entries()

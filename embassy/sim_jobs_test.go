@@ -17,8 +17,12 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 	a.tried = append(a.tried, files)
 	s.mu.Unlock()
 	calm, guilty, ahead, less := m.calm() && alone, s.guilty(), m.ahead(), ""
+	chain, confirmed := m.chain(), map[string]uint64{}
 	if calm {
-		less = m.less(m.chain())
+		less = m.less(chain)
+		for _, h := range m.reads() {
+			confirmed[h.name] = m.catalog.seen[h.name][chain].Seq
+		}
 	}
 	var rep embassy.BackupReport
 	reports, err := m.svc.Backup(m.ctx, embassy.BackupOptions{})
@@ -62,6 +66,11 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 		s.violate("%s: two backups in a row did not commit, though every honest target answers: %v", m.name, rep.Missing)
 	}
 	m.checkRollback(less)
+	for _, h := range m.reads() { // what it knows of them must not be lost with its catalog
+		if m.chain() == chain && m.confirmed(h, chain) < confirmed[h.name] {
+			s.violate("%s: its newest entry forgets that %s confirmed entry %d", m.name, h.name, confirmed[h.name])
+		}
+	}
 }
 
 // commit books a snapshot that a report calls committed.

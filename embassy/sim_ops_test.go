@@ -33,13 +33,14 @@ var simOps = []simOp{
 	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).backup}) }},
 	{16, func(s *sim, r *rand.Rand) { s.do(r, job{s.replicator(), (*simMachine).replicate}) }},
 	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).replicate}) }},
-	{10, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).verify}) }},
+	{20, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).verify}) }},
 	{10, (*sim).atOnce},
 	{6, func(s *sim, r *rand.Rand) { // a daemon's jobs
 		m := s.anyAgent(r)
 		s.change(m.agent, r)
-		jobs := []job{{m, (*simMachine).backup}, {m, (*simMachine).replicate}, {m, (*simMachine).verify}, {s.replicator(), (*simMachine).replicate}}
-		s.do(r, jobs[:2+r.IntN(3)]...)
+		jobs := []job{{m, (*simMachine).replicate}, {m, (*simMachine).verify}, {m, (*simMachine).backup}, {m, (*simMachine).rebuild}, {s.replicator(), (*simMachine).replicate}}
+		r.Shuffle(len(jobs), func(i, j int) { jobs[i], jobs[j] = jobs[j], jobs[i] })
+		s.do(r, append([]job{{m, (*simMachine).backup}}, jobs[:1+r.IntN(3)]...)...)
 	}},
 	{2, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).rebuild}) }},
 	{3, func(s *sim, r *rand.Rand) {
@@ -133,10 +134,12 @@ type job struct {
 // do runs jobs beside each other. Each may die at any step, and hosts may
 // vanish for a while.
 func (s *sim) do(r *rand.Rand, jobs ...job) {
-	dark := r.IntN(20) == 0 // the link of this site is down
+	dark := r.IntN(16) == 0 // the link of this site is down for a while
+	from := time.Now().Add(time.Duration(r.IntN(400)-100) * time.Millisecond)
+	to := from.Add(time.Duration(1+r.IntN(120)) * time.Second)
 	for _, h := range s.placed() {
 		if dark {
-			h.from, h.to = time.Now(), time.Now().Add(5*time.Minute)
+			h.from, h.to = from, to
 		} else if h.calm() && r.IntN(12) == 0 {
 			h.from = time.Now().Add(time.Duration(r.IntN(600)) * time.Millisecond)
 			h.to = h.from.Add(time.Duration(1+r.IntN(90_000)) * time.Millisecond)
