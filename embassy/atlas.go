@@ -71,17 +71,31 @@ func (l *line) headOn(m *Member) (uint64, error) {
 	if ok {
 		return min(n, l.last), nil
 	}
-	seen, _, err := l.r.a.s.catalog.SeenHead(m.Name, l.Line)
-	return min(seen.Seq, l.last), err
+	return l.seenOn(m)
+}
+
+// seenOn returns the last entry that a target ever showed. What it showed of
+// another branch of a forked chain says nothing of this one.
+func (l *line) seenOn(m *Member) (uint64, error) {
+	cat := l.r.a.s.catalog
+	seen, ok, err := cat.SeenHead(m.Name, l.Line)
+	if err != nil || !ok {
+		return 0, err
+	}
+	k, ok, err := cat.KnownEntry(l.Line, seen.Seq)
+	if err != nil || ok && k.Hash != seen.Hash {
+		return 0, err
+	}
+	return min(seen.Seq, l.last), nil
 }
 
 // claimOn returns the last entry that a target shows, or ever showed: it should
 // hold that, and all before.
 func (l *line) claimOn(m *Member) (uint64, error) {
-	seen, _, err := l.r.a.s.catalog.SeenHead(m.Name, l.Line)
+	seen, err := l.seenOn(m)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return min(max(seen.Seq, l.tops[m.Name]), l.last), err
+	return min(max(seen, l.tops[m.Name]), l.last), err
 }
 
 // reached books how far a target was brought.

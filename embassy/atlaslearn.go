@@ -94,7 +94,7 @@ func (l *line) noteKey(what string) string {
 }
 
 // object is the line's name in the book.
-func (l *line) object() string { return fmt.Sprintf("chain %s of agent %s", l.Chain, l.Agent) }
+func (l Line) object() string { return fmt.Sprintf("chain %s of agent %s", l.Chain, l.Agent) }
 
 // valid returns the last known entry.
 func (l *line) valid() (uint64, error) {

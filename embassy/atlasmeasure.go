@@ -46,7 +46,8 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 	if booked {
 		s.book(m, l.Line, nil)
 	}
-	if ok && first < min(seen.Seq, uint64(len(hashes))) {
+	// What it showed of another branch says nothing of this one.
+	if ok && first < seen.Seq && seen.Seq <= uint64(len(hashes)) && hashes[seen.Seq-1] == seen.Hash {
 		lost := l.name(first+1, hashes[first])
 		gone, err := a.booked[faultID{m.Name, FaultMissing, lost}], error(nil)
 		if !gone {

@@ -169,6 +169,12 @@ func (c *chain) hash(seq uint64) format.Hash {
 	return c.heads[seq-1]
 }
 
+// wrote reports whether a head is an entry of this chain, and not of a branch
+// that another machine wrote.
+func (c *chain) wrote(h SeenHead) bool {
+	return h.Seq > 0 && h.Seq <= c.head() && c.hash(h.Seq) == h.Hash
+}
+
 func (c *chain) objectName(k format.Kind, h format.Hash) string {
 	return format.ObjectName(c.scope.Nation, c.scope.Compartment, c.scope.Agent, k, h)
 }

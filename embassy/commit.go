@@ -235,7 +235,7 @@ func (l *ledger) missing(seq uint64) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if ok && seen.Seq >= seq && !suspect(l.found(m)) {
+		if ok && seen.Seq >= seq && l.chain.wrote(seen) && !suspect(l.found(m)) {
 			copies = append(copies, copyOn(m))
 		}
 	}

@@ -42,6 +42,11 @@ func (s *Service) book(m *Member, l Line, err error) {
 		s.fault(m.Name, FaultRollback, object, err)
 	case errors.Is(err, ErrDiscards):
 		s.fault(m.Name, FaultDiscards, "", err)
+	case errors.Is(err, ErrForked): // who looked tells it
+		now := s.now()
+		if _, err := s.enter(Fault{Kind: FaultFork, Object: l.object(), Text: oneLine(err), First: now, Last: now}); err != nil {
+			s.log.Error("record fault", "chain", l.Chain, "err", err)
+		}
 	}
 }
 

@@ -322,9 +322,9 @@ func (r *region) member(m *Member) (*Member, bool) {
 
 // follow books on the line what the own ledger did.
 func (r *replication) follow(l *line, m *Member) error {
-	seen, _, err := r.s.catalog.SeenHead(m.Name, l.Line)
+	seen, err := l.seenOn(m)
 	if err == nil {
-		l.reached(m, min(seen.Seq, l.last))
+		l.reached(m, seen)
 	}
 	return err
 }

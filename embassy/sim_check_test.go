@@ -42,9 +42,10 @@ func (s *sim) checkMachine(m *simMachine) {
 			if !m.forked() {
 				s.violate("%s: reports a fork that is none: %s", m.name, f.Object)
 			}
+		case f.Target == "" && f.Kind == embassy.FaultUnsound && strings.HasPrefix(f.Object, "chain ") && s.guilty() != nil:
+			s.count("loss reported") // who had the object before, this machine cannot know
 		case i < 0:
-			s.note("%s: fault of nobody: %+v", m.name, f)
-			s.count(simOpen)
+			s.violate("%s: fault of nobody: %+v", m.name, f)
 		case s.hosts[i].honest():
 			s.violate("%s: accuses honest %s: %s %s: %s", m.name, f.Target, f.Kind, f.Object, f.Text)
 		default:
@@ -115,7 +116,10 @@ func (m *simMachine) less(l embassy.Line) string {
 	if h == nil || !slices.Contains(m.reads(), h) {
 		return ""
 	}
-	head := max(m.catalog.seen[h.name][l].Seq, m.confirmed(h, l))
+	head := m.catalog.seen[h.name][l].Seq
+	if !m.trusts[h] { // what it confirmed before was forgiven
+		head = max(head, m.confirmed(h, l))
+	}
 	for name, e := range m.s.entries {
 		if lineOf(e) == l && e.Seq >= head && h.has(name) {
 			return ""
@@ -143,10 +147,9 @@ func (m *simMachine) distrusts(h *simHost) bool {
 }
 
 // confirmed is how far a host had come with the machine's own chain when its
-// last entry was written: that is known even when the catalog is lost. A host
-// that was forgiven since may have come less far.
+// last entry was written: that is known even when the catalog is lost.
 func (m *simMachine) confirmed(h *simHost, l embassy.Line) (seq uint64) {
-	if m.agent == nil || l != m.chain() || m.trusts[h] {
+	if m.agent == nil || l != m.chain() {
 		return 0
 	}
 	own := m.entries()
@@ -181,8 +184,7 @@ func (m *simMachine) checkForks() {
 		if !slices.ContainsFunc(faults, func(f embassy.Fault) bool {
 			return f.Kind == embassy.FaultFork && strings.Contains(f.Object, l.Chain.String())
 		}) {
-			s.note("%s: two entries of chain %s have the number %d, and nobody says so", m.name, l.Chain, forks[l])
-			s.count(simOpen)
+			s.violate("%s: two entries of chain %s have the number %d, and nobody says so", m.name, l.Chain, forks[l])
 		}
 	}
 }
@@ -298,7 +300,7 @@ func (s *sim) heal() {
 		h.mode = simUp
 	}
 	if s.suspect != nil && s.rng.IntN(2) == 0 {
-		s.suspect.discards, s.suspect.hides = false, 0
+		s.suspect.discards, s.suspect.fickle, s.suspect.hides = false, false, 0
 	}
 	s.must(simWait(s.t.Context(), time.Hour))
 	if s.rng.IntN(2) == 0 {

@@ -1,6 +1,7 @@
 package embassy_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type simHost struct {
 	keeps    bool   // what is overwritten or deleted
 	guilty   string // the first thing it did wrong; empty: it is honest
 	discards bool   // answers 200 and keeps nothing
+	fickle   bool   // gives wrong bytes now and then
 	hides    uint64 // lists only a part, chosen by this number; 0: all
 	shown    map[string]bool
 }
@@ -139,7 +141,18 @@ func (h *simHost) Get(ctx context.Context, name string, offset, length int64) (i
 	if err != nil {
 		return nil, err
 	}
-	return mem.Get(ctx, name, offset, length)
+	body, err := mem.Get(ctx, name, offset, length)
+	h.mu.Lock()
+	at, wrong := h.calls, h.fickle && h.calls%3 == 0
+	h.mu.Unlock()
+	if err != nil || !wrong {
+		return body, err
+	}
+	data, err := io.ReadAll(body)
+	if len(data) > 0 {
+		data[at%uint64(len(data))] ^= 1
+	}
+	return io.NopCloser(bytes.NewReader(data)), err
 }
 
 // Stat implements targets.Target.

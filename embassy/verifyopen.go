@@ -92,34 +92,48 @@ func (t *audit) openIndex(ctx context.Context, c *compartmentView, o thing, data
 			}
 			same, err := t.same(ctx, name, s)
 			if err == nil && !same {
-				sum, bad := t.digest(ctx, name, int64(p.Size))
-				if bad != nil && !answered(bad) {
-					return nil, bad
-				}
-				if sum == p.Hash {
-					return fmt.Errorf("says of pack %s what the pack does not say", p.Hash), nil
-				}
+				same, err = t.proven(ctx, name, p, s)
 			}
 			if err != nil && !answered(err) { // else the pack is reported for itself
-				return nil, fmt.Errorf("target %s: %w", t.m.Name, err)
+				return nil, err
+			}
+			if err == nil && !same {
+				return fmt.Errorf("says of pack %s what the pack does not say", p.Hash), nil
 			}
 		}
 	}
 	return nil, nil
 }
 
-// same reports whether a pack holds a segment's header and directory.
+// ends are the header and the directory of a segment, and where they lie.
+func ends(s format.IndexedSegment) (at []part, want [][]byte) {
+	return []part{{s.Offset, uint64(len(s.Head))}, {s.Offset + s.Length - uint64(len(s.Dir)), uint64(len(s.Dir))}}, [][]byte{s.Head, s.Dir}
+}
+
+// same reports whether the target gives a segment's header and directory.
 func (t *audit) same(ctx context.Context, pack string, s format.IndexedSegment) (bool, error) {
-	for _, part := range []struct {
-		at   uint64
-		want []byte
-	}{{s.Offset, s.Head}, {s.Offset + s.Length - uint64(len(s.Dir)), s.Dir}} {
-		got := make([]byte, len(part.want))
-		if err := t.m.read(ctx, pack, int64(part.at), got); err != nil || !bytes.Equal(got, part.want) {
-			return false, err
+	at, want := ends(s)
+	for i, p := range at {
+		got := make([]byte, p.n)
+		if err := t.m.read(ctx, pack, int64(p.at), got); err != nil {
+			return false, fmt.Errorf("target %s: %w", t.m.Name, err)
+		}
+		if !bytes.Equal(got, want[i]) {
+			return false, nil
 		}
 	}
 	return true, nil
+}
+
+// proven is same that reads the whole pack: before a writer is blamed, the hash
+// must prove the bytes. A pack that is bad says nothing against the index.
+func (t *audit) proven(ctx context.Context, name string, p format.IndexedPack, s format.IndexedSegment) (bool, error) {
+	at, want := ends(s)
+	sum, got, err := t.m.digestParts(ctx, name, int64(p.Size), at, t.arrived)
+	if err = t.asked(ctx, err); err != nil {
+		return false, err
+	}
+	return sum != p.Hash || slices.EqualFunc(got, want, bytes.Equal), nil
 }
 
 // openSnapshot opens both parts of a snapshot.
@@ -161,17 +175,24 @@ func (t *audit) snapshots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tell := func(o thing, what string, cause error) {
+	// A writer is blamed only when the target gave all that is known of the
+	// snapshot, and gave it right every time.
+	tell := func(s committed, what string, cause error) error {
+		judged, err := t.judged(s)
 		switch {
-		case t.unfit[o.hash]: // told
-		case t.out.Unmended() == 0:
-			t.report(o, FaultUnsound, cause)
+		case err != nil || t.unfit[s.hash]: // told
+		case t.out.Unmended() == 0 && judged && v.desks[0].bad.Load() == 0 && !errors.Is(cause, errNowhere):
+			t.report(thing{name: s.c.source.name(s.object), hash: s.hash}, FaultUnsound, cause)
 		case len(t.out.Harmed) < maxBadListed:
 			t.out.Harmed = append(t.out.Harmed, fmt.Sprintf("%s: %v", what, cause))
 		}
+		return err
 	}
 	for _, s := range v.unread {
-		tell(thing{name: s.c.source.name(s.object), hash: s.hash}, fmt.Sprintf("snapshot %.12s", s.hash.String()), errors.New("cannot be read"))
+		// What its writer did to it was told when its bytes were looked at.
+		if err := tell(s, fmt.Sprintf("snapshot %.12s", s.hash.String()), errNowhere); err != nil {
+			return err
+		}
 	}
 	for _, info := range v.snapshots {
 		cause := t.walkSnapshot(ctx, v, info)
@@ -186,10 +207,48 @@ func (t *audit) snapshots(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			tell(thing{name: s.c.source.name(s.object), hash: s.hash}, snapshotLine(info.Summary, info.Hash), cause)
+			if err := tell(s, snapshotLine(info.Summary, info.Hash), cause); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// judged reports whether all that a snapshot may use was looked at on the
+// target: what it does not list, and what comes after a fork, was not.
+func (t *audit) judged(s committed) (bool, error) {
+	kin := s.kin()
+	for _, entries := range kin {
+		for _, e := range entries {
+			before := kin[format.Head{Chain: e.Chain, Seq: e.Seq - 1}]
+			if e.Seq > 1 && !slices.ContainsFunc(before, func(b *readEntry) bool { return b.hash == e.Prev }) {
+				return false, nil
+			}
+			if ok, err := t.covers(s.c.ID, e); err != nil || !ok {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// covers reports whether what an entry adds was looked at.
+func (t *audit) covers(compartment format.ID, e *readEntry) (bool, error) {
+	for _, r := range t.v.a.regions {
+		for _, l := range r.lines {
+			if l.Line != (Line{compartment, e.Agent, e.Chain}) {
+				continue
+			}
+			n, err := l.claimOn(t.m)
+			if err != nil || e.Seq > n {
+				return false, err
+			}
+			k, ok, err := t.v.s.catalog.KnownEntry(l.Line, e.Seq)
+			return ok && k.Hash == e.hash, err
+		}
+	}
+	return false, nil
 }
 
 // snapshotLine names a snapshot for people.

@@ -3,13 +3,11 @@ package embassy
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"net"
 	"slices"
 	"strings"
 
@@ -290,43 +288,6 @@ func (o thing) compartment() format.ID {
 		return format.ID{}
 	}
 	return o.r.id
-}
-
-// digest reads size bytes of an object, keeping none, and returns their hash.
-// To be denied does not open the breaker.
-func (m *Member) digest(ctx context.Context, name string, size int64, arrived func(n int)) (sum format.Hash, err error) {
-	err = m.attempt(ctx, settled, func(ctx context.Context) error {
-		var got format.Hash // of this attempt, which may hang and go on
-		err := m.bounded(ctx, transferTime(int(size)), func(ctx context.Context) error {
-			r, err := m.Target.Get(ctx, name, 0, size)
-			if err != nil {
-				return err
-			}
-			defer r.Close()
-			h := sha256.New()
-			n, err := io.CopyBuffer(h, io.LimitReader(r, size), make([]byte, min(size, copyPiece)))
-			arrived(int(n))
-			if err == nil && n < size {
-				err = io.ErrUnexpectedEOF
-			}
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				return fmt.Errorf("shorter than %d bytes: %w", size, err)
-			}
-			if err == nil {
-				h.Sum(got[:0])
-			}
-			return err
-		})
-		var slow net.Error
-		if errors.As(err, &slow) && slow.Timeout() && ctx.Err() == nil {
-			m.trip(err) // repeating would cost as long again
-		}
-		if err == nil {
-			sum = got
-		}
-		return err
-	})
-	return sum, err
 }
 
 // examine looks at the bytes that are there instead of an object's: whose they
