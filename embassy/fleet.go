@@ -24,6 +24,7 @@ const (
 	banFor       = time.Hour        // when it must not be used
 	deniedMax    = 16               // reads in a row, from which on a target that denies them is down
 	attempts     = 3                // for one operation, on a fault that may pass
+	attemptsBusy = 6                // for one operation, on a store that asks for patience
 	hangGrace    = 5 * time.Second  // for an operation to end after it was cancelled
 	slowest      = 64 << 10         // bytes a second
 	copyPiece    = 256 << 10        // bytes
@@ -217,15 +218,18 @@ func (m *Member) attempt(ctx context.Context, answered func(error) bool, f func(
 		}
 		final := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore) ||
 			errors.Is(err, targets.ErrName) || errors.Is(err, ErrHung)
-		if final || try == attempts || m.Down() != nil {
-			if errors.Is(err, targets.ErrUnreadable) && try == attempts && m.alive(ctx) {
+		tries := attempts
+		if errors.Is(err, targets.ErrBusy) {
+			tries = attemptsBusy
+		}
+		if final || try >= tries || m.Down() != nil {
+			if errors.Is(err, targets.ErrUnreadable) && try >= tries && m.alive(ctx) {
 				return fmt.Errorf("target %s: %w: %w", m.Name, errUnreadable, err)
 			}
 			m.trip(err)
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
-		pause := time.Duration(try*try) * 200 * time.Millisecond
-		if err := sleep(ctx, pause/2+rand.N(pause)); err != nil {
+		if err := backOff(ctx, try); err != nil {
 			return fmt.Errorf("target %s: %w", m.Name, err)
 		}
 	}
@@ -253,6 +257,12 @@ func (m *Member) alive(ctx context.Context) bool {
 	return err == nil || errors.Is(err, targets.ErrDenied)
 }
 
+// backOff waits after the failure of a try, the first being 1.
+func backOff(ctx context.Context, try int) error {
+	pause := time.Duration(try*try) * 200 * time.Millisecond
+	return sleep(ctx, pause/2+rand.N(pause))
+}
+
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -264,8 +274,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// probe asks every member one cheap question at once and opens the breaker of
-// those that fail or stay silent for probeTimeout.
+// probe asks every member one cheap question at once, a busy one again, and
+// opens the breaker of those that fail or stay silent for probeTimeout.
 func probe(ctx context.Context, nation format.ID, members []*Member) {
 	var wg sync.WaitGroup
 	for _, m := range members {
@@ -274,10 +284,15 @@ func probe(ctx context.Context, nation format.ID, members []*Member) {
 		}
 		wg.Go(func() {
 			err := m.bounded(ctx, probeTimeout, func(ctx context.Context) error {
-				for _, err := range m.Target.List(ctx, format.CharterPrefix(nation)) {
-					return err
+				for try := 1; ; try++ {
+					var err error
+					for _, err = range m.Target.List(ctx, format.CharterPrefix(nation)) {
+						break
+					}
+					if !errors.Is(err, targets.ErrBusy) || try == attempts || backOff(ctx, try) != nil {
+						return err
+					}
 				}
-				return nil
 			})
 			if err != nil && ctx.Err() == nil {
 				if errors.Is(err, context.DeadlineExceeded) {

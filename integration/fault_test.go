@@ -232,7 +232,7 @@ func stormOf503(t *testing.T, n *troubled) {
 		if r.code == 0 {
 			break
 		}
-		if r.code != 4 || run == 20 {
+		if r.code != 4 || run == 3 {
 			t.Fatalf("run %d: exit code %d\n%s%s", run, r.code, r.stdout, r.stderr)
 		}
 	}

@@ -373,6 +373,8 @@ func sentinelOf(answer minio.ErrorResponse) error {
 		return errors.ErrUnsupported
 	case http.StatusInternalServerError:
 		return ErrUnreadable
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return ErrBusy
 	case http.StatusRequestedRangeNotSatisfiable:
 		return io.ErrUnexpectedEOF // the object ends before the range begins
 	}

@@ -450,6 +450,9 @@ func TestS3ErrorHints(t *testing.T) {
 				t.Errorf("%s: error %v does not contain %q", code, err, want)
 			}
 		}
+		if busy := code == "SlowDown"; errors.Is(err, targets.ErrBusy) != busy {
+			t.Errorf("%s: busy is %v", code, !busy)
+		}
 	}
 }
 

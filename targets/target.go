@@ -28,6 +28,8 @@ var (
 	// ErrUnreadable: the store answered, and broke off in the middle of the
 	// object, or failed by itself: this one may be damaged where it lies.
 	ErrUnreadable = errors.New("the store fails over this object")
+	// ErrBusy: the store asks to be asked again later.
+	ErrBusy = errors.New("the store is busy")
 	// ErrName: the caller broke the rules for names or ranges; nothing was asked of the store.
 	ErrName = errors.New("invalid object name or range")
 )
