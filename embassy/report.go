@@ -3,6 +3,8 @@ package embassy
 import (
 	"fmt"
 	"maps"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,21 +27,52 @@ func (f Finding) String() string {
 		s = "target " + f.Target + ": "
 	}
 	if f.Object != "" {
-		s += f.Object + ": "
+		s += Title(f.Object) + ": "
 	}
 	return fmt.Sprintf("%s%v", s, f.Err)
+}
+
+// Title is what people call the object of that name on a target: its kind, and
+// the start of its hash or its place in a chain. Other text stays as it is.
+func Title(object string) string {
+	parts := strings.Split(object, "/")
+	last := parts[len(parts)-1]
+	switch {
+	case len(parts) == 3 && parts[1] == "charter":
+		return "charter " + strings.TrimLeft(last[:strings.IndexByte(last+"-", '-')], "0")
+	case len(parts) == 6 && parts[3] == "ledger" && len(last) > 17:
+		if seq, err := strconv.ParseUint(last[:16], 16, 64); err == nil {
+			return fmt.Sprintf("entry %d of chain %.8s", seq, parts[4])
+		}
+	case len(parts) >= 5 && len(last) == 64:
+		return parts[3] + " " + last[:12]
+	}
+	return object
 }
 
 // Progress says how far a phase has come. Totals are 0 while unknown.
 type Progress struct {
 	Phase      string
 	Dataset    string
-	Files      uint64
+	Files      uint64 // or what else the phase is about: see Unit
 	FilesTotal uint64
 	Bytes      uint64
 	BytesTotal uint64
 	PerTarget  map[string]uint64 // bytes sent, or fetched so far; the callee may keep it
 	Elapsed    time.Duration
+}
+
+// Unit is what Files counts.
+func (p Progress) Unit() string {
+	switch p.Phase {
+	case "ledgers":
+		return "entries"
+	case "snapshots":
+		return "snapshots"
+	case "replicate", "verify":
+		return "objects"
+	}
+	return "files"
 }
 
 const progressEvery = 100 * time.Millisecond

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"embassy/embassy"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,10 +78,10 @@ func TestBitFlips(t *testing.T) {
 			r := s.restore(d)
 			told := false
 			for line := range strings.Lines(r.stderr) {
-				told = told || strings.Contains(line, "target "+primary.name) && strings.Contains(line, k.key)
+				told = told || strings.Contains(line, "target "+primary.name+": "+embassy.Title(k.key)+": ")
 			}
 			if !told {
-				t.Errorf("stderr names not both %s and %s:\n%s", primary.name, k.key, r.stderr)
+				t.Errorf("stderr names not both %s and %s:\n%s", primary.name, embassy.Title(k.key), r.stderr)
 			}
 			t.Logf("%s", r.stderr)
 		})

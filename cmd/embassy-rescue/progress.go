@@ -54,7 +54,7 @@ func (s *progress) line(p embassy.Progress) string {
 	if p.Dataset != "" {
 		line += " " + p.Dataset
 	}
-	line += fmt.Sprintf(": %d of %d files", p.Files, p.FilesTotal)
+	line += fmt.Sprintf(": %d of %d %s", p.Files, p.FilesTotal, p.Unit())
 	if p.BytesTotal > 0 {
 		line += fmt.Sprintf(", %s of %s", size(p.Bytes), size(p.BytesTotal))
 	}

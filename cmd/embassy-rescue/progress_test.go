@@ -13,7 +13,7 @@ func TestProgressLine(t *testing.T) {
 		p    embassy.Progress
 		want string
 	}{
-		{embassy.Progress{Phase: "ledgers", Files: 1, FilesTotal: 2, Elapsed: 9 * time.Second}, "ledgers: 1 of 2 files"},
+		{embassy.Progress{Phase: "ledgers", Files: 1, FilesTotal: 2, Elapsed: 9 * time.Second}, "ledgers: 1 of 2 entries"},
 		{embassy.Progress{Phase: "restore", Dataset: "land", FilesTotal: 4, BytesTotal: 4096,
 			PerTarget: map[string]uint64{"a": 512, "b": 10}, Elapsed: time.Second},
 			"restore land: 0 of 4 files, 0 B of 4.0 KiB; 522 B fetched, now from a"},

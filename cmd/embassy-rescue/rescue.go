@@ -25,7 +25,7 @@ import (
 var errKit = errors.New("the recovery kit cannot be opened")
 
 const (
-	maxShown = 20    // of what is missing in one dataset
+	maxShown = 20    // of what is missing in one dataset, and of the warnings
 	maxBad   = 1_000 // bad copies that a report names at most
 )
 
@@ -36,11 +36,13 @@ type rescue struct {
 	stdout, stderr io.Writer
 	now            func() time.Time
 
-	mu   sync.Mutex // of stderr
-	live bool       // a line of progress may stand on stderr
+	mu       sync.Mutex // of stderr
+	live     bool       // a line of progress may stand on stderr
+	warnings int
 }
 
 func (r *rescue) run(ctx context.Context) error {
+	defer r.more()
 	kit, root, err := r.openKit(ctx)
 	if err != nil {
 		return err
@@ -381,14 +383,14 @@ func (r *rescue) tell(report embassy.RestoreReport, err error) {
 			fmt.Fprintf(r.stdout, "  there already, and right: %s\n", plural(d.Skipped, "file"))
 		}
 		if n := len(d.Bad); n > 0 {
-			how, used := "", ", and others used"
+			how, used := "", "; others were used"
 			if n >= maxBad {
 				how = "at least "
 			}
 			if len(d.Missing) > 0 {
 				used = ""
 			}
-			fmt.Fprintf(r.stdout, "  %s%d bad copies were met%s\n", how, n, used)
+			fmt.Fprintf(r.stdout, "  bad copies met: %s%d%s\n", how, n, used)
 		}
 		r.gaps("was not readable when it was backed up", d.SourceGaps)
 		r.gaps("MISSING", d.Missing)
@@ -414,7 +416,26 @@ func (r *rescue) gaps(what string, gaps []format.Gap) {
 	}
 }
 
-func (r *rescue) warn(f embassy.Finding) { r.say("warning: %s", f) }
+// warn shows a finding, if it is one of the first.
+func (r *rescue) warn(f embassy.Finding) {
+	r.mu.Lock()
+	r.warnings++
+	n := r.warnings
+	r.mu.Unlock()
+	if n <= maxShown {
+		r.say("warning: %s", f)
+	}
+}
+
+// more says how many findings were not shown.
+func (r *rescue) more() {
+	r.mu.Lock()
+	n := r.warnings - maxShown
+	r.mu.Unlock()
+	if n > 0 {
+		r.say("warning: and %d more like these", n)
+	}
+}
 
 func (r *rescue) say(format string, args ...any) {
 	r.mu.Lock()

@@ -246,7 +246,7 @@ func TestRescueTwoTargetsOneDamaged(t *testing.T) {
 		t.Fatalf("exit code %d\n%s\n%s", code, out, errs)
 	}
 	n.holds(t, to, "population")
-	if !strings.Contains(errs, "target dir:"+broken+": ") || !strings.Contains(errs, "/pack/") || !strings.Contains(out, "bad copies were met") {
+	if !strings.Contains(errs, "target dir:"+broken+": pack ") || !strings.Contains(out, "; others were used") {
 		t.Errorf("the bad copies are not named:\n%s\n%s", out, errs)
 	}
 }
@@ -271,7 +271,7 @@ func TestRescueResumes(t *testing.T) {
 	to := t.TempDir()
 	args := []string{"--kit", n.kit, "--passphrase-file", n.phrase, "--to", to}
 	code, out, errs := rescued(t, append(args, "--from", "dir:"+broken, "--at", n.first.UTC().Format(time.RFC3339Nano), "land")...)
-	if code != 1 || !strings.Contains(out, "bad copies were met\n") || strings.Contains(out, "others used") {
+	if code != 1 || !strings.Contains(out, "bad copies met: ") || strings.Contains(out, "others were used") {
 		t.Fatalf("exit code %d\n%s\n%s", code, out, errs)
 	}
 	args = append(args, "--from", "dir:"+n.vaults[1])

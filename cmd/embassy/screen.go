@@ -23,7 +23,7 @@ const (
 	plainEvery  = 10 * time.Second // between two progress lines without a terminal
 	rateWindow  = 10 * time.Second // that a rate is measured over
 	rateFloor   = 3 * time.Second  // below which a rate says nothing
-	warningsMax = 50               // shown of one run; the report has the counts
+	warningsMax = 20               // shown of one run; the report has the counts
 )
 
 // screen shows the progress of a run and what a person should know of it
@@ -175,7 +175,7 @@ func (s *screen) describe(p embassy.Progress) []string {
 	if p.Dataset != "" {
 		words = append(words, p.Dataset)
 	}
-	line := strings.Join(words, " ") + "  " + ofTotal(count(p.Files), count(p.FilesTotal), p.FilesTotal) + " files  " +
+	line := strings.Join(words, " ") + "  " + ofTotal(count(p.Files), count(p.FilesTotal), p.FilesTotal) + " " + p.Unit() + "  " +
 		ofTotal(size(p.Bytes), size(p.BytesTotal), p.BytesTotal)
 	speed := rate(p.Bytes, first.Bytes)
 	if p.BytesTotal > 0 {

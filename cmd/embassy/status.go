@@ -174,7 +174,7 @@ func printFaults(out io.Writer, faults []embassy.Fault) error {
 	for _, f := range faults {
 		g := group{f.Target, f.Kind}
 		if seen[g]++; seen[g] <= faultsShown {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Kind, dash(f.Target), moment(f.First), dash(shortName(f.Object)), printable(f.Text))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Kind, dash(f.Target), moment(f.First), dash(title(f.Object)), printable(f.Text))
 		}
 	}
 	for _, f := range faults {

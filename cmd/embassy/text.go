@@ -1,6 +1,7 @@
 package main
 
 import (
+	"embassy/embassy"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -134,21 +135,5 @@ func dash(s string) string {
 	return s
 }
 
-// shortName is an object's name on a target as people speak of it: its kind and
-// the start of its hash. --json has the whole name.
-func shortName(name string) string {
-	parts := strings.Split(name, "/")
-	last := parts[len(parts)-1]
-	switch {
-	case len(parts) == 3 && parts[1] == "charter":
-		return "charter " + strings.TrimLeft(last[:strings.IndexByte(last+"-", '-')], "0")
-	case len(parts) == 6 && parts[3] == "ledger" && len(last) > 17:
-		seq, err := strconv.ParseUint(last[:16], 16, 64)
-		if err == nil {
-			return fmt.Sprintf("entry %d of chain %.8s", seq, parts[4])
-		}
-	case len(parts) >= 5 && len(last) == 64:
-		return parts[3] + " " + last[:12]
-	}
-	return printable(name)
-}
+// title is what people call an object. --json has the whole name.
+func title(object string) string { return printable(embassy.Title(object)) }

@@ -122,7 +122,7 @@ func printVerify(out io.Writer, r embassy.VerifyReport) error {
 			if b.Repaired {
 				end = ", mended"
 			}
-			fmt.Fprintf(out, "%s: %s: %s: %s%s\n", t.Target, b.Kind, shortName(b.Object), oneLine(b.Err), end)
+			fmt.Fprintf(out, "%s: %s: %s: %s%s\n", t.Target, b.Kind, title(b.Object), oneLine(b.Err), end)
 		}
 		printSome(out, t.Target+": cannot be restored from it alone: ", t.Harmed)
 	}
@@ -135,7 +135,7 @@ func printVerify(out io.Writer, r embassy.VerifyReport) error {
 		if l.Seq > 0 {
 			by = fmt.Sprintf(", of entry %d of chain %s", l.Seq, l.Chain)
 		}
-		fmt.Fprintf(out, "LOST on every target: %s%s\n", shortName(l.Object), by)
+		fmt.Fprintf(out, "LOST on every target: %s%s\n", title(l.Object), by)
 		printSome(out, "  used by ", l.Hits)
 	}
 	_, err := fmt.Fprintf(out, "result: %s (exit code %d), in %s\n", verifyVerdict(r), r.Exit, length(r.Elapsed))
