@@ -39,7 +39,7 @@ func moveAside(dir string, now time.Time) (to string, err error) {
 	if _, err := os.Stat(store); err != nil {
 		return "", err
 	}
-	l, err := acquire(dir, 0, func() time.Time { return now })
+	l, err := acquire(dir, 0, nil, func() time.Time { return now })
 	if err != nil {
 		return "", err
 	}

@@ -69,6 +69,7 @@ const (
 // Options configures a Catalog. The zero value is useful.
 type Options struct {
 	LockWait time.Duration    // how long Open waits for another process to close the catalog
+	Waits    func(who string) // is told once, when Open has to wait for that process; nil: nobody is
 	Logger   *slog.Logger     // gets what Badger says, at debug level; nil: nobody
 	Now      func() time.Time // nil: time.Now
 
@@ -129,7 +130,7 @@ func open(dir string, opts Options) (_ *Catalog, err error) {
 	if err := c.room(0); err != nil {
 		return nil, err
 	}
-	if c.lock, err = acquire(dir, opts.LockWait, opts.Now); err != nil {
+	if c.lock, err = acquire(dir, opts.LockWait, opts.Waits, opts.Now); err != nil {
 		return nil, err
 	}
 	defer func() {

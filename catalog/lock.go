@@ -18,10 +18,12 @@ type lock struct {
 	file *os.File
 }
 
-// acquire tries for that long. The error wraps ErrLocked.
-func acquire(dir string, wait time.Duration, now func() time.Time) (*lock, error) {
+// acquire tries for that long, and says for whom it waits if that takes more
+// than a moment; waits may be nil. The error wraps ErrLocked.
+func acquire(dir string, wait time.Duration, waits func(who string), now func() time.Time) (*lock, error) {
 	deadline := time.Now().Add(wait)
-	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+	const longest = 500 * time.Millisecond
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, longest) {
 		l, holder, err := try(dir, now)
 		if l != nil || err != nil {
 			return l, err
@@ -29,6 +31,10 @@ func acquire(dir string, wait time.Duration, now func() time.Time) (*lock, error
 		left := time.Until(deadline)
 		if left <= 0 {
 			return nil, fmt.Errorf("%w by %s: wait until it is done, or stop it", ErrLocked, holder)
+		}
+		if pause == longest && waits != nil {
+			waits(holder)
+			waits = nil
 		}
 		time.Sleep(min(pause, left))
 	}

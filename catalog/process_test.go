@@ -278,11 +278,20 @@ func TestLockWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, wait := range []time.Duration{0, 25 * time.Millisecond, 10 * time.Second} {
 			began := time.Now()
-			_, err := catalog.Open(dir, catalog.Options{LockWait: wait})
+			var told []string
+			_, err := catalog.Open(dir, catalog.Options{LockWait: wait, Waits: func(who string) { told = append(told, who) }})
 			if !errors.Is(err, catalog.ErrLocked) {
 				t.Fatal(err)
 			}
 			equal(t, time.Since(began), wait)
+			if long := wait > time.Second; long && len(told) != 1 || !long && len(told) != 0 {
+				t.Errorf("waiting %v, it was told %q", wait, told)
+			}
+			for _, who := range told {
+				if !strings.Contains(who, fmt.Sprintf("process %d ", os.Getpid())) {
+					t.Errorf("waits for %q", who)
+				}
+			}
 		}
 	})
 }

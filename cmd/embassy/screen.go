@@ -84,6 +84,15 @@ func (s *screen) warn(f embassy.Finding) {
 	}
 }
 
+// waits says that the catalog is in use.
+func (s *screen) waits(who string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wanted {
+		s.printf("waiting up to %s for the catalog, in use by %s\n", lockWait, who)
+	}
+}
+
 // warned reports whether anything was shown by warn.
 func (s *screen) warned() bool {
 	s.mu.Lock()

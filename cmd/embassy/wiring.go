@@ -168,7 +168,7 @@ func (s *site) openCatalog() error {
 }
 
 func (s *site) openOrReplace(dir string) (*catalog.Catalog, error) {
-	options := catalog.Options{LockWait: lockWait, Logger: s.log}
+	options := catalog.Options{LockWait: lockWait, Waits: s.screen.waits, Logger: s.log}
 	c, err := catalog.Open(dir, options)
 	why := "was damaged"
 	switch {
