@@ -27,13 +27,15 @@ type cachedFile struct {
 	Inode   uint64          `cbor:"5,keyasint"`
 	Content format.Content  `cbor:"6,keyasint"`
 	Packs   []PackNum       `cbor:"7,keyasint"` // that hold all of its chunks
+	Xattrs  []format.Xattr  `cbor:"8,keyasint,omitempty"`
+	Holes   []uint64        `cbor:"9,keyasint,omitempty"`
 
 	wants []chunk.ID // chunks whose packs are not known yet
 }
 
 func statOf(fi fs.FileInfo) cachedFile {
 	st := sysStat(fi)
-	return cachedFile{Name: cbor.ByteString(fi.Name()), Size: fi.Size(), Mtime: fi.ModTime().UnixNano(), Ctime: st.ctime, Inode: st.inode}
+	return cachedFile{Name: cbor.ByteString(fi.Name()), Size: fi.Size(), Mtime: fi.ModTime().UnixNano(), Ctime: st.ctime, Inode: st.file.inode}
 }
 
 func (f *cachedFile) sameStat(o cachedFile) bool {
@@ -45,7 +47,10 @@ func (f *cachedFile) sameStat(o cachedFile) bool {
 type cachedPart struct {
 	Files []cachedFile `cbor:"1,keyasint"`
 	Last  bool         `cbor:"2,keyasint"`
+	Shape int          `cbor:"3,keyasint"` // of the record; one of another shape is no record
 }
+
+const cacheShape = 1
 
 func partKey(path string, part int) string {
 	if part == 0 {
@@ -109,8 +114,8 @@ func (d *dirCursor) load() {
 		d.cache.log.Warn("read file cache", "err", err)
 	}
 	d.next++
-	if !ok || cbor.Unmarshal(raw, &d.part) != nil {
-		d.part = cachedPart{Last: true} // a record of another shape is no record
+	if !ok || cbor.Unmarshal(raw, &d.part) != nil || d.part.Shape != cacheShape {
+		d.part = cachedPart{Last: true}
 		d.same = false
 	}
 }
@@ -187,7 +192,7 @@ func (r *dirRecord) close(was *dirCursor) {
 
 func (r *dirRecord) flush(last bool) {
 	c := r.cache
-	r.part.Last = last
+	r.part.Last, r.part.Shape = last, cacheShape
 	c.waiting = append(c.waiting, waitingPart{partKey(r.path, r.next), r.part})
 	c.files += len(r.part.Files)
 	r.next, r.part = r.next+1, cachedPart{}

@@ -40,8 +40,10 @@ type RestoreOptions struct {
 	Overwrite bool                // accept a folder that is not empty, and replace files in it
 	Fastest   bool                // all tiers share the load
 	FoldNames bool                // take names that differ in case only for the same, as some systems do
-	Setuid    bool                // keep setuid and setgid bits of files
-	Owners    bool                // set owners, which only a superuser may
+	// Privileged restores what lends rights as well: setuid and setgid bits of
+	// files, devices, and attributes such as file capabilities.
+	Privileged bool
+	Owners     bool // set owners, which only a superuser may
 }
 
 // Restore writes the snapshots below To, each as
@@ -68,7 +70,7 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	if err := writeMarker(to, marker(o.Snapshots)); err != nil {
 		return report, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
-	dest := destination{root: to, fresh: fresh, fold: folding(to, o.FoldNames)}
+	dest := destination{root: to, fresh: fresh, bare: fresh && !inherits(to), fold: folding(to, o.FoldNames)}
 	report.Datasets = make([]DatasetRestore, len(o.Snapshots))
 	var broken []string
 	var fatal error
@@ -122,6 +124,7 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 type destination struct {
 	root  *os.Root
 	fresh bool                // nothing was there
+	bare  bool                // nothing gets an attribute by itself
 	fold  func(string) string // names with one result are the same to the system; nil: if equal
 }
 

@@ -120,7 +120,7 @@ func TestRestore(t *testing.T) {
 	}
 	// And with the bits asked for.
 	to = t.TempDir()
-	if _, err := r.restore(&f, embassy.RestoreOptions{To: to, Setuid: true}, "pop"); err != nil {
+	if _, err := r.restore(&f, embassy.RestoreOptions{To: to, Privileged: true}, "pop"); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Lstat(filepath.Join(to, "pop/srv/pop/setuid"))

@@ -1,14 +1,17 @@
 package embassy
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path"
 	"runtime"
+	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,13 +26,6 @@ import (
 // maxHandles bounds the files that stay open between two writes.
 const maxHandles = 200
 
-// unset counts what may not be set on restored names, by kind.
-type unset struct {
-	count int
-	path  string // the first
-	err   error
-}
-
 // restoredFile is a regular file on its way.
 type restoredFile struct {
 	dir  *folder
@@ -37,7 +33,10 @@ type restoredFile struct {
 	src  string
 	size uint64
 	meta meta
-	left atomic.Int64 // jobs not done, and one until its last part is planned
+	// holes are where zeros need not be written.
+	holes []uint64
+	hard  bool         // it has other names in the snapshot
+	left  atomic.Int64 // jobs not done, and one until its last part is planned
 
 	mu       sync.Mutex
 	seen     bool // examined
@@ -48,7 +47,7 @@ type restoredFile struct {
 }
 
 func newRestoredFile(dir *folder, n *format.Node, src string) *restoredFile {
-	f := &restoredFile{dir: dir, name: string(n.Name), src: src, size: n.Content.Size, meta: metaOf(n)}
+	f := &restoredFile{dir: dir, name: string(n.Name), src: src, size: n.Content.Size, meta: metaOf(n), holes: n.Holes, hard: n.Hard != 0}
 	f.left.Store(1)
 	return f
 }
@@ -102,78 +101,10 @@ func (w *restorer) mkdir(f *folder) {
 	}
 }
 
-// finishDir sets what belongs to a folder; its files are all there.
-func (w *restorer) finishDir(f *folder) {
-	if f.err != nil {
-		return
-	}
-	if f.parent != nil {
-		name := w.path(f)
-		m := fileMode(f.meta.mode, true)
-		if w.o.Owners {
-			w.note("owner", f.src, w.to.Lchown(name, int(f.meta.uid), int(f.meta.gid)))
-		}
-		w.note("mode", f.src, w.to.Chmod(name, m))
-		w.note("time", f.src, w.to.Chtimes(name, time.Time{}, f.meta.time()))
-	}
-	if err := syncFolder(w.to, w.path(f)); err != nil {
-		w.missing(cmp.Or(f.src, "/"), "may not be durable: "+err.Error())
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if f.parent != nil {
-		w.d.Dirs++
-	}
-}
-
-func (m meta) time() time.Time { return time.Unix(m.sec, int64(m.nsec)) }
-
-// fileMode translates the mode of a node. Setgid on a folder lends no one's
-// rights to anybody, so it stays; on files setuid and setgid are kept on
-// request.
-func fileMode(mode uint32, setid bool) fs.FileMode {
-	m := fs.FileMode(mode & 0o777)
-	if mode&0o1000 != 0 {
-		m |= fs.ModeSticky
-	}
-	if setid && mode&0o4000 != 0 {
-		m |= fs.ModeSetuid
-	}
-	if setid && mode&0o2000 != 0 {
-		m |= fs.ModeSetgid
-	}
-	return m
-}
-
-// note counts what could not be set.
-func (w *restorer) note(kind, src string, err error) {
-	if err == nil {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	u := w.unset[kind]
-	if u == nil {
-		u = &unset{path: src, err: err}
-		w.unset[kind] = u
-	}
-	u.count++
-}
-
-// tellUnset reports what could not be set, once per kind.
-func (w *restorer) tellUnset() {
-	for _, kind := range []string{"owner", "mode", "time"} {
-		if u := w.unset[kind]; u != nil {
-			w.r.view.warn(Finding{Object: "dataset " + w.d.Dataset,
-				Err: fmt.Errorf("the %s of %d names could not be set, first of %s: %w", kind, u.count, u.path, u.err)})
-		}
-	}
-}
-
 // examine looks at what is there under the name of a part's file and returns
 // the jobs that are still to be done: none of a chunk that is there and right.
 // What cannot become the file is removed, unless it is a folder; so is what has
-// another hard link, for that may be outside To.
+// another hard link, for that may be outside To, unless it is all there.
 func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opener) []job {
 	f := p.file
 	f.mu.Lock()
@@ -182,18 +113,22 @@ func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opene
 	if f.err != nil || f.dir.err != nil {
 		return nil
 	}
+	shared := false // with a name that may be outside To
 	if !f.seen {
 		f.seen = true
 		info, err := w.to.Lstat(name)
+		fits := err == nil && info.Mode().IsRegular() && uint64(info.Size()) == f.size
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			f.err = err
 		case info.IsDir():
 			f.err = errors.New("a folder of that name is in the way")
-		case info.Mode().IsRegular() && uint64(info.Size()) == f.size && oneName(w.to, name, info):
+		case fits && oneName(w.to, name, info):
 			f.existing = true
 			f.err = w.to.Chmod(name, 0o600)
+		case fits && f.hard && p.last: // it is whole in this part
+			f.existing, shared = true, true
 		default:
 			f.err = w.to.Remove(name)
 		}
@@ -209,6 +144,12 @@ func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opene
 	wrong := w.wrong(ctx, in, jobs, o)
 	if err := in.Close(); err != nil {
 		f.err = err
+	}
+	if shared && len(wrong) > 0 && f.err == nil {
+		f.existing = false
+		if f.err = w.to.Remove(name); ctx.Err() == nil {
+			return jobs
+		}
 	}
 	return wrong
 }
@@ -298,8 +239,10 @@ func (h *hand) write(f *restoredFile, data []byte, at uint64) error {
 		return nil
 	}
 	err := h.open(f)
-	if err == nil {
-		_, err = f.handle.WriteAt(data, int64(at))
+	for from, piece := range f.solid(data, at) {
+		if err == nil {
+			_, err = f.handle.WriteAt(piece, int64(from))
+		}
 	}
 	if err == nil && f.left.Load() > 1 {
 		h.w.mu.Lock()
@@ -336,7 +279,7 @@ func (h *hand) open(f *restoredFile) error {
 	h.w.mu.Lock()
 	h.w.handles++
 	h.w.mu.Unlock()
-	if fresh && f.size > chunk.MinSize {
+	if fresh && (f.size > chunk.MinSize || len(f.holes) > 0) {
 		return file.Truncate(int64(f.size))
 	}
 	return nil
@@ -368,7 +311,10 @@ func (h *hand) done(f *restoredFile) error {
 		f.err = h.open(f)
 	}
 	if f.err == nil {
-		f.err = h.finish(f)
+		var dir *os.Root
+		if dir, f.err = h.in(f.dir); f.err == nil {
+			h.w.dress(dir, f.name, f.src, f.meta, format.File, f.handle)
+		}
 	}
 	if f.err == nil && f.handle != nil {
 		f.err = syncFile(f.handle)
@@ -406,65 +352,28 @@ func (h *hand) done(f *restoredFile) error {
 	return fatalWrite(f.err)
 }
 
-// finish sets owner and mode. f.mu is held.
-func (h *hand) finish(f *restoredFile) error {
-	dir, err := h.in(f.dir)
-	if err != nil {
-		return err
+// solid gives the pieces of data, which belongs at an offset, that must be
+// written, and their offsets: all but the zeros of holes, in a file that this
+// run made.
+func (f *restoredFile) solid(data []byte, at uint64) iter.Seq2[uint64, []byte] {
+	return func(yield func(uint64, []byte) bool) {
+		holes, from, end := f.holes, at, at+uint64(len(data))
+		if f.existing {
+			holes = nil
+		}
+		first := sort.Search(len(holes)/2, func(i int) bool { return holes[2*i]+holes[2*i+1] > at })
+		for i := 2 * first; i < len(holes) && holes[i] < end; i += 2 {
+			a, b := max(holes[i], at), min(holes[i]+holes[i+1], end)
+			if len(bytes.TrimLeft(data[a-at:b-at], "\x00")) > 0 {
+				continue // no hole, whatever the node says
+			}
+			if a > from && !yield(from, data[from-at:a-at]) {
+				return
+			}
+			from = b
+		}
+		if from < end {
+			yield(from, data[from-at:])
+		}
 	}
-	if h.w.o.Owners {
-		h.w.note("owner", f.src, dir.Lchown(f.name, int(f.meta.uid), int(f.meta.gid)))
-	}
-	mode := fileMode(f.meta.mode, h.w.o.Setuid)
-	if f.handle != nil {
-		err = f.handle.Chmod(mode)
-	} else {
-		err = dir.Chmod(f.name, mode)
-	}
-	h.w.note("mode", f.src, err)
-	return nil
-}
-
-// symlink makes a symbolic link, as the last of its window. It returns what
-// would fail every other name too.
-func (h *hand) symlink(l link) error {
-	src := l.dir.src + "/" + l.name
-	err := l.dir.err
-	var dir *os.Root
-	if err == nil {
-		dir, err = h.in(l.dir)
-	}
-	if err == nil {
-		err = h.w.vacate(dir, l.name)
-	}
-	if err == nil {
-		err = dir.Symlink(l.target, l.name)
-	}
-	if err != nil {
-		h.w.missing(src, err.Error())
-		return fatalWrite(err)
-	}
-	if h.w.o.Owners {
-		h.w.note("owner", src, dir.Lchown(l.name, int(l.meta.uid), int(l.meta.gid)))
-	}
-	h.w.note("time", src, setLinkTime(dir, l.name, l.meta.time()))
-	return nil
-}
-
-// vacate removes what is in the way of a link, unless it is a folder.
-func (w *restorer) vacate(dir *os.Root, name string) error {
-	if w.fresh {
-		return nil
-	}
-	info, err := dir.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil && info.IsDir() {
-		return errors.New("a folder of that name is in the way")
-	}
-	if err == nil {
-		err = dir.Remove(name)
-	}
-	return err
 }

@@ -26,7 +26,7 @@ const (
 type window struct {
 	dirs   []*folder  // to be made, parents first
 	parts  []filePart // in the order of the tree
-	links  []link
+	lates  []late
 	closed []*folder // in which nothing more comes after this window, children first
 	items  int
 	bytes  uint64
@@ -42,30 +42,12 @@ type folder struct {
 	names  map[string]bool // folded, of what is in it; while it is walked
 }
 
-// meta is what is set on a restored name.
-type meta struct {
-	mode     uint32
-	uid, gid uint32
-	sec      int64
-	nsec     uint32
-}
-
-func metaOf(n *format.Node) meta { return meta{n.Mode, n.UID, n.GID, n.Sec, n.Nsec} }
-
 // filePart is what one window holds of a file.
 type filePart struct {
 	file *restoredFile
 	at   uint64 // offset of the first chunk
 	ids  []chunk.ID
 	last bool
-}
-
-// link is a symbolic link to be made.
-type link struct {
-	dir    *folder
-	name   string
-	target string
-	meta   meta
 }
 
 // selection says what of a snapshot is asked for.
@@ -116,7 +98,8 @@ type walker struct {
 	choice *selection
 	emit   func(context.Context, *window) error // owns the window
 	lost   func(src, reason string)
-	fold   func(string) string // see destination
+	fold   func(string) string  // see destination
+	first  map[uint64]firstName // by the number that names of one file share
 	w      *window
 	err    error // of emit, or errTooMuch
 }
@@ -219,7 +202,6 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src stri
 		below := &folder{parent: dir, src: src, meta: metaOf(n)}
 		if take {
 			k.place(below)
-			k.extras(n, src)
 		}
 		var err error
 		if enter {
@@ -235,16 +217,11 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src stri
 	}
 	k.place(dir)
 	k.w.items += 1 + (len(src)+len(n.Link))/longPath
-	switch n.Type {
-	case format.File:
-		k.extras(n, src)
+	first := k.another(n, src)
+	if n.Type == format.File && first == "" {
 		return k.file(ctx, n, dir, src)
-	case format.Symlink:
-		k.extras(n, src)
-		k.w.links = append(k.w.links, link{dir, string(n.Name), string(n.Link), metaOf(n)})
-	default:
-		k.lost(src, kindName(n.Type)+": this version restores regular files, folders and symbolic links")
 	}
+	k.w.lates = append(k.w.lates, late{dir, string(n.Name), n.Type, string(n.Link), n.Rdev, metaOf(n), first})
 	return nil
 }
 
@@ -258,28 +235,6 @@ func (f *folder) claim(folded string) bool {
 	}
 	f.names[folded] = true
 	return true
-}
-
-func kindName(t format.NodeType) string {
-	switch t {
-	case format.FIFO:
-		return "named pipe"
-	case format.Socket:
-		return "socket"
-	case format.CharDevice:
-		return "character device"
-	}
-	return "block device"
-}
-
-// extras reports what is stored of a name and not restored.
-func (k *walker) extras(n *format.Node, src string) {
-	if len(n.Xattrs) > 0 {
-		k.lost(src, fmt.Sprintf("%d extended attributes are not restored", len(n.Xattrs)))
-	}
-	if n.Hard != 0 {
-		k.lost(src, "restored as a file of its own, not as a hard link")
-	}
 }
 
 // file puts the parts of a file into windows.

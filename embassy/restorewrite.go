@@ -54,6 +54,7 @@ type restorer struct {
 	r      *reading
 	o      RestoreOptions
 	fresh  bool                // see destination
+	bare   bool                // no name gets an attribute by itself
 	fold   func(string) string // see destination
 	meter  *meter
 	memory *semaphore.Weighted
@@ -71,7 +72,7 @@ type restorer struct {
 
 func newRestorer(to destination, r *reading, o RestoreOptions, m *meter, d *DatasetRestore) *restorer {
 	return &restorer{
-		to: to.root, fresh: to.fresh, fold: to.fold, base: d.Dataset, r: r, o: o, meter: m, d: d,
+		to: to.root, fresh: to.fresh, bare: to.bare, fold: to.fold, base: d.Dataset, r: r, o: o, meter: m, d: d,
 		memory: semaphore.NewWeighted(packMemory), unset: map[string]*unset{},
 	}
 }
@@ -119,7 +120,7 @@ func (w *restorer) run(ctx context.Context, chosen *selection) error {
 	return g.Wait()
 }
 
-// window writes one window. Folders come first, links after the files, and
+// window writes one window. Folders come first, late names after the files, and
 // what is set on a folder when nothing more comes into it.
 func (w *restorer) window(ctx context.Context, win *window) error {
 	h := w.newHand()
@@ -134,8 +135,8 @@ func (w *restorer) window(ctx context.Context, win *window) error {
 	if err := w.fetch(ctx, h, jobs); err != nil {
 		return err
 	}
-	for _, l := range win.links {
-		if err := h.symlink(l); err != nil {
+	for _, l := range win.lates {
+		if err := h.make(l); err != nil {
 			return err
 		}
 	}

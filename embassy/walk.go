@@ -3,8 +3,6 @@ package embassy
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -26,10 +24,15 @@ const filesAhead = 256
 // sysInfo is what a file system says of a file beyond fs.FileInfo.
 type sysInfo struct {
 	uid, gid uint32
-	inode    uint64
+	file     fileID
+	names    uint64 // hard links
+	held     int64  // bytes that it takes on its disk
 	rdev     uint64
 	ctime    int64 // nanoseconds
 }
+
+// fileID tells files of one machine apart.
+type fileID struct{ dev, inode uint64 }
 
 // counts is what a walk saw.
 type counts struct {
@@ -54,6 +57,7 @@ type walk struct {
 	keeper   *keeper // for tree chunks
 	names    *names
 	counts   counts
+	links    links
 	progress func(c *counts)
 	dry      bool // read nothing, store nothing
 }
@@ -110,7 +114,7 @@ func gapOf(path string, err error) format.Gap {
 func (w *walk) tree(path string, b *branch) (format.Content, error) {
 	if b.source {
 		w.counts.sourcesFound++
-		return w.dir(path)
+		return w.dir(path, path)
 	}
 	t := format.NewTreeBuilder(w.putTree)
 	for _, name := range sortedKeys(b.below) {
@@ -124,9 +128,15 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 			}
 			continue
 		}
+		real, err := filepath.EvalSymlinks(child)
+		if err != nil {
+			w.gap(child, err)
+			continue
+		}
 		n := w.node(name, fi)
 		switch {
 		case fi.IsDir():
+			n.Xattrs = w.attributes(real, child)
 			c, err := w.tree(child, sub)
 			if err != nil {
 				return format.Content{}, err
@@ -140,12 +150,7 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 			}
 		case sub.source && fi.Mode().IsRegular():
 			w.counts.sourcesFound++
-			real, err := filepath.EvalSymlinks(child)
-			if err != nil {
-				w.gap(child, err)
-				continue
-			}
-			f, err := w.content(real, fi)
+			f, err := w.content(real, child, fi)
 			if err != nil {
 				return format.Content{}, err
 			}
@@ -204,13 +209,19 @@ type waitingNode struct {
 	file *fileContent // nil: the node is complete
 }
 
-// dir builds the node list of a source folder.
-func (w *walk) dir(path string) (format.Content, error) {
+// dir builds the node list of the source folder path, which is opened as at.
+func (w *walk) dir(path, at string) (format.Content, error) {
 	if err := w.ctx.Err(); err != nil {
 		return format.Content{}, err
 	}
 	t := format.NewTreeBuilder(w.putTree)
-	entries, err := os.ReadDir(path)
+	at, done, err := shorten(at)
+	if err != nil {
+		w.gap(path, err)
+		return t.Finish()
+	}
+	defer done()
+	entries, err := os.ReadDir(at)
 	if err != nil {
 		w.gap(path, err)
 	}
@@ -235,30 +246,34 @@ func (w *walk) dir(path string) (format.Content, error) {
 		return nil
 	}
 	for _, e := range entries {
-		child := filepath.Join(path, e.Name())
+		child, real := filepath.Join(path, e.Name()), filepath.Join(at, e.Name())
 		if w.excluded(child, e.IsDir()) {
 			continue
 		}
-		fi, err := os.Lstat(child)
+		fi, err := os.Lstat(real)
 		if err != nil {
 			w.gap(child, err)
 			continue
 		}
 		wn := waitingNode{path: child, node: w.node(e.Name(), fi)}
-		switch wn.node.Type {
-		case format.File:
-			if wn.file, err = w.recall(child, fi, known); err != nil {
+		if wn.node.Type == format.File {
+			if wn.file, err = w.recall(real, child, fi, known); err != nil {
 				return format.Content{}, err
 			}
+		} else {
+			wn.node.Xattrs = w.attributes(real, child)
+		}
+		switch wn.node.Type {
+		case format.File:
 		case format.Dir:
-			c, err := w.dir(child)
+			c, err := w.dir(child, real)
 			if err != nil {
 				return format.Content{}, err
 			}
 			w.counts.dirs++
 			wn.node.Content = &c
 		case format.Symlink:
-			link, err := os.Readlink(child)
+			link, err := os.Readlink(real)
 			if err != nil {
 				w.gap(child, err)
 				continue
@@ -282,109 +297,6 @@ func (w *walk) dir(path string) (format.Content, error) {
 	return t.Finish()
 }
 
-// fileContent is the content of a file: remembered, or on its way.
-type fileContent struct {
-	stat    cachedFile
-	same    bool
-	pending *pendingFile
-	after   func() (fs.FileInfo, error)
-}
-
-// recall returns the content of an unchanged file from the file cache, and
-// reads every other one.
-func (w *walk) recall(path string, fi fs.FileInfo, known *dirCursor) (*fileContent, error) {
-	now := statOf(fi)
-	if k := known.find(fi.Name()); k != nil {
-		if k.sameStat(now) && w.cache.alive(k.Packs) {
-			return &fileContent{stat: *k, same: true}, nil
-		}
-		w.counts.changed++
-	} else {
-		w.counts.fresh++
-	}
-	return w.content(path, fi)
-}
-
-// content starts to read a file.
-func (w *walk) content(path string, fi fs.FileInfo) (*fileContent, error) {
-	c := &fileContent{stat: statOf(fi)}
-	if w.dry {
-		return c, nil
-	}
-	c.pending = &pendingFile{hint: fi.Size(), open: func() (io.ReadCloser, error) {
-		f, err := openFile(path)
-		if err != nil {
-			return nil, sourceError{err}
-		}
-		return sourceReader{f}, nil
-	}}
-	c.after = func() (fs.FileInfo, error) { return os.Lstat(path) }
-	return c, w.store.submit(w.ctx, c.pending)
-}
-
-// finish completes the node of a file; false: the file gave no content, and
-// is named as a gap.
-func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRecord) (bool, error) {
-	w.counts.files++
-	if f.same {
-		w.counts.same++
-		w.cache.use(f.stat.Packs)
-		n.Content = &f.stat.Content
-	} else if w.dry {
-		n.Content = &format.Content{Size: uint64(f.stat.Size)}
-		w.counts.read += uint64(f.stat.Size)
-	} else {
-		<-f.pending.done
-		if err := f.pending.err; err != nil {
-			var se sourceError
-			if errors.As(err, &se) {
-				w.counts.files--
-				w.gap(path, se.error)
-				return false, nil
-			}
-			return false, fmt.Errorf("store %s: %w", path, err)
-		}
-		var lists []chunk.ID
-		c, err := format.BuildContent(f.pending.size, f.pending.ids, func(list []byte) (chunk.ID, error) {
-			id, err := w.putTree(list)
-			lists = append(lists, id)
-			return id, err
-		})
-		if err != nil {
-			return false, err
-		}
-		n.Content = &c
-		w.counts.read += c.Size
-		f.stat.Content = c
-		if err := w.unchanged(f); err != nil {
-			n.Changed = true
-			w.gap(path, err)
-			record = nil
-		}
-		if record != nil {
-			f.stat.wants = append(f.pending.ids, lists...)
-		}
-	}
-	w.counts.bytes += n.Content.Size
-	if record != nil && !w.dry {
-		record.add(f.stat, f.same)
-	}
-	w.progress(&w.counts)
-	return true, nil
-}
-
-var errChanged = errors.New("changed while it was read: the snapshot may hold a mixture")
-
-// unchanged returns an error when the file is no longer what it was before it
-// was read.
-func (w *walk) unchanged(f *fileContent) error {
-	fi, err := f.after()
-	if err != nil || !f.stat.sameStat(statOf(fi)) || f.pending.size != uint64(f.stat.Size) {
-		return errChanged
-	}
-	return nil
-}
-
 // putTree stores a tree chunk.
 func (w *walk) putTree(list []byte) (chunk.ID, error) {
 	if w.dry {
@@ -400,6 +312,9 @@ func (w *walk) node(name string, fi fs.FileInfo) format.Node {
 		Name: []byte(name), Mode: uint32(fi.Mode().Perm()), UID: st.uid, GID: st.gid,
 		User: w.names.user(st.uid), Group: w.names.group(st.gid),
 		Sec: fi.ModTime().Unix(), Nsec: uint32(fi.ModTime().Nanosecond()),
+	}
+	if st.names > 1 && !fi.IsDir() {
+		n.Hard = w.links.number(st.file)
 	}
 	for bit, mode := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
 		if fi.Mode()&bit != 0 {
@@ -450,20 +365,4 @@ func (n *names) group(id uint32) string {
 		n.groups[id] = s
 	}
 	return s
-}
-
-// sourceError is a fault of the source, not of storing.
-type sourceError struct{ error }
-
-func (e sourceError) Unwrap() error { return e.error }
-
-// sourceReader marks read errors as faults of the source.
-type sourceReader struct{ *os.File }
-
-func (r sourceReader) Read(p []byte) (int, error) {
-	n, err := r.File.Read(p)
-	if err != nil && err != io.EOF {
-		err = sourceError{err}
-	}
-	return n, err
 }

@@ -25,7 +25,7 @@ type restoreOptions struct {
 	locations                  []location
 	to                         string
 	include, exclude           []string
-	fastest, overwrite, setuid bool
+	fastest, overwrite, privileged bool
 }
 
 func restoreCommand(con *console) *cli.Command {
@@ -40,7 +40,7 @@ func restoreCommand(con *console) *cli.Command {
 			&cli.StringSliceFlag{Name: "exclude", Usage: "not what matches `PATTERN`; repeat it"},
 			&cli.BoolFlag{Name: "fastest", Usage: "let all tiers share the load"},
 			&cli.BoolFlag{Name: "overwrite", Usage: "allow a DIR that is not empty, and replace files in it"},
-			&cli.BoolFlag{Name: "setuid", Usage: "keep setuid and setgid bits"}),
+			&cli.BoolFlag{Name: "privileged", Usage: "restore what lends rights as well: setuid and setgid bits, devices, file capabilities"}),
 		Action: action(con, decodeRestore, runRestore),
 	}
 }
@@ -49,7 +49,7 @@ func decodeRestore(c *cli.Context) (o restoreOptions, err error) {
 	o = restoreOptions{
 		reader: decodeReader(c), all: c.Bool("all"), to: c.String("to"),
 		include: c.StringSlice("include"), exclude: c.StringSlice("exclude"),
-		fastest: c.Bool("fastest"), overwrite: c.Bool("overwrite"), setuid: c.Bool("setuid"),
+		fastest: c.Bool("fastest"), overwrite: c.Bool("overwrite"), privileged: c.Bool("privileged"),
 	}
 	if o.when, err = decodeWhen(c); err != nil {
 		return o, err
@@ -117,7 +117,7 @@ func runRestore(ctx context.Context, o restoreOptions, con *console) (err error)
 	}
 	report, failure := view.Restore(ctx, embassy.RestoreOptions{
 		Snapshots: picked, Paths: o.paths(), Include: o.include, Exclude: o.exclude, To: o.to,
-		Overwrite: o.overwrite, Fastest: o.fastest, Setuid: o.setuid, Owners: os.Geteuid() == 0,
+		Overwrite: o.overwrite, Fastest: o.fastest, Privileged: o.privileged, Owners: os.Geteuid() == 0,
 	})
 	s.screen.close()
 	if failure != nil && !errors.Is(failure, embassy.ErrIncomplete) {

@@ -1,0 +1,317 @@
+package embassy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/pkg/xattr"
+
+	"embassy/chunk"
+	"embassy/embassy/format"
+)
+
+const (
+	rereads       = 2         // of a file that changes while it is read
+	maxAttributes = 512 << 10 // bytes of one name's extended attributes
+	maxHoles      = 8 << 10   // of one file; of more, the largest
+)
+
+// fileContent is the content of a file: remembered, or on its way.
+type fileContent struct {
+	at      string // where it is opened
+	stat    cachedFile
+	same    bool
+	built   bool // stat is complete
+	changed error
+	pending *pendingFile
+	wants   []chunk.ID // of a file that was read
+}
+
+// recall returns the content of a file that was stored under another name of
+// its own, or is unchanged since the last backup, and reads every other one.
+func (w *walk) recall(at, path string, fi fs.FileInfo, known *dirCursor) (*fileContent, error) {
+	now := statOf(fi)
+	if k := known.find(fi.Name()); k != nil {
+		if k.sameStat(now) && w.cache.alive(k.Packs) {
+			return &fileContent{stat: *k, same: true, built: true}, nil
+		}
+		w.counts.changed++
+	} else {
+		w.counts.fresh++
+	}
+	st := sysStat(fi)
+	if f := w.links.content(st); f != nil && f.stat.sameStat(now) {
+		return f, nil
+	}
+	f, err := w.content(at, path, fi)
+	if err == nil {
+		w.links.keep(st, f)
+	}
+	return f, err
+}
+
+// content starts to read a file, which is opened as at.
+func (w *walk) content(at, path string, fi fs.FileInfo) (*fileContent, error) {
+	c := &fileContent{at: at, stat: statOf(fi)}
+	if w.dry {
+		return c, nil
+	}
+	c.stat.Xattrs = w.attributes(at, path)
+	return c, w.read(c, sysStat(fi).held)
+}
+
+// read starts to read the content, of which the disk holds so many bytes.
+func (w *walk) read(c *fileContent, held int64) error {
+	c.stat.Holes = nil
+	c.pending = &pendingFile{hint: c.stat.Size, open: func() (io.ReadCloser, error) {
+		f, err := openFile(c.at)
+		if err != nil {
+			return nil, sourceError{err}
+		}
+		if held < c.stat.Size {
+			c.stat.Holes = findHoles(f, c.stat.Size)
+			if _, err := f.Seek(0, io.SeekStart); err != nil {
+				f.Close()
+				return nil, sourceError{err}
+			}
+		}
+		return sourceReader{f}, nil
+	}}
+	return w.store.submit(w.ctx, c.pending)
+}
+
+// finish completes the node of a file; false: the file gave no content, and
+// is named as a gap.
+func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRecord) (bool, error) {
+	w.counts.files++
+	switch {
+	case f.same:
+		w.counts.same++
+		w.cache.use(f.stat.Packs)
+	case w.dry:
+		f.stat.Content.Size = uint64(f.stat.Size)
+		w.counts.read += f.stat.Content.Size
+	case !f.built:
+		err := w.build(path, f)
+		var se sourceError
+		if errors.As(err, &se) {
+			w.counts.files--
+			w.gap(path, se.error)
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("store %s: %w", path, err)
+		}
+	}
+	content := f.stat.Content // another name of it may be in another list
+	n.Content, n.Holes, n.Xattrs = &content, f.stat.Holes, f.stat.Xattrs
+	if f.changed != nil {
+		n.Changed = true
+		w.gap(path, f.changed)
+		record = nil
+	}
+	w.counts.bytes += content.Size
+	if record != nil && !w.dry {
+		line := f.stat
+		line.Name, line.wants = cbor.ByteString(n.Name), f.wants
+		record.add(line, f.same)
+	}
+	w.progress(&w.counts)
+	return true, nil
+}
+
+// build waits for the content of a file, which is read again if it changed
+// meanwhile.
+func (w *walk) build(path string, f *fileContent) error {
+	for again := 0; ; again++ {
+		<-f.pending.done
+		if f.pending.err != nil {
+			return f.pending.err
+		}
+		w.counts.read += f.pending.size
+		fi, err := os.Lstat(f.at)
+		if err == nil && f.stat.sameStat(statOf(fi)) && f.pending.size == uint64(f.stat.Size) {
+			break
+		}
+		if err != nil || !fi.Mode().IsRegular() || again == rereads {
+			f.changed = errChanged
+			break
+		}
+		f.stat = statOf(fi)
+		f.stat.Xattrs = w.attributes(f.at, path)
+		if err := w.read(f, sysStat(fi).held); err != nil {
+			return err
+		}
+	}
+	f.wants = f.pending.ids
+	c, err := format.BuildContent(f.pending.size, f.pending.ids, func(list []byte) (chunk.ID, error) {
+		id, err := w.putTree(list)
+		f.wants = append(f.wants, id)
+		return id, err
+	})
+	if err != nil {
+		return err
+	}
+	if f.pending.size != uint64(f.stat.Size) {
+		f.stat.Holes = nil
+	}
+	f.stat.Content, f.built, f.pending = c, true, nil
+	return nil
+}
+
+var errChanged = errors.New("changed while it was read: the snapshot may hold a mixture")
+
+// attributes reads the extended attributes of a name, which ACLs and
+// capabilities are.
+func (w *walk) attributes(at, path string) []format.Xattr {
+	if w.dry {
+		return nil
+	}
+	names, err := xattr.LList(at)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		w.gap(path, fmt.Errorf("extended attributes: %w", bare(err)))
+	}
+	slices.Sort(names)
+	var list []format.Xattr
+	sum := 0
+	for _, name := range names {
+		value, err := xattr.LGet(at, name)
+		if errors.Is(err, xattr.ENOATTR) {
+			continue // gone since
+		}
+		if err == nil && sum+len(name)+len(value) > maxAttributes {
+			err = fmt.Errorf("more than %d bytes of attributes", maxAttributes)
+		}
+		if err != nil {
+			w.gap(path, fmt.Errorf("extended attribute %q: %w", name, bare(err)))
+			continue
+		}
+		sum += len(name) + len(value)
+		list = append(list, format.Xattr{Name: []byte(name), Value: value})
+	}
+	return list
+}
+
+// bare is the cause alone.
+func bare(err error) error {
+	if e := (*xattr.Error)(nil); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+// findHoles returns where a file of that size has no blocks: offset, length,
+// offset, length, …, ascending. What it does not find is stored as zeros.
+func findHoles(f *os.File, size int64) []uint64 {
+	var holes []uint64
+	for at := int64(0); at < size; {
+		from, err := f.Seek(at, seekHole)
+		if err != nil || from >= size || from < at || len(holes) > 0 && from == at {
+			break
+		}
+		to, err := f.Seek(from, seekData)
+		if err != nil || to > size { // none up to the end
+			to = size
+		}
+		if to <= from {
+			break
+		}
+		holes = append(holes, uint64(from), uint64(to-from))
+		at = to
+	}
+	return largest(holes)
+}
+
+// largest returns at most maxHoles of the holes, in their order.
+func largest(holes []uint64) []uint64 {
+	if len(holes) <= 2*maxHoles {
+		return holes
+	}
+	var lengths []uint64
+	for i := 1; i < len(holes); i += 2 {
+		lengths = append(lengths, holes[i])
+	}
+	slices.Sort(lengths)
+	floor := lengths[len(lengths)-maxHoles]
+	var out []uint64
+	for i := 0; i < len(holes) && len(out) < 2*maxHoles; i += 2 {
+		if holes[i+1] >= floor {
+			out = append(out, holes[i], holes[i+1])
+		}
+	}
+	return out
+}
+
+// links knows the files of a snapshot that have several names.
+type links struct {
+	numbers map[fileID]uint64
+	taken   map[uint64]bool
+	read    map[fileID]*linked
+}
+
+// linked is a file that was read under one of its names.
+type linked struct {
+	file *fileContent
+	left uint64 // names that did not come yet
+}
+
+// number returns the same number for all names of a file, and another one for
+// every other file. It stays from one snapshot to the next.
+func (l *links) number(id fileID) uint64 {
+	if n := l.numbers[id]; n != 0 {
+		return n
+	}
+	if l.numbers == nil {
+		l.numbers, l.taken, l.read = map[fileID]uint64{}, map[uint64]bool{}, map[fileID]*linked{}
+	}
+	h := fnv.New64a()
+	h.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, id.dev), id.inode))
+	n := h.Sum64()
+	for n == 0 || l.taken[n] {
+		n++
+	}
+	l.numbers[id], l.taken[n] = n, true
+	return n
+}
+
+// content returns what was read of the file under another name, or nil.
+func (l *links) content(st sysInfo) *fileContent {
+	r := l.read[st.file]
+	if st.names < 2 || r == nil {
+		return nil
+	}
+	if r.left--; r.left == 0 {
+		delete(l.read, st.file)
+	}
+	return r.file
+}
+
+// keep remembers a file that has other names.
+func (l *links) keep(st sysInfo, f *fileContent) {
+	if st.names > 1 {
+		l.read[st.file] = &linked{f, st.names - 1}
+	}
+}
+
+// sourceError is a fault of the source, not of storing.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
+
+// sourceReader marks read errors as faults of the source.
+type sourceReader struct{ *os.File }
+
+func (r sourceReader) Read(p []byte) (int, error) {
+	n, err := r.File.Read(p)
+	if err != nil && err != io.EOF {
+		err = sourceError{err}
+	}
+	return n, err
+}
