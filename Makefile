@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo cross $(CROSS) tools rsync test lint fuzz clean
+.PHONY: help build demo cross $(CROSS) tools judges test lint fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,7 +39,7 @@ $(CROSS): cross-%:
 	CGO_ENABLED=0 GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) \
 	$(BUILD) -o bin/embassy-rescue-$*$(if $(filter windows-%,$*),.exe) ./cmd/embassy-rescue
 
-tools: $(TOOLS)/minio $(TOOLS)/staticcheck rsync ## install what the tests need: MinIO, staticcheck, rsync
+tools: $(TOOLS)/minio $(TOOLS)/staticcheck judges ## install what the tests need: MinIO, staticcheck, rsync, attr, acl
 
 # A tool depends on a stamp named by its version. The stamp of another version
 # is removed, so that going back installs again. staticcheck refuses code newer
@@ -62,13 +62,16 @@ $(MINIO_STAMP):
 $(STATICCHECK_STAMP):
 	@mkdir -p .tools && rm -f .tools/staticcheck-* && touch $@
 
-rsync:
-	@if command -v rsync >/dev/null; then exit 0; fi; \
+judges:
+	@need=; for p in rsync:rsync getfattr:attr getfacl:acl; do \
+		command -v $${p%%:*} >/dev/null || need="$$need $${p##*:}"; \
+	done; \
+	if [ -z "$$need" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && command -v apt-get >/dev/null; then \
-		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends rsync; \
+		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$need; \
 	else \
-		echo "rsync is missing. Run: sudo apt-get update && sudo apt-get install -y rsync" >&2; \
-		echo "On other systems, install rsync with their package manager." >&2; \
+		echo "missing:$$need. Run: sudo apt-get update && sudo apt-get install -y$$need" >&2; \
+		echo "On other systems, install them with their package manager." >&2; \
 		exit 1; \
 	fi
 

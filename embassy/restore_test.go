@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"embassy/embassy"
 	"embassy/embassy/format"
 	"embassy/targets"
+
+	"github.com/pkg/xattr"
 )
 
 // sample is a tree with small files, a large one, an empty one, an empty
@@ -91,8 +94,11 @@ func TestRestore(t *testing.T) {
 	base := filepath.Join(to, "pop")
 	compare(t, base, files)
 	d := report.Datasets[0]
-	if d.Files != 7 || d.Dirs != 5 || d.Skipped != 0 || len(d.Bad) != 0 || len(d.Missing) != 0 || len(f.list) != 0 {
-		t.Errorf("report is %+v, findings %v", d, f.list)
+	if d.Files != 7 || d.Dirs != 5 || d.Skipped != 0 || len(d.Bad) != 0 || len(d.Missing) != 0 {
+		t.Errorf("report is %+v", d)
+	}
+	if len(f.list) != 1 || !strings.Contains(f.list[0].String(), "setuid or setgid bits were left out, 1 in all, first /srv/pop/setuid") {
+		t.Errorf("findings %v", f.list)
 	}
 	if len(d.Served) != 1 || d.Served[0].Target != "t0" || d.Served[0].Bytes < 9<<20 {
 		t.Errorf("served by %+v, want the Primary alone", d.Served)
@@ -613,26 +619,100 @@ func TestRestoreLittle(t *testing.T) {
 	}
 }
 
-// TestRestoreNamesWhatItCannot names every object that this version does not
-// restore.
-func TestRestoreNamesWhatItCannot(t *testing.T) {
+// TestRestoreLeavesRights restores no device and no capability unless asked,
+// and says so once per kind.
+func TestRestoreLeavesRights(t *testing.T) {
 	r, a := newRepo(t, 1, "pop")
-	hard := a.node("hard", "h")
-	hard.Hard = 7
-	attrs := a.node("xattr", "x")
-	attrs.Xattrs = []format.Xattr{{Name: []byte("user.a"), Value: []byte("b")}}
+	able := a.node("able", "x")
+	able.Xattrs = []format.Xattr{{Name: []byte("security.capability"), Value: []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")}}
 	a.snapshot("pop", dir{
-		"fifo": format.Node{Type: format.FIFO}, "socket": format.Node{Type: format.Socket},
-		"char": format.Node{Type: format.CharDevice, Rdev: 1}, "disk": format.Node{Type: format.Device, Rdev: 1},
-		"hard": hard, "xattr": attrs, "plain": "p",
+		"fifo": format.Node{Type: format.FIFO, Mode: 0o640}, "socket": format.Node{Type: format.Socket, Mode: 0o600},
+		"char": format.Node{Type: format.CharDevice, Rdev: 1}, "disk": format.Node{Type: format.Device, Rdev: 1}, "able": able,
 	})
 	to := t.TempDir()
-	report, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, "pop")
-	if !errors.Is(err, embassy.ErrIncomplete) {
-		t.Errorf("%v, want ErrIncomplete", err)
+	var f findings
+	report, err := r.restore(&f, embassy.RestoreOptions{To: to}, "pop")
+	if err != nil {
+		t.Fatal(err, report)
 	}
-	if got := sortedGaps(report.Datasets[0].Missing); !slices.Equal(got, []string{"/char", "/disk", "/fifo", "/hard", "/socket", "/xattr"}) {
-		t.Errorf("named are %q", got)
+	for _, want := range []string{"devices were left out, 2 in all, first /char:", "attributes were left out, 1 in all, first /able:"} {
+		if !slices.ContainsFunc(f.list, func(f embassy.Finding) bool { return strings.Contains(f.String(), want) }) {
+			t.Errorf("nothing says %q: %v", want, f.list)
+		}
 	}
-	compare(t, filepath.Join(to, "pop"), map[string][]byte{"plain": []byte("p"), "hard": []byte("h"), "xattr": []byte("x")})
+	modes := map[string]fs.FileMode{}
+	entries, err := os.ReadDir(filepath.Join(to, "pop"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		modes[e.Name()] = info.Mode()
+	}
+	want := map[string]fs.FileMode{"able": 0o644, "fifo": 0o640 | fs.ModeNamedPipe, "socket": 0o600 | fs.ModeSocket}
+	if !maps.Equal(modes, want) {
+		t.Errorf("restored are %v, want %v", modes, want)
+	}
+	names, err := xattr.LList(filepath.Join(to, "pop/able"))
+	if err != nil || slices.Contains(names, "security.capability") {
+		t.Errorf("attributes %q, %v", names, err)
+	}
+}
+
+// TestRestoreHardLinks: names of one file are one file again, also when the
+// restore is begun anew; two files that claim to be one stay two, and a file of
+// somebody else that has a restored name is not written through.
+func TestRestoreHardLinks(t *testing.T) {
+	r, a := newRepo(t, 1, "pop")
+	named := func(name string, content any) format.Node {
+		n := a.node(name, content)
+		n.Hard = 7
+		return n
+	}
+	a.snapshot("pop", dir{
+		"one": named("one", "same"), "two": named("two", "same"), "three": named("three", "liar"), "sub": dir{"four": named("four", "same")},
+		"fifo": format.Node{Type: format.FIFO, Hard: 8}, "pipe": format.Node{Type: format.FIFO, Hard: 8},
+	})
+	to := t.TempDir()
+	at := func(name string) string { return filepath.Join(to, "pop", name) }
+	same := func(x, y string) bool {
+		a, err := os.Lstat(at(x))
+		b, err2 := os.Lstat(at(y))
+		return err == nil && err2 == nil && os.SameFile(a, b)
+	}
+	check := func(o embassy.RestoreOptions, skipped uint64) {
+		t.Helper()
+		o.To = to
+		report, err := r.restore(&findings{}, o, "pop")
+		if err != nil {
+			t.Fatal(err, report)
+		}
+		if d := report.Datasets[0]; d.Files != 4 || d.Skipped != skipped {
+			t.Errorf("%d files, %d of them there already, want 4 and %d", d.Files, d.Skipped, skipped)
+		}
+		if !same("one", "two") || !same("one", "sub/four") || same("one", "three") || !same("fifo", "pipe") {
+			t.Error("the names are not those of the right files")
+		}
+		if got, err := os.ReadFile(at("three")); string(got) != "liar" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	check(embassy.RestoreOptions{}, 0)
+	check(embassy.RestoreOptions{Overwrite: true}, 2)
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two"} {
+		if err := errors.Join(os.Remove(at(name)), os.Link(outside, at(name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(embassy.RestoreOptions{Overwrite: true}, 1)
+	if got, err := os.ReadFile(outside); string(got) != "mine" || err != nil {
+		t.Errorf("what lies outside is now %q, %v", got, err)
+	}
 }

@@ -377,12 +377,17 @@ func compare(t testing.TB, out string, datasets ...dataset) {
 // trusting size or time. It is empty when the trees are the same.
 func differences(t testing.TB, want, got string) string {
 	t.Helper()
+	return rsyncFinds(t, want, got, "-aHn")
+}
+
+func rsyncFinds(t testing.TB, want, got string, flags ...string) string {
+	t.Helper()
 	rsync, err := exec.LookPath("rsync")
 	if err != nil {
 		missing(t, "rsync")
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(rsync, "-aHn", "--modify-window=-1", "--checksum", "--delete", "--itemize-changes", want+"/", got+"/")
+	cmd := exec.Command(rsync, append(flags, "--modify-window=-1", "--checksum", "--delete", "--itemize-changes", want+"/", got+"/")...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil || stderr.Len() > 0 {
 		t.Fatalf("%q: %v\n%s%s", cmd.Args, err, stdout.String(), stderr.String())
