@@ -159,12 +159,16 @@ func verifiedState(t embassy.VerifiedTarget) string {
 		words = append(words, fmt.Sprintf("share %d of %d", t.Class+1, t.Classes))
 	}
 	left := t.Unmended()
+	harmed := ""
+	if t.HarmedTotal > 0 {
+		harmed = plural(t.HarmedTotal, "snapshot", "snapshots") + " cannot be restored"
+	}
 	switch {
 	case t.Err != nil:
 		words = append(words, "not verified to the end: "+cause(t.Target, t.Err))
 	case left == 0 && t.BadTotal > 0:
 		words = append(words, "all mended")
-	case left == 0:
+	case left == 0 && harmed == "":
 		words = append(words, "ok")
 	}
 	if left > 0 {
@@ -173,14 +177,21 @@ func verifiedState(t embassy.VerifiedTarget) string {
 	if t.Lost > 0 {
 		words = append(words, count(t.Lost)+" lost on every target")
 	}
+	if harmed != "" {
+		words = append(words, harmed)
+	}
 	return strings.Join(words, ", ")
 }
 
 // verifyVerdict says what the exit code of a verification means.
 func verifyVerdict(r embassy.VerifyReport) string {
 	var bad, mended uint64
+	var harmed []string
 	for _, t := range r.Targets {
 		bad, mended = bad+t.BadTotal, mended+t.Repaired
+		if t.HarmedTotal > 0 {
+			harmed = append(harmed, plural(t.HarmedTotal, "snapshot", "snapshots")+" cannot be restored from "+t.Target+" alone")
+		}
 	}
 	switch {
 	case r.Exit == 0 && bad > 0:
@@ -191,6 +202,8 @@ func verifyVerdict(r embassy.VerifyReport) string {
 		return "NOT COMPLETE: not everything was verified"
 	case bad > mended:
 		return "INTEGRITY FAILURE: " + plural(bad-mended, "bad object is left", "bad objects are left")
+	case len(harmed) > 0:
+		return "INTEGRITY FAILURE: " + strings.Join(harmed, ", ")
 	}
 	return "INTEGRITY FAILURE: a target must not be trusted, or a ledger contradicts itself; see embassy status"
 }
