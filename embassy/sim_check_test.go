@@ -297,7 +297,7 @@ func simNames(files map[string]string) string {
 func (s *sim) heal() {
 	s.note("all is healed")
 	for _, h := range s.hosts {
-		h.mode = simUp
+		h.mode, h.stutter = simUp, simStutter{}
 	}
 	if s.suspect != nil && s.rng.IntN(2) == 0 {
 		s.suspect.discards, s.suspect.fickle, s.suspect.hides = false, false, 0

@@ -251,6 +251,9 @@ func (m *simMachine) verify(r *rand.Rand, alone bool) {
 		if t.BadTotal > 0 && (guilty == nil || guilty.name != t.Target) {
 			s.violate("%s: verify finds fault with honest %s: %+v", m.name, t.Target, t.Bad)
 		}
+		if t.HarmedTotal > 0 && (guilty == nil || guilty.name != t.Target) {
+			s.violate("%s: verify says that honest %s does not restore: %v", m.name, t.Target, t.Harmed)
+		}
 	}
 	if !calm {
 		return

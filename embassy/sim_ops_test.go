@@ -138,6 +138,10 @@ func (s *sim) do(r *rand.Rand, jobs ...job) {
 	from := time.Now().Add(time.Duration(r.IntN(400)-100) * time.Millisecond)
 	to := from.Add(time.Duration(1+r.IntN(120)) * time.Second)
 	for _, h := range s.placed() {
+		h.stutter = simStutter{}
+		if names := h.names(); r.IntN(10) == 0 && len(names) > 0 {
+			h.stutter = simStutter{names[r.IntN(len(names))], r.IntN(4), 1 + r.IntN(12)}
+		}
 		if dark {
 			h.from, h.to = from, to
 		} else if h.calm() && r.IntN(12) == 0 {
