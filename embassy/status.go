@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ type TierStatus struct {
 	Target string
 	Has    bool   // the newest safe snapshot, complete; without one, the pending
 	Behind uint64 // entries of this agent's chain that it lacks
+	// Damaged says that it lost or spoilt something of the compartment, which
+	// is not mended: what it has counts as no copy.
+	Damaged bool
 }
 
 // DatasetStatus is what this machine knows of one dataset. A snapshot is safe
@@ -90,7 +94,7 @@ func (s Status) Exit() int {
 		if t.LockDue {
 			code = policy.ExitCode(code, exitDegraded)
 		}
-		if suspect(t.Err) {
+		if suspect(t.Err) || t.Verified != nil && t.Verified.Harmed > 0 {
 			code = exitLie
 		}
 	}
@@ -384,7 +388,10 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 		if ds.Pending != nil && trusted && seen.Seq >= last.Seq {
 			ds.Pending.Copies++
 		}
-		if t.Has && protected {
+		if t.Damaged, err = l.damagedOn(m); err != nil {
+			return ds, err
+		}
+		if t.Has && protected && !t.Damaged {
 			ds.Copies++
 			if m.Guarded {
 				ds.Guarded++
@@ -396,4 +403,17 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 		ds.Tiers = append(ds.Tiers, t)
 	}
 	return ds, nil
+}
+
+// damagedOn reports whether the book names an object of the compartment that
+// the target lost or spoilt.
+func (l *ledger) damagedOn(m *Member) (bool, error) {
+	faults, err := l.s.catalog.Faults(m.Name)
+	if err != nil {
+		return false, err
+	}
+	prefix := l.chain.scope.Nation.String() + "/" + l.chain.scope.Compartment.String() + "/"
+	return slices.ContainsFunc(faults, func(f Fault) bool {
+		return f.Kind.Damages() && (strings.HasPrefix(f.Object, prefix) || f.Object == untold)
+	}), nil
 }
