@@ -321,8 +321,8 @@ func (e *simEntry) file() string {
 	return fmt.Sprintf("/chains/%s/%s/%016x-%s", e.Compartment, e.Chain, e.Seq, e.hash)
 }
 
-// before is the name of the entry before; empty for the first.
-func (e *simEntry) before() string {
+// prev is the name of the entry before; empty for the first.
+func (e *simEntry) prev() string {
 	if e.Seq == 1 {
 		return ""
 	}
@@ -333,7 +333,7 @@ func (e *simEntry) before() string {
 func (e *simEntry) lacks(mem *targets.Mem) string {
 	need := []string{}
 	sizes := map[string]int64{}
-	if b := e.before(); b != "" {
+	if b := e.prev(); b != "" {
 		need = append(need, b)
 	}
 	for _, a := range e.Adds {
