@@ -57,6 +57,11 @@ type line struct {
 	mu    sync.Mutex
 	heads map[string]uint64 // so many first entries each listed member has
 	tops  map[string]uint64 // the last known entry that it shows, whatever is missing before
+
+	compared sync.Once
+	trunk    uint64 // so many first known entries this machine wrote too
+	parted   bool   // it wrote another one after them
+	failed   error
 }
 
 func (l *line) line() Line   { return l.Line }
@@ -74,19 +79,44 @@ func (l *line) headOn(m *Member) (uint64, error) {
 	return l.seenOn(m)
 }
 
-// seenOn returns the last entry that a target ever showed. What it showed of
-// another branch of a forked chain says nothing of this one.
+// seenOn returns the last known entry that a target ever had, by what it showed.
 func (l *line) seenOn(m *Member) (uint64, error) {
-	cat := l.r.a.s.catalog
-	seen, ok, err := cat.SeenHead(m.Name, l.Line)
+	seen, ok, err := l.r.a.s.catalog.SeenHead(m.Name, l.Line)
 	if err != nil || !ok {
 		return 0, err
 	}
-	k, ok, err := cat.KnownEntry(l.Line, seen.Seq)
-	if err != nil || ok && k.Hash != seen.Hash {
-		return 0, err
+	n, err := l.heldBy(seen)
+	return min(n, l.last), err
+}
+
+// heldBy returns up to which number a target that showed that head had the known
+// entries. A head beside them is on the branch that this machine wrote: then it
+// is where that parts from the known one. Forks that others sign later do not
+// move that point.
+func (l *line) heldBy(seen SeenHead) (uint64, error) {
+	k, ok, err := l.r.a.s.catalog.KnownEntry(l.Line, seen.Seq)
+	if err != nil || ok && k.Hash == seen.Hash {
+		return seen.Seq, err
 	}
-	return min(seen.Seq, l.last), nil
+	l.compared.Do(func() { l.trunk, l.parted, l.failed = l.compare() })
+	if !ok && !l.parted {
+		return seen.Seq, l.failed // it is ahead of what is known
+	}
+	return min(seen.Seq, l.trunk), l.failed
+}
+
+// compare returns how many first entries are both known and written by this
+// machine, and whether the next ones differ.
+func (l *line) compare() (n uint64, parted bool, err error) {
+	own, err := l.r.a.state.written(l.Line)
+	for _, h := range own {
+		k, ok, err := l.r.a.s.catalog.KnownEntry(l.Line, n+1)
+		if err != nil || !ok || k.Hash != h {
+			return n, ok, err
+		}
+		n++
+	}
+	return n, false, err
 }
 
 // claimOn returns the last entry that a target shows, or ever showed: it should

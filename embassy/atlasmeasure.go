@@ -46,8 +46,13 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 	if booked {
 		s.book(m, l.Line, nil)
 	}
-	// What it showed of another branch says nothing of this one.
-	if ok && first < seen.Seq && seen.Seq <= uint64(len(hashes)) && hashes[seen.Seq-1] == seen.Hash {
+	held := min(seen.Seq, uint64(len(hashes)))
+	if first < held {
+		if held, err = l.heldBy(seen); err != nil {
+			return err
+		}
+	}
+	if first < min(held, uint64(len(hashes))) {
 		lost := l.name(first+1, hashes[first])
 		gone, err := a.booked[faultID{m.Name, FaultMissing, lost}], error(nil)
 		if !gone {

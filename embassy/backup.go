@@ -328,7 +328,7 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	}
 	for _, lane := range r.out.lanes {
 		p := TargetProgress{Target: lane.m.Name, Tier: lane.m.Tier, Jurisdiction: lane.m.Jurisdiction, Sent: lane.sent, Err: l.found(lane.m)}
-		if seen, ok, err := l.s.catalog.SeenHead(lane.m.Name, l.chain.line()); err == nil && ok {
+		if seen, ok, err := l.seenOn(lane.m); err == nil && ok {
 			p.Head = seen.Seq
 		}
 		p.Behind = l.chain.head() - min(p.Head, l.chain.head())

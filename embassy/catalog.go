@@ -137,6 +137,12 @@ func (k FaultKind) Distrusts() bool {
 	return k == FaultRollback || k == FaultDiscards || k == FaultForeign
 }
 
+// Damages reports whether the fault is that of an object which the target
+// should have, and does not give as it is.
+func (k FaultKind) Damages() bool {
+	return k == FaultMissing || k == FaultAltered || k == FaultSwapped || k == FaultCut
+}
+
 // Catalog remembers what lies where. It is a cache: nothing is lost with it,
 // and it is never the authority for "this exists" when something is deleted.
 // All methods are safe for concurrent use. Writes survive the death of the

@@ -93,6 +93,19 @@ func (s *State) chainAt(compartment, id format.ID) (*chain, error) {
 	return c, err
 }
 
+// written returns the hashes of the entries of a chain that were written here, from
+// number 1; none on a machine without a state.
+func (s *State) written(l Line) ([]format.Hash, error) {
+	if s == nil {
+		return nil, nil
+	}
+	c := &chain{dir: filepath.Join(s.dir, "chains", l.Compartment.String(), l.Chain.String())}
+	if err := c.load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return c.heads, nil
+}
+
 // before returns what the chain continues.
 func (c *chain) before() ([]format.Head, error) {
 	raw, err := os.ReadFile(filepath.Join(c.dir, continues))
@@ -171,8 +184,9 @@ func (c *chain) hash(seq uint64) format.Hash {
 
 // wrote reports whether a head is an entry of this chain, and not of a branch
 // that another machine wrote.
-func (c *chain) wrote(h SeenHead) bool {
-	return h.Seq > 0 && h.Seq <= c.head() && c.hash(h.Seq) == h.Hash
+func (c *chain) wrote(h SeenHead) (bool, error) {
+	err := c.reach(h.Seq)
+	return err == nil && h.Seq > 0 && h.Seq <= c.head() && c.hash(h.Seq) == h.Hash, err
 }
 
 func (c *chain) objectName(k format.Kind, h format.Hash) string {

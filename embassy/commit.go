@@ -74,7 +74,7 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 		return id, nil
 	}
 	for _, m := range l.members {
-		seen, ok, err := cat.SeenHead(m.Name, l.chain.line())
+		seen, ok, err := l.seenOn(m)
 		if err != nil {
 			return format.Hash{}, err
 		}
@@ -231,11 +231,11 @@ func (l *ledger) bring(ctx context.Context, members []*Member, patience time.Dur
 func (l *ledger) missing(seq uint64) ([]string, error) {
 	var copies []policy.Copy
 	for _, m := range l.members {
-		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.line())
+		seen, ok, err := l.seenOn(m)
 		if err != nil {
 			return nil, err
 		}
-		if ok && seen.Seq >= seq && l.chain.wrote(seen) && !suspect(l.found(m)) {
+		if ok && seen.Seq >= seq && !suspect(l.found(m)) {
 			copies = append(copies, copyOn(m))
 		}
 	}

@@ -75,11 +75,14 @@ type request struct {
 	tally   *tally // may be nil
 }
 
+// asks reports whether the member is one to ask.
+func (q request) asks(r ranked) bool { return !q.only || r.bit&q.shown != 0 }
+
 // try calls get for one member after another, the best first, until it
 // returns nil. get reads and verifies; an error that is not the target's
 // fault marks a bad copy, which is reported.
 func (s *source) try(ctx context.Context, q request, get func(ctx context.Context, r ranked) error) error {
-	var done uint64
+	var done, told uint64 // members not to be asked again, and those of them that answered
 	faults := map[uint64]int{}
 	var causes []error
 	for {
@@ -91,7 +94,11 @@ func (s *source) try(ctx context.Context, q request, get func(ctx context.Contex
 			if s.awaitDown(ctx, q, done) {
 				continue
 			}
-			return fmt.Errorf("%s: %w", q.name, errors.Join(append([]error{errNowhere}, causes...)...))
+			err := fmt.Errorf("%s: %w", q.name, errors.Join(append([]error{errNowhere}, causes...)...))
+			if slices.ContainsFunc(s.order, func(r ranked) bool { return q.asks(r) && r.bit&told == 0 }) {
+				s.view.silence.Store(&err)
+			}
+			return err
 		}
 		r.desk.inflight.Add(q.size)
 		err := get(ctx, r)
@@ -110,7 +117,7 @@ func (s *source) try(ctx context.Context, q request, get func(ctx context.Contex
 			tellDown([]*Member{r.Member}, s.view.warn)
 			continue
 		case final(err):
-			done |= r.bit
+			done, told = done|r.bit, told|r.bit
 		default:
 			r.desk.demoted.Store(true)
 			if faults[r.bit]++; faults[r.bit] == maxFaults {
@@ -144,7 +151,7 @@ func (s *source) next(ctx context.Context, q request, done uint64) (ranked, bool
 	}
 	candidates := make([]ranked, 0, len(s.order))
 	for _, r := range s.order {
-		if r.bit&done == 0 && (!q.only || r.bit&q.shown != 0) {
+		if r.bit&done == 0 && q.asks(r) {
 			candidates = append(candidates, r)
 		}
 	}
@@ -192,7 +199,7 @@ func (s *source) awaitDown(ctx context.Context, q request, done uint64) bool {
 	for {
 		hope := false
 		for _, r := range s.order {
-			if r.bit&done != 0 || r.Banned() || (q.only && r.bit&q.shown == 0) || r.desk.strikes.Load() >= maxStrikes {
+			if r.bit&done != 0 || r.Banned() || !q.asks(r) || r.desk.strikes.Load() >= maxStrikes {
 				continue
 			}
 			if cause := r.Down(); cause != nil && final(cause) {
@@ -221,6 +228,7 @@ func (v *View) report(r ranked, q request, err error) {
 	}
 	f := Finding{Target: r.Name, Object: q.name, Err: err}
 	q.tally.found(f)
+	v.doubts.Add(1)
 	switch n := r.desk.bad.Add(1); {
 	case n <= maxBadTold:
 		v.warn(f)
@@ -229,11 +237,21 @@ func (v *View) report(r ranked, q request, err error) {
 	}
 }
 
+// meets reports whether an object is known to be bad.
+func (v *View) meets(h format.Hash) bool {
+	if !v.spoilt[h] {
+		return false
+	}
+	v.doubts.Add(1)
+	return true
+}
+
 // name is the object's name on every target.
 func (s *source) name(o object) string { return s.prefix(o.kind, o.agent, o.hash) }
 
 // whole reads the object into dst, which has its size, and verifies its hash.
 func (s *source) whole(ctx context.Context, o object, dst []byte, fastest bool, t *tally) error {
+	s.view.meets(o.hash)
 	q := request{name: s.name(o), shown: o.shown, size: int64(o.size), fastest: fastest, tally: t}
 	return s.try(ctx, q, func(ctx context.Context, r ranked) error {
 		old, err := r.readWhole(ctx, q.name, o.hash, dst, t.arriving(r))
@@ -278,6 +296,7 @@ func align(spans []span, size int64) ([]span, int64) {
 // ranges reads aligned spans of the object to their places in dst, which has
 // its size, and lets check verify what they hold.
 func (s *source) ranges(ctx context.Context, o object, dst []byte, spans []span, fastest bool, t *tally, check func() error) error {
+	s.view.meets(o.hash)
 	q := request{name: s.name(o), shown: o.shown, fastest: fastest, tally: t}
 	for _, p := range spans {
 		q.size += p.to - p.from

@@ -168,6 +168,18 @@ func (l *ledger) judge(m *Member, err error) {
 	l.outcome[m.Name] = err
 }
 
+// seenOn returns the head of the own chain that a target showed; ok is false if
+// it showed none. What another machine wrote on the chain is none.
+func (l *ledger) seenOn(m *Member) (seen SeenHead, ok bool, err error) {
+	if seen, ok, err = l.s.catalog.SeenHead(m.Name, l.chain.line()); err == nil && ok {
+		ok, err = l.chain.wrote(seen)
+	}
+	if err != nil || !ok {
+		return SeenHead{}, false, err
+	}
+	return seen, true, nil
+}
+
 // found is what judge last booked.
 func (l *ledger) found(m *Member) error {
 	l.mu.Lock()

@@ -450,7 +450,7 @@ func (r *replication) behind(m *Member) (uint64, error) {
 			n += l.last - at
 		}
 		if own != nil {
-			seen, _, err := r.s.catalog.SeenHead(m.Name, own.chain.line())
+			seen, _, err := own.seenOn(m)
 			if err != nil {
 				return 0, err
 			}

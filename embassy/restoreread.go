@@ -42,6 +42,7 @@ type reading struct {
 	cache  []*cachedPack  // least recently used first
 	live   int            // bytes of the node lists that are being gone through
 	left   format.Summary // what of its numbers is not yet counted
+	doubts int64          // of the view, when the snapshot itself was read
 }
 
 // cachedPack is a pack of which some blocks are there.
@@ -77,7 +78,7 @@ func (v *View) open(ctx context.Context, info SnapshotInfo, t *tally, fastest bo
 		}
 		seen[at] = true
 	}
-	r := &reading{view: v, c: s.c, root: root, tally: t, fastest: fastest, opener: newOpener(s.c), left: summary}
+	r := &reading{view: v, c: s.c, root: root, tally: t, fastest: fastest, opener: newOpener(s.c), left: summary, doubts: v.doubts.Load()}
 	if r.table, err = v.locate(ctx, s, summary.Refs, fastest, t); err != nil {
 		r.close()
 		return nil, err

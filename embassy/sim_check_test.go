@@ -78,8 +78,10 @@ func (m *simMachine) accuse(target string, err error) {
 
 // checkVerified checks what a full verification says of a guilty host that
 // answers: after a repair, whatever it should hold and an honest host has is
-// as it should be; without one, something is bad if anything is.
-func (m *simMachine) checkVerified(h *simHost, rep embassy.VerifyReport, repaired bool) {
+// as it should be; without one, something is bad if anything is. It should hold
+// what its entries before a fork list, and those entries as far as it was seen
+// with the chain.
+func (m *simMachine) checkVerified(h *simHost, seen map[embassy.Line]embassy.SeenHead, rep embassy.VerifyReport, repaired bool) {
 	s := m.s
 	i := slices.IndexFunc(rep.Targets, func(t embassy.VerifiedTarget) bool { return t.Target == h.name })
 	if i < 0 {
@@ -88,15 +90,18 @@ func (m *simMachine) checkVerified(h *simHost, rep embassy.VerifyReport, repaire
 	forks := s.forks(func(*simEntry) bool { return true })
 	for name, e := range s.entries {
 		place := slices.Index(s.nation.places, e.Compartment)
-		if forks[lineOf(e)] > 0 || m.agent != nil && m.agent.place != place || !slices.Contains(s.at(place), h) {
+		if !e.before(forks) || m.agent != nil && m.agent.place != place || !slices.Contains(s.at(place), h) {
 			continue
 		}
-		if !h.has(name) || !slices.ContainsFunc(s.at(place), func(o *simHost) bool { return o.honest() && o.has(name) }) {
+		if !h.has(name) && seen[lineOf(e)].Seq < e.Seq || !slices.ContainsFunc(s.at(place), func(o *simHost) bool { return o.honest() && o.has(name) }) {
 			continue // what it should hold is another question
 		}
+		want := map[string]format.Hash{name: e.hash}
 		for _, a := range e.Adds {
-			object := e.object(a)
-			if h.has(object) && format.HashOf(h.data(object)) == a.Hash {
+			want[e.object(a)] = a.Hash
+		}
+		for object, hash := range want {
+			if h.has(object) && format.HashOf(h.data(object)) == hash {
 				continue
 			}
 			if repaired {
@@ -129,6 +134,36 @@ func (m *simMachine) less(l embassy.Line) string {
 		return ""
 	}
 	return fmt.Sprintf("%s shows less of chain %s than entry %d; ", h.name, l.Chain, head)
+}
+
+// lost returns the entries before any fork that the guilty host lacks, though
+// the machine saw it with a later one, or with them, of whatever branch.
+func (m *simMachine) lost() (lost []*simEntry) {
+	h := m.s.guilty()
+	if h == nil {
+		return nil
+	}
+	forks := m.s.forks(func(*simEntry) bool { return true })
+	for name, e := range m.s.entries {
+		if e.before(forks) && e.Seq <= m.catalog.seen[h.name][lineOf(e)].Seq && !h.has(name) {
+			lost = append(lost, e)
+		}
+	}
+	return lost
+}
+
+// checkLost checks that what was lost is told by now, if it is known.
+func (m *simMachine) checkLost(lost []*simEntry) {
+	for _, e := range lost {
+		h := m.s.guilty()
+		faults, err := m.catalog.Faults(h.name)
+		m.s.must(err)
+		if e.Seq <= uint64(len(m.catalog.known[lineOf(e)])) && !m.distrusts(h) && !slices.ContainsFunc(faults, func(f embassy.Fault) bool {
+			return f.Kind == embassy.FaultMissing && filepath.Dir(f.Object) == filepath.Dir(e.name)
+		}) {
+			m.s.violate("%s: %s lost %s, and nobody says so", m.name, h.name, e.name)
+		}
+	}
 }
 
 // checkRollback checks that what less said is booked by now.
@@ -297,7 +332,7 @@ func simNames(files map[string]string) string {
 func (s *sim) heal() {
 	s.note("all is healed")
 	for _, h := range s.hosts {
-		h.mode = simUp
+		h.mode, h.stutter = simUp, simStutter{}
 	}
 	if s.suspect != nil && s.rng.IntN(2) == 0 {
 		s.suspect.discards, s.suspect.fickle, s.suspect.hides = false, false, 0

@@ -29,6 +29,7 @@ type simHost struct {
 	past     []*targets.Mem // earlier states, to roll back to
 	mode     simMode
 	from, to time.Time // an outage in between, whatever the mode
+	stutter  simStutter
 	calls    uint64
 	keeps    bool   // what is overwritten or deleted
 	guilty   string // the first thing it did wrong; empty: it is honest
@@ -36,6 +37,25 @@ type simHost struct {
 	fickle   bool   // gives wrong bytes now and then
 	hides    uint64 // lists only a part, chosen by this number; 0: all
 	shown    map[string]bool
+}
+
+// simStutter makes some Gets of one object fail, and nothing else.
+type simStutter struct {
+	name       string
+	pass, fail int // so many Gets that are left, of each
+}
+
+// get reports whether a Get fails.
+func (g *simStutter) get(name string) bool {
+	switch {
+	case g.fail == 0 || g.name != name:
+		return false
+	case g.pass > 0:
+		g.pass--
+		return false
+	}
+	g.fail--
+	return true
 }
 
 // simMode is how reachable a host is.
@@ -140,6 +160,12 @@ func (h *simHost) Get(ctx context.Context, name string, offset, length int64) (i
 	}
 	if err != nil {
 		return nil, err
+	}
+	h.mu.Lock()
+	stutters := h.stutter.get(name)
+	h.mu.Unlock()
+	if stutters {
+		return nil, errReset
 	}
 	body, err := mem.Get(ctx, name, offset, length)
 	h.mu.Lock()
@@ -247,7 +273,9 @@ func (h simVersioned) DeleteVersion(ctx context.Context, name, id string) error 
 func (h *simHost) honest() bool { return h.guilty == "" }
 
 // calm reports whether the host answers, and will.
-func (h *simHost) calm() bool { return h.mode == simUp && !time.Now().Before(h.to) }
+func (h *simHost) calm() bool {
+	return h.mode == simUp && !time.Now().Before(h.to) && h.stutter.fail == 0
+}
 
 // names returns what the host really holds, in order.
 func (h *simHost) names() []string {
@@ -293,8 +321,8 @@ func (e *simEntry) file() string {
 	return fmt.Sprintf("/chains/%s/%s/%016x-%s", e.Compartment, e.Chain, e.Seq, e.hash)
 }
 
-// before is the name of the entry before; empty for the first.
-func (e *simEntry) before() string {
+// prev is the name of the entry before; empty for the first.
+func (e *simEntry) prev() string {
 	if e.Seq == 1 {
 		return ""
 	}
@@ -305,7 +333,7 @@ func (e *simEntry) before() string {
 func (e *simEntry) lacks(mem *targets.Mem) string {
 	need := []string{}
 	sizes := map[string]int64{}
-	if b := e.before(); b != "" {
+	if b := e.prev(); b != "" {
 		need = append(need, b)
 	}
 	for _, a := range e.Adds {

@@ -1,6 +1,7 @@
 package embassy_test
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 
@@ -46,6 +47,10 @@ func (s *sim) misbehave(r *rand.Rand) {
 		h.mem = clone(s.t, h.past[r.IntN(len(h.past))])
 		did = "rolled back"
 	case 2:
+		if e := s.entryOn(h, r); e != nil && r.IntN(2) == 0 {
+			did = s.forget(h, e)
+			break
+		}
 		for range 1 + r.IntN(3) {
 			s.must(h.mem.Delete(s.t.Context(), pick()))
 		}
@@ -78,32 +83,73 @@ func (s *sim) misbehave(r *rand.Rand) {
 		h.fickle = !h.fickle
 		did = "is fickle"
 	default:
-		did = s.forge(h, names, r, put)
+		did = s.forge(h, r, put)
 	}
 	if h.guilty == "" {
 		h.guilty = did
 	}
 	s.note("%s %s", h, did)
-	if r.IntN(2) == 0 {
+	switch r.IntN(6) {
+	case 0, 1, 2, 3:
 		s.do(r, job{s.any(r), (*simMachine).verify})
+	case 4:
+		s.do(r, job{s.any(r), (*simMachine).replicate})
 	}
 }
 
-// forge plants entries that nobody signed, or that belong elsewhere.
-func (s *sim) forge(h *simHost, names []string, r *rand.Rand, put func(string, []byte)) string {
-	var entries []*simEntry
-	for _, name := range names {
+// entryOn returns an entry that a host holds, or nil.
+func (s *sim) entryOn(h *simHost, r *rand.Rand) *simEntry {
+	var on []*simEntry
+	for _, name := range h.names() {
 		if e := s.entries[name]; e != nil {
-			entries = append(entries, e)
+			on = append(on, e)
 		}
 	}
+	if len(on) == 0 {
+		return nil
+	}
+	return on[r.IntN(len(on))]
+}
+
+// keepHead lets a host keep, of the chain that a machine writes, only the entry
+// that the machine last saw there.
+func (s *sim) keepHead(h *simHost, m *simMachine, r *rand.Rand) {
+	l := m.chain()
+	head := m.catalog.seen[h.name][l]
+	e := s.entries[format.EntryName(s.nation.key.Nation, l.Compartment, l.Agent, l.Chain, head.Seq, head.Hash)]
+	if e == nil {
+		return
+	}
+	h.guilty = cmp.Or(h.guilty, s.forget(h, e))
+	s.note("%s keeps only the head that %s saw", h, m.name)
+	s.do(r, job{m, (*simMachine).verify})
+	s.do(r, job{m, (*simMachine).replicate})
+}
+
+// forget drops all that a host has of a chain, but one entry and what it adds.
+func (s *sim) forget(h *simHost, but *simEntry) string {
+	for _, name := range h.names() {
+		e := s.entries[name]
+		if e == nil || e == but || lineOf(e) != lineOf(but) {
+			continue
+		}
+		s.must(h.mem.Delete(s.t.Context(), name))
+		for _, a := range e.Adds {
+			s.must(h.mem.Delete(s.t.Context(), e.object(a)))
+		}
+	}
+	return "forgets the rest of a chain"
+}
+
+// forge plants entries that nobody signed, or that belong elsewhere.
+func (s *sim) forge(h *simHost, r *rand.Rand, put func(string, []byte)) string {
 	garbage := random(r.Uint64(), 1+r.IntN(500))
 	chain := format.HashOf(garbage)
-	if len(entries) == 0 || r.IntN(6) == 0 {
+	e := s.entryOn(h, r)
+	if e == nil || r.IntN(6) == 0 {
 		put(format.CharterName(s.nation.key.Nation, 99, format.HashOf(garbage)), garbage)
 		return "forges a charter"
 	}
-	e := entries[r.IntN(len(entries))]
 	name := func(agent, chain format.ID, seq uint64, hash format.Hash) string {
 		return format.EntryName(e.Nation, e.Compartment, agent, chain, seq, hash)
 	}

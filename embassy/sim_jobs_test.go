@@ -123,7 +123,9 @@ func (m *simMachine) replicate(r *rand.Rand, alone bool) {
 func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
 	s := m.s
 	calm, guilty, want, less := m.calm() && alone, s.guilty(), m.union(), ""
+	var lost []*simEntry
 	if calm {
+		lost = m.lost()
 		for l := range m.catalog.known {
 			less += m.less(l)
 		}
@@ -152,6 +154,7 @@ func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
 	}
 	m.checkForks()
 	m.checkRollback(less)
+	m.checkLost(lost)
 	for _, t := range rep.Targets {
 		if shunned && t.Target == guilty.name && m.distrusts(guilty) && t.Objects+t.Entries > 0 {
 			s.violate("%s: replicate copies to %s, which it does not trust: %+v", m.name, guilty, t)
@@ -190,7 +193,7 @@ func (m *simMachine) union() map[string]int {
 		if m.agent != nil && m.agent.place != place {
 			continue
 		}
-		if f := forks[lineOf(e)]; f > 0 && e.Seq >= f || lineOf(e) == foreign {
+		if !e.before(forks) || lineOf(e) == foreign {
 			continue
 		}
 		if slices.ContainsFunc(s.at(place), func(h *simHost) bool { return h.honest() && h.has(name) }) {
@@ -228,6 +231,12 @@ func (s *sim) forks(counts func(e *simEntry) bool) map[embassy.Line]uint64 {
 	return out
 }
 
+// before reports whether the entry comes before every fork of its line.
+func (e *simEntry) before(forks map[embassy.Line]uint64) bool {
+	f := forks[lineOf(e)]
+	return f == 0 || e.Seq < f
+}
+
 // verify compares what targets hold with what the ledgers list, and may mend.
 func (m *simMachine) verify(r *rand.Rand, alone bool) {
 	s := m.s
@@ -238,6 +247,10 @@ func (m *simMachine) verify(r *rand.Rand, alone bool) {
 		o.Keys = s.keys
 	}
 	calm, guilty := m.calm() && alone, s.guilty()
+	var seen map[embassy.Line]embassy.SeenHead
+	if calm && guilty != nil {
+		seen = maps.Clone(m.catalog.seen[guilty.name])
+	}
 	rep, err := m.svc.Verify(m.ctx, o)
 	s.note("%s: verify %s repair=%v: exit %d, %+v, lost %v, %v", m.name, o.Level, o.Repair, rep.Exit, rep.Targets, rep.Lost, err)
 	if m.died() {
@@ -250,6 +263,9 @@ func (m *simMachine) verify(r *rand.Rand, alone bool) {
 		}
 		if t.BadTotal > 0 && (guilty == nil || guilty.name != t.Target) {
 			s.violate("%s: verify finds fault with honest %s: %+v", m.name, t.Target, t.Bad)
+		}
+		if t.HarmedTotal > 0 && (guilty == nil || guilty.name != t.Target) {
+			s.violate("%s: verify says that honest %s does not restore: %v", m.name, t.Target, t.Harmed)
 		}
 	}
 	if !calm {
@@ -264,7 +280,7 @@ func (m *simMachine) verify(r *rand.Rand, alone bool) {
 			s.violate("%s: verify: exit %d in the best of worlds: %+v", m.name, rep.Exit, rep)
 		}
 	case o.Level >= embassy.Full && !guilty.discards && !guilty.fickle && guilty.hides == 0:
-		m.checkVerified(guilty, rep, o.Repair)
+		m.checkVerified(guilty, seen, rep, o.Repair)
 	}
 }
 

@@ -138,6 +138,10 @@ func (s *sim) do(r *rand.Rand, jobs ...job) {
 	from := time.Now().Add(time.Duration(r.IntN(400)-100) * time.Millisecond)
 	to := from.Add(time.Duration(1+r.IntN(120)) * time.Second)
 	for _, h := range s.placed() {
+		h.stutter = simStutter{}
+		if names := h.names(); r.IntN(10) == 0 && len(names) > 0 {
+			h.stutter = simStutter{names[r.IntN(len(names))], r.IntN(4), 1 + r.IntN(12)}
+		}
 		if dark {
 			h.from, h.to = from, to
 		} else if h.calm() && r.IntN(12) == 0 {
@@ -293,25 +297,29 @@ func (s *sim) cloneAgent(r *rand.Rand) {
 	s.note("%s: cloned", m.name)
 	s.change(m.agent, r)
 	jobs := []job{{m, (*simMachine).backup}, {twin, (*simMachine).backup}}
-	half := s.hosts
-	switch r.IntN(3) {
-	case 0: // neither can see what the other does
-		half = slices.Clone(s.at(m.agent.place))
-		r.Shuffle(len(half), func(i, j int) { half[i], half[j] = half[j], half[i] })
-		half = half[:2]
-	case 1:
+	apart := r.IntN(2) == 0 // neither can see what the other does
+	if !apart && r.IntN(2) == 0 {
 		s.do(r, jobs...)
 		return
 	}
+	half := slices.Clone(s.at(m.agent.place))
+	r.Shuffle(len(half), func(i, j int) { half[i], half[j] = half[j], half[i] })
+	half = half[:2]
 	for i, j := range jobs {
+		if apart && i == 1 && r.IntN(2) == 0 { // it learns the other branch first
+			s.do(r, job{twin, (*simMachine).verify})
+		}
 		for _, h := range s.hosts {
-			if slices.Contains(half, h) != (i == 0) && len(half) == 2 {
+			if apart && slices.Contains(half, h) != (i == 0) {
 				h.from, h.to = time.Now(), time.Now().Add(5*time.Minute)
 			}
 		}
 		s.change(m.agent, r)
 		s.do(r, j)
 		s.must(simWait(s.t.Context(), 10*time.Minute))
+	}
+	if h := s.suspect; apart && h != nil {
+		s.keepHead(h, twin, r)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ type TierStatus struct {
 	Target string
 	Has    bool   // the newest safe snapshot, complete; without one, the pending
 	Behind uint64 // entries of this agent's chain that it lacks
+	// Damaged says that it lost or spoilt something of the compartment, which
+	// is not mended: what it has counts as no copy.
+	Damaged bool
 }
 
 // DatasetStatus is what this machine knows of one dataset. A snapshot is safe
@@ -90,7 +94,7 @@ func (s Status) Exit() int {
 		if t.LockDue {
 			code = policy.ExitCode(code, exitDegraded)
 		}
-		if suspect(t.Err) {
+		if suspect(t.Err) || t.Verified != nil && t.Verified.Harmed > 0 {
 			code = exitLie
 		}
 	}
@@ -129,7 +133,7 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 			return Status{}, err
 		}
 	}
-	a, err := s.knownAtlas(ctx, key, keys, live)
+	a, err := s.knownAtlas(ctx, key, state, keys, live)
 	if err != nil {
 		return Status{}, err
 	}
@@ -244,8 +248,8 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, keys *Keys, s
 
 // knownAtlas is the atlas of what this machine knows, or of what the targets
 // say now. It is nil when this machine has never seen a charter.
-func (s *Service) knownAtlas(ctx context.Context, key format.NationKey, keys *Keys, live bool) (*atlas, error) {
-	a := &atlas{s: s, key: key, keys: keys}
+func (s *Service) knownAtlas(ctx context.Context, key format.NationKey, state *State, keys *Keys, live bool) (*atlas, error) {
+	a := &atlas{s: s, key: key, state: state, keys: keys}
 	var err error
 	switch {
 	case keys != nil:
@@ -281,20 +285,20 @@ func (s *Service) knownAtlas(ctx context.Context, key format.NationKey, keys *Ke
 // one.
 func (s *Service) lag(a *atlas, ledgers []*ledger, m *Member) (behind uint64, asOf time.Time, err error) {
 	own := map[Line]bool{}
-	count := func(l Line, head uint64) error {
-		seen, _, err := s.catalog.SeenHead(m.Name, l)
+	count := func(seen SeenHead, head uint64) {
 		if seen.At.After(asOf) {
 			asOf = seen.At
 		}
 		behind += head - min(seen.Seq, head)
-		return err
 	}
 	for _, l := range ledgers {
 		own[l.chain.line()] = true
 		if slices.ContainsFunc(l.members, func(o *Member) bool { return o.Name == m.Name }) {
-			if err := count(l.chain.line(), l.chain.head()); err != nil {
+			seen, _, err := l.seenOn(m)
+			if err != nil {
 				return 0, asOf, err
 			}
+			count(seen, l.chain.head())
 		}
 	}
 	if a == nil {
@@ -308,9 +312,14 @@ func (s *Service) lag(a *atlas, ledgers []*ledger, m *Member) (behind uint64, as
 			if own[l.Line] {
 				continue
 			}
-			if err := count(l.Line, l.last); err != nil {
+			seen, ok, err := s.catalog.SeenHead(m.Name, l.Line)
+			if err == nil && ok {
+				seen.Seq, err = l.heldBy(seen)
+			}
+			if err != nil {
 				return 0, asOf, err
 			}
+			count(seen, l.last)
 		}
 	}
 	return behind, asOf, nil
@@ -372,7 +381,7 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 	}
 	for _, m := range l.members {
 		t := TierStatus{Tier: m.Tier, Target: m.Name, Behind: l.chain.head()}
-		seen, ok, err := l.s.catalog.SeenHead(m.Name, l.chain.line())
+		seen, ok, err := l.seenOn(m)
 		if err != nil {
 			return ds, err
 		}
@@ -384,7 +393,10 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 		if ds.Pending != nil && trusted && seen.Seq >= last.Seq {
 			ds.Pending.Copies++
 		}
-		if t.Has && protected {
+		if t.Damaged, err = l.damagedOn(m); err != nil {
+			return ds, err
+		}
+		if t.Has && protected && !t.Damaged {
 			ds.Copies++
 			if m.Guarded {
 				ds.Guarded++
@@ -396,4 +408,17 @@ func (l *ledger) status(d config.Dataset) (DatasetStatus, error) {
 		ds.Tiers = append(ds.Tiers, t)
 	}
 	return ds, nil
+}
+
+// damagedOn reports whether the book names an object of the compartment that
+// the target lost or spoilt.
+func (l *ledger) damagedOn(m *Member) (bool, error) {
+	faults, err := l.s.catalog.Faults(m.Name)
+	if err != nil {
+		return false, err
+	}
+	prefix := l.chain.scope.Nation.String() + "/" + l.chain.scope.Compartment.String() + "/"
+	return slices.ContainsFunc(faults, func(f Fault) bool {
+		return f.Kind.Damages() && (strings.HasPrefix(f.Object, prefix) || f.Object == untold)
+	}), nil
 }

@@ -19,10 +19,9 @@ func (l *ledger) survey(ctx context.Context, m *Member) (uint64, error) {
 		return 0, err
 	}
 	if ok {
-		if err := l.chain.reach(seen.Seq); err != nil {
+		if ours, err := l.chain.wrote(seen); err != nil {
 			return 0, err
-		}
-		if seen.Seq > l.chain.head() || l.chain.hash(seen.Seq) != seen.Hash {
+		} else if !ours {
 			return 0, ErrForked
 		}
 	}

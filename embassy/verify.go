@@ -107,8 +107,9 @@ type VerifiedTarget struct {
 	// Class is the share that a sample read, from 0, of Classes. Classes is 0
 	// for other levels.
 	Class, Classes uint64
-	Harmed         []string // of Decrypt: snapshots that cannot be restored from it alone, one line each
-	Err            error    // why it was not looked at to the end; nil: it was
+	Harmed         []string // of Decrypt: snapshots that cannot be restored from it alone, one line each; at most 1,000
+	HarmedTotal    uint64
+	Err            error // why it was not looked at to the end; nil: it was
 }
 
 // Unmended returns how many bad objects are left.
@@ -180,7 +181,7 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	all := make([]*audit, len(members))
 	for i, m := range members {
 		all[i] = &audit{v: v, m: m, pen: m.pen(), out: VerifiedTarget{Target: m.Name}, found: map[format.Hash]Evidence{},
-			broken: map[*line]uint64{}, unfit: map[format.Hash]bool{}, met: map[string]bool{}}
+			broken: map[*line]uint64{}, unfit: map[format.Hash]bool{}, proved: map[format.Hash]bool{}, met: map[string]bool{}}
 	}
 	each(members, func(i int, _ *Member) { all[i].out.Err = all[i].run(ctx) })
 	for _, t := range all {
@@ -201,7 +202,7 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	}
 	codes := []int{book.exit()}
 	for _, t := range all {
-		if t.out.Unmended() > 0 || len(t.out.Harmed) > 0 {
+		if t.out.Unmended() > 0 || t.out.HarmedTotal > 0 {
 			codes = append(codes, exitLie)
 		}
 		if t.out.Err != nil {
@@ -220,10 +221,11 @@ func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 }
 
 func (r *VerifyReport) note() string {
-	var listed, read, bad, repaired, lost uint64
+	var listed, read, bad, repaired, lost, harmed uint64
 	unread := 0
 	for _, t := range r.Targets {
 		listed, read, bad, repaired, lost = listed+t.Listed, read+t.Read, bad+t.BadTotal, repaired+t.Repaired, lost+t.Lost
+		harmed += t.HarmedTotal
 		if t.Err != nil {
 			unread++
 		}
@@ -231,6 +233,9 @@ func (r *VerifyReport) note() string {
 	note := fmt.Sprintf("%s: %d objects listed, %d read, %d bad, %d mended", r.Level, listed, read, bad, repaired)
 	if lost > 0 {
 		note += fmt.Sprintf(", %d lost", lost)
+	}
+	if harmed > 0 {
+		note += fmt.Sprintf(", %d snapshots not to be restored from one target alone", harmed)
 	}
 	if unread > 0 {
 		note += fmt.Sprintf("; %d targets not verified to the end", unread)
@@ -250,7 +255,8 @@ type Verified struct {
 	Bad      uint64    `json:"bad"`
 	Repaired uint64    `json:"repaired"`
 	Lost     uint64    `json:"lost"`
-	Error    string    `json:"error,omitempty"` // it was not looked at to the end
+	Harmed   uint64    `json:"snapshots_harmed,omitempty"` // that cannot be restored from it alone
+	Error    string    `json:"error,omitempty"`            // it was not looked at to the end
 }
 
 const (
@@ -273,7 +279,7 @@ func (t *audit) noteDown(rep VerifyReport) error {
 	v := Verified{
 		Time: t.v.s.now().UTC(), Level: rep.Level.String(), Class: t.out.Class, Classes: t.out.Classes,
 		Listed: t.out.Listed, Read: t.out.Read, Bytes: t.out.Bytes,
-		Bad: t.out.BadTotal, Repaired: t.out.Repaired, Lost: t.out.Lost,
+		Bad: t.out.BadTotal, Repaired: t.out.Repaired, Lost: t.out.Lost, Harmed: t.out.HarmedTotal,
 	}
 	if t.out.Err != nil {
 		v.Error = oneLine(t.out.Err)
@@ -339,6 +345,7 @@ type audit struct {
 	broken   map[*line]uint64     // the first entry of which something is bad
 	gaps     []gap                // entries that are to be put back
 	unfit    map[format.Hash]bool // what is bad; of Decrypt only
+	proved   map[format.Hash]bool // packs that were read again to prove an index wrong
 	mended   bool                 // an entry was put back
 }
 

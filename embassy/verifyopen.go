@@ -85,21 +85,48 @@ func (t *audit) openIndex(ctx context.Context, c *compartmentView, o thing, data
 	}
 	b := &tableBuilder{c: c}
 	for _, p := range packs {
-		name := format.ObjectName(t.v.a.key.Nation, o.r.id, o.by[0].l.Agent, format.KindPack, p.Hash)
 		for _, s := range p.Segments {
 			if _, _, err := b.directory(s); err != nil {
 				return fmt.Errorf("directory of pack %s: %w", p.Hash, err), nil
 			}
-			same, err := t.same(ctx, name, s)
-			if err == nil && !same {
-				same, err = t.proven(ctx, name, p, s)
-			}
-			if err != nil && !answered(err) { // else the pack is reported for itself
-				return nil, err
-			}
-			if err == nil && !same {
-				return fmt.Errorf("says of pack %s what the pack does not say", p.Hash), nil
-			}
+		}
+	}
+	for _, p := range packs {
+		if unsound, err = t.compareIndexed(ctx, o, p); unsound != nil || err != nil {
+			return unsound, err
+		}
+	}
+	return nil, nil
+}
+
+// compareIndexed compares what an index says of a pack with the pack, if
+// entries list it so: else nobody reads it by the index.
+func (t *audit) compareIndexed(ctx context.Context, index thing, p format.IndexedPack) (unsound, err error) {
+	agent := index.by[0].l.Agent
+	name := format.ObjectName(t.v.a.key.Nation, index.r.id, agent, format.KindPack, p.Hash)
+	listed := false
+	for k, err := range t.v.s.catalog.KnownObjects(index.r.id, agent, format.KindPack, p.Hash[:]) {
+		if err != nil {
+			return nil, err
+		}
+		listed = k.Size == p.Size
+		break // who lists it with several sizes is told when the pack is looked at
+	}
+	if !listed {
+		return nil, nil
+	}
+	for _, s := range p.Segments {
+		same, err := t.same(ctx, name, s)
+		if err == nil && !same {
+			same, err = t.proven(ctx, index, name, p, s)
+		}
+		switch {
+		case !answered(err):
+			return nil, err
+		case err != nil: // the pack is reported for itself
+			return nil, nil
+		case !same:
+			return fmt.Errorf("says of pack %s what the pack does not say", p.Hash), nil
 		}
 	}
 	return nil, nil
@@ -126,14 +153,26 @@ func (t *audit) same(ctx context.Context, pack string, s format.IndexedSegment) 
 }
 
 // proven is same that reads the whole pack: before a writer is blamed, the hash
-// must prove the bytes. A pack that is bad says nothing against the index.
-func (t *audit) proven(ctx context.Context, name string, p format.IndexedPack, s format.IndexedSegment) (bool, error) {
+// must prove the bytes. A pack that is bad says nothing against the index. No
+// pack is read twice for that: of a second index that does not fit it, nobody is
+// blamed, and nothing is blamed on anybody that uses it.
+func (t *audit) proven(ctx context.Context, index thing, name string, p format.IndexedPack, s format.IndexedSegment) (bool, error) {
+	t.mu.Lock()
+	again := t.proved[p.Hash]
+	t.proved[p.Hash] = true
+	if again {
+		t.unfit[index.hash] = true
+	}
+	t.mu.Unlock()
+	if again {
+		return false, errBadCopy
+	}
 	at, want := ends(s)
 	sum, got, err := t.m.digestParts(ctx, name, int64(p.Size), at, t.arrived)
-	if err = t.asked(ctx, err); err != nil {
-		return false, err
+	if err = t.asked(ctx, err); err == nil && sum != p.Hash {
+		err = errBadCopy
 	}
-	return sum != p.Hash || slices.EqualFunc(got, want, bytes.Equal), nil
+	return slices.EqualFunc(got, want, bytes.Equal), err
 }
 
 // openSnapshot opens both parts of a snapshot.
@@ -160,9 +199,10 @@ func (v *verification) openSnapshot(c *compartmentView, o thing, data []byte) er
 	return nil
 }
 
-// snapshots walks every snapshot that the target shows, with nothing but what
-// lies on it. What its own damage explains is told as harm, the rest is their
-// writer's doing.
+// snapshots walks every snapshot that the target should hold, with nothing but
+// what lies on it. What its own damage explains is told as harm; what nothing
+// explains but its writer, when the target gave all that matters and gave it
+// right, is its writer's doing. An object for which no answer came ends it.
 func (t *audit) snapshots(ctx context.Context) error {
 	keys := *t.v.o.Keys
 	keys.Compartments = slices.DeleteFunc(slices.Clone(keys.Compartments), func(c *Compartment) bool {
@@ -171,84 +211,116 @@ func (t *audit) snapshots(ctx context.Context) error {
 			return r.id == c.ID && placed
 		})
 	})
-	v, err := OpenView(ctx, ViewOptions{Keys: &keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now})
+	known, err := t.known()
 	if err != nil {
 		return err
 	}
-	// A writer is blamed only when the target gave all that is known of the
-	// snapshot, and gave it right every time.
-	tell := func(s committed, what string, cause error) error {
-		judged, err := t.judged(s)
-		switch {
-		case err != nil || t.unfit[s.hash]: // told
-		case t.out.Unmended() == 0 && judged && v.desks[0].bad.Load() == 0 && !errors.Is(cause, errNowhere):
-			t.report(thing{name: s.c.source.name(s.object), hash: s.hash}, FaultUnsound, cause)
-		case len(t.out.Harmed) < maxBadListed:
-			t.out.Harmed = append(t.out.Harmed, fmt.Sprintf("%s: %v", what, cause))
-		}
+	v, err := OpenView(ctx, ViewOptions{Keys: &keys, Members: []*Member{t.m}, Log: t.v.s.log, Now: t.v.s.now, known: known, spoilt: t.unfit})
+	if err != nil {
 		return err
 	}
-	for _, s := range v.unread {
-		// What its writer did to it was told when its bytes were looked at.
-		if err := tell(s, fmt.Sprintf("snapshot %.12s", s.hash.String()), errNowhere); err != nil {
-			return err
+	if err := t.silent(ctx, v); err != nil {
+		return err
+	}
+	tell := func(s committed, what string, cause error, proven bool) {
+		switch {
+		case t.unfit[s.hash]: // told
+		case proven:
+			t.report(thing{name: s.c.source.name(s.object), hash: s.hash}, FaultUnsound, cause)
+			t.unfit[s.hash] = true
+		default:
+			if t.out.HarmedTotal++; len(t.out.Harmed) < maxBadListed {
+				t.out.Harmed = append(t.out.Harmed, fmt.Sprintf("%s: %v", what, cause))
+			}
 		}
 	}
+	for _, s := range v.unread {
+		// When its bytes are right, the chain that commits it is not its own.
+		tell(s, fmt.Sprintf("snapshot %.12s", s.hash.String()), fmt.Errorf("committed in chain %s: %w", s.ch.chain, s.err), !errors.Is(s.err, errNowhere))
+	}
 	for _, info := range v.snapshots {
-		cause := t.walkSnapshot(ctx, v, info)
+		v.silence.Store(nil)
+		cause, proven := t.walkSnapshot(ctx, v, info)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if down := t.m.Down(); down != nil {
-			return fmt.Errorf("target %s: %w: %w", t.m.Name, ErrDown, down)
+		if cause == nil {
+			continue
 		}
-		if cause != nil {
-			s, err := v.find(info)
-			if err != nil {
-				return err
-			}
-			if err := tell(s, snapshotLine(info.Summary, info.Hash), cause); err != nil {
-				return err
-			}
+		if err := t.silent(ctx, v); err != nil {
+			return err
 		}
+		s, err := v.find(info)
+		if err != nil {
+			return err
+		}
+		tell(s, snapshotLine(info.Summary, info.Hash), cause, proven && v.shows(s))
 	}
 	return nil
 }
 
-// judged reports whether all that a snapshot may use was looked at on the
-// target: what it does not list, and what comes after a fork, was not.
-func (t *audit) judged(s committed) (bool, error) {
-	kin := s.kin()
-	for _, entries := range kin {
-		for _, e := range entries {
-			before := kin[format.Head{Chain: e.Chain, Seq: e.Seq - 1}]
-			if e.Seq > 1 && !slices.ContainsFunc(before, func(b *readEntry) bool { return b.hash == e.Prev }) {
-				return false, nil
-			}
-			if ok, err := t.covers(s.c.ID, e); err != nil || !ok {
-				return false, err
-			}
-		}
-	}
-	return true, nil
-}
-
-// covers reports whether what an entry adds was looked at.
-func (t *audit) covers(compartment format.ID, e *readEntry) (bool, error) {
+// known returns the entries that the target should hold, and that were looked
+// at: whatever else it lists, and does not list, changes nothing.
+func (t *audit) known() ([]knownEntry, error) {
+	out := []knownEntry{}
 	for _, r := range t.v.a.regions {
 		for _, l := range r.lines {
-			if l.Line != (Line{compartment, e.Agent, e.Chain}) {
-				continue
-			}
 			n, err := l.claimOn(t.m)
-			if err != nil || e.Seq > n {
-				return false, err
+			if err != nil {
+				return nil, err
 			}
-			k, ok, err := t.v.s.catalog.KnownEntry(l.Line, e.Seq)
-			return ok && k.Hash == e.hash, err
+			for seq := uint64(1); seq <= n; seq++ {
+				k, ok, err := t.v.s.catalog.KnownEntry(l.Line, seq)
+				if err != nil {
+					return nil, err
+				}
+				if ok {
+					out = append(out, knownEntry{l.Line, k})
+				}
+			}
 		}
 	}
-	return false, nil
+	return out, nil
+}
+
+// silent is why what could not be read says nothing: no answer came, or would
+// come now.
+func (t *audit) silent(ctx context.Context, v *View) error {
+	probe(ctx, t.v.a.key.Nation, []*Member{t.m})
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if down := t.m.Down(); down != nil {
+		return fmt.Errorf("target %s: %w: %w", t.m.Name, ErrDown, down)
+	}
+	if unanswered := v.silence.Load(); unanswered != nil {
+		return fmt.Errorf("target %s: %w", t.m.Name, *unanswered)
+	}
+	return nil
+}
+
+// shows reports whether all entries were read that the references of a
+// snapshot may mean.
+func (v *View) shows(s committed) bool {
+	if len(v.holes) == 0 {
+		return true
+	}
+	for _, agent := range v.holes {
+		if v.steward(s.c, agent) {
+			return false
+		}
+	}
+	for _, entries := range s.kin() {
+		for _, e := range entries {
+			needs := slices.Concat(e.Continues, e.Depends, []format.Head{{Chain: e.Chain, Seq: e.Seq - 1, Hash: e.Prev}})
+			for _, h := range needs {
+				if _, hole := v.holes[h]; hole {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 // snapshotLine names a snapshot for people.
@@ -257,13 +329,19 @@ func snapshotLine(s format.Summary, h format.Hash) string {
 }
 
 // walkSnapshot goes through a tree, and looks for every chunk that it names in
-// the packs that the snapshot may use and that were found good.
-func (t *audit) walkSnapshot(ctx context.Context, v *View, info SnapshotInfo) error {
+// the packs that the snapshot may use and that were found good. proven says that
+// it met nothing bad, so that only the snapshot's writer explains the cause.
+func (t *audit) walkSnapshot(ctx context.Context, v *View, info SnapshotInfo) (cause error, proven bool) {
 	r, err := v.open(ctx, info, nil, false)
 	if err != nil {
-		return err
+		return err, !errors.Is(err, errNowhere)
 	}
 	defer r.close()
+	cause = t.walkTree(ctx, r)
+	return cause, v.doubts.Load() == r.doubts
+}
+
+func (t *audit) walkTree(ctx context.Context, r *reading) error {
 	var files int
 	var first error
 	harm := func(at string, err error) {
@@ -315,7 +393,7 @@ func (t *audit) hasContent(ctx context.Context, r *reading, c format.Content) er
 	err := r.each(ctx, c, func(id chunk.ID) error {
 		from, to := r.table.find(id)
 		for _, p := range r.table.places[from:to] {
-			if !t.unfit[r.table.packs[r.table.segments[p.segment].pack].hash] {
+			if !r.view.meets(r.table.packs[r.table.segments[p.segment].pack].hash) {
 				size += uint64(p.raw)
 				return nil
 			}

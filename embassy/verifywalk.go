@@ -58,9 +58,9 @@ func (r *region) objects(agent format.ID, kind format.Kind, claims map[format.ID
 			}
 			if len(o.by) < maxVouches {
 				o.by = append(o.by, vouch{claim.l, k.Seq})
-				if !slices.Contains(o.sizes, k.Size) {
-					o.sizes = append(o.sizes, k.Size)
-				}
+			}
+			if len(o.sizes) < maxVouches && !slices.Contains(o.sizes, k.Size) {
+				o.sizes = append(o.sizes, k.Size)
 			}
 		}
 		if o.r != nil {
@@ -209,6 +209,9 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 	case size == absent:
 		return FaultMissing, errors.New("is not there any more"), nil
 	case !slices.Contains(o.sizes, uint64(size)):
+		if right, err := t.missized(ctx, o, size, whole); right || err != nil {
+			return FaultUnsound, o.liedAbout(size), err
+		}
 		kind = FaultAltered
 		if uint64(size) < slices.Min(o.sizes) {
 			kind = FaultCut
@@ -219,6 +222,8 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 	}
 	unsound, err := t.read(ctx, o, size)
 	switch {
+	case err == nil && unsound == nil && len(o.sizes) > 1:
+		return FaultUnsound, o.liedAbout(size), nil
 	case err == nil && unsound == nil:
 		return "", nil, nil
 	case err == nil:
@@ -235,6 +240,24 @@ func (t *audit) judge(ctx context.Context, o thing, size int64, whole bool) (kin
 		return FaultCut, fmt.Errorf("ends before its %d bytes", size), nil
 	}
 	return FaultAltered, errBadCopy, nil
+}
+
+// missized reports whether an object of another size than any that is listed
+// is the right one: then no target cut it.
+func (t *audit) missized(ctx context.Context, o thing, size int64, whole bool) (bool, error) {
+	if !whole || o.r == nil || size <= 0 || size > format.MaxPackSize {
+		return false, nil
+	}
+	sum, err := t.digest(ctx, o.name, size)
+	if !answered(err) {
+		return false, err
+	}
+	return err == nil && sum == o.hash, nil
+}
+
+// liedAbout says that entries list a right object with a size that it has not.
+func (o thing) liedAbout(size int64) error {
+	return fmt.Errorf("has the %d bytes that it should have, and agent %s lists it with other sizes: %d", size, o.by[0].l.Agent, o.sizes)
 }
 
 // read reads every byte of an object, and returns errBadCopy unless its hash

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -28,6 +29,15 @@ type ViewOptions struct {
 	Warn     func(Finding)                      // nil: dropped; called from several goroutines
 	Progress func(Progress)                     // nil: none
 	Now      func() time.Time                   // nil: time.Now
+
+	known  []knownEntry         // if not nil, the entries to be read, whatever the members list
+	spoilt map[format.Hash]bool // objects that are known to be bad; not changed while the View is used
+}
+
+// knownEntry is an entry that was verified before.
+type knownEntry struct {
+	Line
+	Known
 }
 
 // SnapshotInfo is a snapshot that a valid entry commits. Refs of the Summary
@@ -61,6 +71,12 @@ type View struct {
 	signers  map[format.ID]*crypto.Verifier // of the charter's agents
 	room     *semaphore.Weighted            // bytes of snapshots that are open at once
 	texts    ration                         // of tags and target hints
+	known    []knownEntry
+	spoilt   map[format.Hash]bool
+
+	doubts  atomic.Int64              // bad copies and spoilt objects that were met
+	silence atomic.Pointer[error]     // of the last object that no member gave, and some for want of an answer
+	holes   map[format.Head]format.ID // entries that are listed and not read, with their agents
 
 	compartments []*compartmentView
 	snapshots    []SnapshotInfo // newest first
@@ -103,6 +119,7 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 	v := &View{
 		keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members,
 		signers: map[format.ID]*crypto.Verifier{}, room: semaphore.NewWeighted(4 * format.MaxSnapshotSize),
+		known: o.known, spoilt: o.spoilt, holes: map[format.Head]format.ID{},
 	}
 	if v.now == nil {
 		v.now = time.Now

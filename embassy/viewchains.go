@@ -93,12 +93,13 @@ func (v *View) readChains(ctx context.Context) error {
 	}
 	for n := range r.aside {
 		l.each(n, func(t *trial) { t.unread.Add(1) })
+		r.hole(n)
 	}
 	v.tellForged(l)
 	for _, c := range v.compartments {
 		for i := range agents {
 			if agents[i].Status == format.AgentRevoked {
-				c.curtail(&agents[i])
+				v.curtail(c, &agents[i])
 			}
 		}
 		for _, ch := range c.sorted() {
@@ -159,9 +160,11 @@ func (r *chainReader) read(ctx context.Context, n entryName, vouched bool) (entr
 	e.Entry, err = r.view.fetchEntry(ctx, c, key, n.seq, e, r.listing.trials, n.ledger)
 	r.meter.add(func(p *Progress) { p.Files++ })
 	if err != nil {
+		r.hole(n)
 		return n, false // reported, copy by copy
 	}
 	if !r.keep(e) {
+		r.hole(n)
 		r.view.warn(Finding{Object: format.EntryName(e.Nation, c.ID, key.agent, key.chain, n.seq, n.hash),
 			Err: fmt.Errorf("left out: the agent's entries commit, or depend on, more than %d MiB can name", entryRation>>20)})
 		return n, false
@@ -177,6 +180,14 @@ func (r *chainReader) read(ctx context.Context, n entryName, vouched bool) (entr
 	ch.last = max(ch.last, n.seq)
 	before := entryName{n.ledger, n.chain, n.seq - 1, e.Prev}
 	return before, r.aside[before]
+}
+
+// hole notes that an entry is not read.
+func (r *chainReader) hole(n entryName) {
+	_, key := r.place(n)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.view.holes[format.Head{Chain: n.chain, Seq: n.seq, Hash: n.hash}] = key.agent
 }
 
 // keep drops what a View does not need of an entry, and reports whether there
@@ -236,7 +247,7 @@ func (v *View) fetchEntry(ctx context.Context, c *compartmentView, key chainKey,
 
 // curtail keeps of a revoked agent's chains the entries that the charter names
 // and their ancestors.
-func (c *compartmentView) curtail(a *format.CharterAgent) {
+func (v *View) curtail(c *compartmentView, a *format.CharterAgent) {
 	for key, ch := range c.chains {
 		if key.agent != a.ID {
 			continue
@@ -250,6 +261,13 @@ func (c *compartmentView) curtail(a *format.CharterAgent) {
 			for e := ch.entry(h.Seq, h.Hash); e != nil && !slices.Contains(kept[e.Seq], e); e = ch.entry(e.Seq-1, e.Prev) {
 				kept[e.Seq] = append(kept[e.Seq], e)
 				last = max(last, e.Seq)
+			}
+		}
+		for n, es := range ch.entries {
+			for _, e := range es {
+				if !slices.Contains(kept[n], e) {
+					v.holes[format.Head{Chain: key.chain, Seq: n, Hash: e.hash}] = a.ID
+				}
 			}
 		}
 		if ch.entries, ch.last = kept, last; len(kept) == 0 {

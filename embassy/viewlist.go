@@ -95,9 +95,14 @@ func (v *View) list(ctx context.Context) *listing {
 	l := &listing{names: map[entryName]*listed{}, trials: make([][]trial, len(v.members))}
 	agents := len(v.keys.Charter.Agents)
 	ledgers := len(v.compartments) * agents
+	list := v.named()
 	var wg sync.WaitGroup
 	for i, m := range v.members {
 		l.trials[i] = make([]trial, ledgers)
+		if v.known != nil {
+			l.add(i, len(v.members), list)
+			continue
+		}
 		if m.Down() != nil {
 			continue
 		}
@@ -123,6 +128,24 @@ func (v *View) list(ctx context.Context) *listing {
 	}
 	wg.Wait()
 	return l
+}
+
+// named returns the entries that are known beforehand, as a list has them.
+func (v *View) named() []sizedName {
+	type owner struct{ compartment, agent format.ID }
+	ledgers := map[owner]int{}
+	for i, c := range v.compartments {
+		for j, a := range v.keys.Charter.Agents {
+			ledgers[owner{c.ID, a.ID}] = i*len(v.keys.Charter.Agents) + j
+		}
+	}
+	var out []sizedName
+	for _, k := range v.known {
+		if n, ok := ledgers[owner{k.Compartment, k.Agent}]; ok {
+			out = append(out, sizedName{entryName{n, k.Chain, k.Seq, k.Hash}, uint32(k.Size)})
+		}
+	}
+	return out
 }
 
 func (v *View) ledgerPrefix(ledger int) string {

@@ -29,6 +29,7 @@ type committed struct {
 	seq   uint64       // of the first entry that does
 	by    []*readEntry // all that do
 	sizes []uint64     // that they list
+	err   error        // why it is not to be had; of the View's unread
 	object
 }
 
@@ -58,6 +59,7 @@ func (v *View) readSnapshots(ctx context.Context) error {
 			if err != nil {
 				v.warn(Finding{Object: s.c.source.name(s.object), Err: fmt.Errorf("snapshot left out: %w", err)})
 				if !errors.Is(err, errNotItsDataset) {
+					s.err = err
 					v.unread = append(v.unread, s)
 				}
 				return nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -122,23 +121,41 @@ const widestState = 40
 
 // stateOfTarget says in words how a target is.
 func stateOfTarget(status embassy.Status, t embassy.TargetStatus) string {
-	state := "not asked"
-	fault := slices.IndexFunc(status.Faults, func(f embassy.Fault) bool { return f.Target == t.Name && f.Kind.Distrusts() })
+	var parts []string
+	bad, aside := uint64(0), ""
+	for _, f := range status.Faults {
+		switch {
+		case f.Target != t.Name:
+		case f.Kind.Damages():
+			bad++
+		case f.Kind.Distrusts() && aside == "":
+			aside = "SET ASIDE: " + string(f.Kind)
+		}
+	}
 	switch {
-	case fault >= 0:
-		state = "SET ASIDE: " + string(status.Faults[fault].Kind)
+	case aside != "":
+		parts = append(parts, aside)
 	case t.Err != nil:
-		state = cause(t.Name, t.Err)
+		parts = append(parts, cause(t.Name, t.Err))
 	case t.Live:
-		state = "answers"
+		parts = append(parts, "answers")
+	}
+	if bad > 0 {
+		parts = append(parts, plural(bad, "bad object", "bad objects"))
+	}
+	if t.Verified != nil && t.Verified.Harmed > 0 {
+		parts = append(parts, plural(t.Verified.Harmed, "snapshot", "snapshots")+" cannot be restored from it alone")
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "not asked")
 	}
 	switch {
 	case t.LockDue:
-		state += "; " + lockTrouble(t.Locked)
+		parts = append(parts, lockTrouble(t.Locked))
 	case t.Locked != nil && t.Locked.Earliest != nil:
-		state += "; locked until " + t.Locked.Earliest.UTC().Format(time.DateOnly)
+		parts = append(parts, "locked until "+t.Locked.Earliest.UTC().Format(time.DateOnly))
 	}
-	return state
+	return strings.Join(parts, "; ")
 }
 
 func printDatasets(w io.Writer, datasets []embassy.DatasetStatus) {
@@ -194,6 +211,8 @@ func tiersText(tiers []embassy.TierStatus) string {
 	for _, t := range tiers {
 		word := strings.ToUpper(t.Tier.String()[:1])
 		switch {
+		case t.Damaged:
+			word += "!"
 		case t.Has:
 			word += "+"
 		case t.Behind > 0:
@@ -223,6 +242,11 @@ func stateText(d embassy.DatasetStatus) string {
 	if d.Lost {
 		faults = append(faults, "an object of it is LOST on every target: run embassy backup now, the sources may still have it")
 	}
+	for _, t := range d.Tiers {
+		if t.Damaged {
+			faults = append(faults, "damaged on "+t.Target+": run embassy verify --repair")
+		}
+	}
 	last := d.LastRun
 	if last != nil && (last.Exit == 1 || last.Exit == 2) {
 		faults = append(faults, "the last run failed: "+oneLine(errors.New(last.Note)))
@@ -241,6 +265,8 @@ type tierStatus struct {
 	Target string `json:"target"`
 	Has    bool   `json:"has_safe"`
 	Behind uint64 `json:"entries_behind"`
+	// Damaged: it lost or spoilt something, and counts as no copy.
+	Damaged bool `json:"damaged"`
 }
 
 type lastRun struct {
@@ -321,7 +347,7 @@ func printStatusJSON(con *console, status embassy.Status) error {
 			j.Pending = &pending{p.Snapshot.String(), p.Time.UTC(), p.Copies, append([]string{}, p.Missing...)}
 		}
 		for _, t := range d.Tiers {
-			j.Tiers = append(j.Tiers, tierStatus{t.Tier.String(), t.Target, t.Has, t.Behind})
+			j.Tiers = append(j.Tiers, tierStatus{t.Tier.String(), t.Target, t.Has, t.Behind, t.Damaged})
 		}
 		if r := d.LastRun; r != nil {
 			j.LastRun = &lastRun{r.Kind, r.Started.UTC(), r.Ended.UTC(), r.Exit, r.Note}

@@ -107,3 +107,21 @@ func TestScreenDescribe(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// What only keeps snapshots from being restored is said, in the row and in the
+// result.
+func TestVerifyTextHarmed(t *testing.T) {
+	r := embassy.VerifyReport{Level: embassy.Decrypt, Exit: 5, Targets: []embassy.VerifiedTarget{
+		{Target: "tallinn", Listed: 9, HarmedTotal: 2, Harmed: []string{"people of Monday", "people of Tuesday"}}, {Target: "vault", Listed: 9},
+	}}
+	var out strings.Builder
+	if err := printVerify(&out, r); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"  2 snapshots cannot be restored\n", "  ok\n", "tallinn: cannot be restored from it alone: people of Tuesday\n",
+		"result: INTEGRITY FAILURE: 2 snapshots cannot be restored from tallinn alone (exit code 5)"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}

@@ -124,7 +124,7 @@ func printVerify(out io.Writer, r embassy.VerifyReport) error {
 			}
 			fmt.Fprintf(out, "%s: %s: %s: %s%s\n", t.Target, b.Kind, title(b.Object), oneLine(b.Err), end)
 		}
-		printSome(out, t.Target+": cannot be restored from it alone: ", t.Harmed)
+		printSome(out, t.Target+": cannot be restored from it alone: ", t.Harmed, t.HarmedTotal)
 	}
 	for i, l := range r.Lost {
 		if i == gapsShown {
@@ -136,17 +136,17 @@ func printVerify(out io.Writer, r embassy.VerifyReport) error {
 			by = fmt.Sprintf(", of entry %d of chain %s", l.Seq, l.Chain)
 		}
 		fmt.Fprintf(out, "LOST on every target: %s%s\n", title(l.Object), by)
-		printSome(out, "  used by ", l.Hits)
+		printSome(out, "  used by ", l.Hits, uint64(len(l.Hits)))
 	}
 	_, err := fmt.Fprintf(out, "result: %s (exit code %d), in %s\n", verifyVerdict(r), r.Exit, length(r.Elapsed))
 	return err
 }
 
-// printSome prints the first lines of many.
-func printSome(out io.Writer, before string, lines []string) {
+// printSome prints the first lines of so many.
+func printSome(out io.Writer, before string, lines []string, of uint64) {
 	for i, line := range lines {
 		if i == gapsShown {
-			fmt.Fprintf(out, "%s%s\n", before, plural(uint64(len(lines)-gapsShown), "more snapshot", "more snapshots"))
+			fmt.Fprintf(out, "%s%s\n", before, plural(of-gapsShown, "more snapshot", "more snapshots"))
 			return
 		}
 		fmt.Fprintf(out, "%s%s\n", before, oneLine(errors.New(line)))
@@ -159,12 +159,16 @@ func verifiedState(t embassy.VerifiedTarget) string {
 		words = append(words, fmt.Sprintf("share %d of %d", t.Class+1, t.Classes))
 	}
 	left := t.Unmended()
+	harmed := ""
+	if t.HarmedTotal > 0 {
+		harmed = plural(t.HarmedTotal, "snapshot", "snapshots") + " cannot be restored"
+	}
 	switch {
 	case t.Err != nil:
 		words = append(words, "not verified to the end: "+cause(t.Target, t.Err))
 	case left == 0 && t.BadTotal > 0:
 		words = append(words, "all mended")
-	case left == 0:
+	case left == 0 && harmed == "":
 		words = append(words, "ok")
 	}
 	if left > 0 {
@@ -173,14 +177,21 @@ func verifiedState(t embassy.VerifiedTarget) string {
 	if t.Lost > 0 {
 		words = append(words, count(t.Lost)+" lost on every target")
 	}
+	if harmed != "" {
+		words = append(words, harmed)
+	}
 	return strings.Join(words, ", ")
 }
 
 // verifyVerdict says what the exit code of a verification means.
 func verifyVerdict(r embassy.VerifyReport) string {
 	var bad, mended uint64
+	var harmed []string
 	for _, t := range r.Targets {
 		bad, mended = bad+t.BadTotal, mended+t.Repaired
+		if t.HarmedTotal > 0 {
+			harmed = append(harmed, plural(t.HarmedTotal, "snapshot", "snapshots")+" cannot be restored from "+t.Target+" alone")
+		}
 	}
 	switch {
 	case r.Exit == 0 && bad > 0:
@@ -191,6 +202,8 @@ func verifyVerdict(r embassy.VerifyReport) string {
 		return "NOT COMPLETE: not everything was verified"
 	case bad > mended:
 		return "INTEGRITY FAILURE: " + plural(bad-mended, "bad object is left", "bad objects are left")
+	case len(harmed) > 0:
+		return "INTEGRITY FAILURE: " + strings.Join(harmed, ", ")
 	}
 	return "INTEGRITY FAILURE: a target must not be trusted, or a ledger contradicts itself; see embassy status"
 }
@@ -215,8 +228,9 @@ type verifiedTarget struct {
 	Bad      uint64    `json:"bad"`
 	Repaired uint64    `json:"repaired"`
 	Lost     uint64    `json:"lost"`
-	Damage   []damaged `json:"damage"` // at most 1,000
-	Harmed   []string  `json:"snapshots_harmed"`
+	Damage   []damaged `json:"damage"`           // at most 1,000
+	Harmed   []string  `json:"snapshots_harmed"` // at most 1,000
+	Harms    uint64    `json:"harmed"`
 	Error    string    `json:"error,omitempty"`
 	Hint     string    `json:"hint,omitempty"`
 }
@@ -243,7 +257,7 @@ func printVerifyJSON(out io.Writer, r embassy.VerifyReport) error {
 	for _, t := range r.Targets {
 		j := verifiedTarget{
 			Target: t.Target, Objects: t.Listed, Read: t.Read, Bytes: t.Bytes, Shares: t.Classes,
-			Bad: t.BadTotal, Repaired: t.Repaired, Lost: t.Lost, Damage: []damaged{}, Harmed: append([]string{}, t.Harmed...),
+			Bad: t.BadTotal, Repaired: t.Repaired, Lost: t.Lost, Damage: []damaged{}, Harmed: append([]string{}, t.Harmed...), Harms: t.HarmedTotal,
 		}
 		if t.Classes > 0 {
 			j.Share = t.Class + 1
