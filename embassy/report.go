@@ -126,6 +126,22 @@ func (m *meter) emit(t time.Time) {
 	m.tell(p)
 }
 
+// Names are counted, and the first of them are listed.
+type Names struct {
+	Count uint64
+	First []string // source paths, 1 MiB in all at most
+	size  int      // of First, in bytes
+}
+
+const maxNamed = 1 << 20 // bytes
+
+func (n *Names) add(name string) {
+	n.Count++
+	if n.size += len(name) + gapBytes; n.size <= maxNamed {
+		n.First = append(n.First, name)
+	}
+}
+
 // Served says what one target gave to a restore.
 type Served struct {
 	Target  string
@@ -150,6 +166,12 @@ type DatasetRestore struct {
 	Dirs       uint64
 	Bytes      uint64       // of content, skipped files included
 	Skipped    uint64       // files that were already there, and verified
+	Trusted    uint64       // of these: by size and time alone
+	Left       uint64       // names that were there and stay as they are, whatever they are
+	Written    Names        // files, links and special files written, or, in a dry run, to be written
+	Wrote      uint64       // bytes of content written, or to be written
+	Deleted    Names        // what the snapshot does not have; a folder ends in a slash
+	ReadBack   uint64       // bytes of content that were read again after writing, and right
 	Served     []Served     // best tier first
 	Bad        []Finding    // copies met that were bad or missing; others served
 	Missing    []format.Gap // what was asked for and is not restored

@@ -26,8 +26,26 @@ const (
 	markerName = ".embassy-restore"
 	markerNew  = markerName + ".new" // being written
 	markerLine = "An unfinished restore; the same command resumes it, and removes this file at its end."
+	markerKeep = "An unfinished restore that keeps what was there; the same command resumes it, and removes this file at its end."
 	maxMarker  = 1 << 20 // bytes
 	nameCost   = 4 << 10 // bytes that a file or folder may take beside its content
+)
+
+// Overwrite says what becomes of what is there under a name to be restored.
+// Folders are always taken as they are, and get the attributes that they had.
+type Overwrite uint8
+
+const (
+	// OverwriteRefuse accepts no folder that is not empty, unless an
+	// interrupted restore of the same snapshots left it.
+	OverwriteRefuse Overwrite = iota
+	// OverwriteNever keeps every other name that is there as it is.
+	OverwriteNever
+	// OverwriteIfChanged is OverwriteAlways, but takes a file of the same size
+	// and modification time for the same.
+	OverwriteIfChanged
+	// OverwriteAlways compares every byte that is there, and writes what differs.
+	OverwriteAlways
 )
 
 // RestoreOptions say what to restore and where.
@@ -37,20 +55,32 @@ type RestoreOptions struct {
 	Include   []string            // gitignore patterns: only what they match, and what lies below; none: all
 	Exclude   []string            // gitignore patterns: neither what they match nor what lies below
 	To        string              // folder; made if it does not exist
-	Overwrite bool                // accept a folder that is not empty, and replace files in it
+	Overwrite Overwrite           // what becomes of what is there
 	Fastest   bool                // all tiers share the load
 	FoldNames bool                // take names that differ in case only for the same, as some systems do
 	// Privileged restores what lends rights as well: setuid and setgid bits of
 	// files, devices, and attributes such as file capabilities.
 	Privileged bool
 	Owners     bool // set owners, which only a superuser may
+	// Delete removes what is in a restored folder and not in that of the
+	// snapshot, as far as it is asked for by Paths, Include and Exclude. It takes
+	// OverwriteIfChanged or OverwriteAlways. Links are never followed.
+	Delete bool
+	DryRun bool // report what would be written, kept and deleted; touch nothing, not even To
+	// Verify reads what was written once more, from the disk where the system
+	// lets it, and compares. What differs is removed, and missing.
+	Verify bool
+	// First is, per dataset, gitignore patterns of what comes before all else in
+	// it. A pattern that does not begin with a slash matches at any depth.
+	First map[string][]string
 }
 
 // Restore writes the snapshots below To, each as
 // To/<dataset>/<absolute source path>. The folder must be empty, but for other
-// datasets of the nation, unless Overwrite is set, or an interrupted restore of the same snapshots left it:
-// then files that are there and right are verified and kept. Nothing outside
-// To is written, whatever a snapshot holds.
+// datasets of the nation, unless Overwrite says what becomes of what is there,
+// or an interrupted restore of the same snapshots left it: then files that are
+// there and right are verified and kept. Nothing outside To is written or
+// deleted, whatever a snapshot holds.
 //
 // One dataset does not stop the others, and one that may fill the disk comes
 // after them. The error wraps ErrIncomplete unless every byte asked for is
@@ -62,15 +92,13 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	if err := checkRestore(o); err != nil {
 		return report, err
 	}
-	to, fresh, err := openFolder(o, v.beside(o))
+	dest, err := v.destination(o)
 	if err != nil {
 		return report, err
 	}
-	defer to.Close()
-	if err := writeMarker(to, marker(o.Snapshots)); err != nil {
-		return report, fmt.Errorf("restore into %s: %w", o.To, err)
+	if dest.root != nil {
+		defer dest.root.Close()
 	}
-	dest := destination{root: to, fresh: fresh, bare: fresh && !inherits(to), fold: folding(to, o.FoldNames)}
 	report.Datasets = make([]DatasetRestore, len(o.Snapshots))
 	var broken []string
 	var fatal error
@@ -95,7 +123,7 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	}
 	var late []int
 	for i, s := range o.Snapshots {
-		if fatal == nil && !v.fits(o.To, s.Summary) {
+		if fatal == nil && dest.root != nil && !v.fits(o.To, s.Summary) {
 			late = append(late, i)
 			continue
 		}
@@ -111,10 +139,13 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	if len(broken) > 0 {
 		return report, fmt.Errorf("%w: %s", ErrIncomplete, strings.Join(broken, ", "))
 	}
-	if err := syncAll(to); err != nil {
+	if o.DryRun {
+		return report, nil
+	}
+	if err := syncAll(dest.root); err != nil {
 		return report, fmt.Errorf("%w: make %s durable: %w", ErrIncomplete, o.To, err)
 	}
-	if err := to.Remove(markerName); err != nil {
+	if err := dest.root.Remove(markerName); err != nil {
 		return report, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
 	return report, nil
@@ -122,10 +153,28 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 
 // destination is a folder to restore into.
 type destination struct {
-	root  *os.Root
+	root  *os.Root            // nil: it does not exist, and nothing is to be written
 	fresh bool                // nothing was there
+	torn  bool                // an unfinished restore was there, so that a time proves nothing
 	bare  bool                // nothing gets an attribute by itself
 	fold  func(string) string // names with one result are the same to the system; nil: if equal
+}
+
+// destination opens To, and marks it unless nothing is to be written.
+func (v *View) destination(o RestoreOptions) (destination, error) {
+	d, err := openFolder(o, v.beside(o))
+	if err != nil {
+		return destination{}, err
+	}
+	if !o.DryRun {
+		if err := writeMarker(d.root, marker(o)); err != nil {
+			d.root.Close()
+			return destination{}, fmt.Errorf("restore into %s: %w", o.To, err)
+		}
+	}
+	d.bare = d.fresh && d.root != nil && !inherits(d.root)
+	d.fold = folding(d.root, o.FoldNames)
+	return d, nil
 }
 
 // fits reports whether what a snapshot says to hold surely fits on the disk.
@@ -148,6 +197,9 @@ func (v *View) fits(to string, s format.Summary) bool {
 func checkRestore(o RestoreOptions) error {
 	if len(o.Snapshots) == 0 {
 		return fmt.Errorf("%w: nothing to restore", ErrNoSnapshot)
+	}
+	if o.Delete && o.Overwrite != OverwriteIfChanged && o.Overwrite != OverwriteAlways {
+		return errors.New("to delete what a snapshot does not have, say that files may be overwritten, if changed or always")
 	}
 	seen := map[string]bool{}
 	for _, s := range o.Snapshots {
@@ -184,26 +236,32 @@ func (v *View) beside(o RestoreOptions) map[string]bool {
 	return names
 }
 
-// openFolder opens To, and reports whether nothing was in it but the folders
-// beside. It refuses one that holds anything else, unless that is an
-// interrupted restore of the same.
-func openFolder(o RestoreOptions, beside map[string]bool) (*os.Root, bool, error) {
-	if err := os.MkdirAll(o.To, 0o755); err != nil {
-		return nil, false, fmt.Errorf("restore into %s: %w", o.To, err)
+// openFolder opens To, and looks what is in it but the folders beside. It
+// refuses one that holds anything else, unless Overwrite accepts it or that is
+// an interrupted restore of the same.
+func openFolder(o RestoreOptions, beside map[string]bool) (destination, error) {
+	if !o.DryRun {
+		if err := os.MkdirAll(o.To, 0o755); err != nil {
+			return destination{}, fmt.Errorf("restore into %s: %w", o.To, err)
+		}
 	}
 	to, err := os.OpenRoot(o.To)
-	if err != nil {
-		return nil, false, fmt.Errorf("restore into %s: %w", o.To, err)
+	if o.DryRun && errors.Is(err, fs.ErrNotExist) {
+		return destination{fresh: true}, nil
 	}
-	fresh, err := vacant(to, beside)
-	if err == nil && !fresh && !o.Overwrite {
-		err = resumable(to, o)
+	if err != nil {
+		return destination{}, fmt.Errorf("restore into %s: %w", o.To, err)
+	}
+	d := destination{root: to}
+	d.fresh, err = vacant(to, beside)
+	if err == nil && !d.fresh {
+		d.torn, err = acceptable(to, o)
 	}
 	if err != nil {
 		to.Close()
-		return nil, false, err
+		return destination{}, err
 	}
-	return to, fresh, nil
+	return d, nil
 }
 
 func vacant(to *os.Root, beside map[string]bool) (bool, error) {
@@ -224,30 +282,37 @@ func vacant(to *os.Root, beside map[string]bool) (bool, error) {
 	return len(entries) < len(beside)+2, nil
 }
 
-// resumable returns nil if the folder is that of an interrupted restore of the
-// same snapshots.
-func resumable(to *os.Root, o RestoreOptions) error {
+// acceptable returns nil if a folder that is not empty may be restored into,
+// and whether an unfinished restore is in it.
+func acceptable(to *os.Root, o RestoreOptions) (torn bool, err error) {
 	was, err := readMarker(to)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w: name another one, or add --overwrite to replace files in it", o.To, ErrNotEmpty)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && o.Overwrite == OverwriteRefuse:
+		return false, fmt.Errorf("%s: %w: name another one, or say with --overwrite never, if-changed or always what becomes of the files in it", o.To, ErrNotEmpty)
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("restore into %s: %w", o.To, err)
+	case o.Overwrite == OverwriteNever && !strings.HasPrefix(was, markerKeep):
+		return false, fmt.Errorf("%s: %w: it holds an unfinished restore, of which no file may be kept unseen; resume it with the command that began it, or give --overwrite if-changed", o.To, ErrNotEmpty)
+	case o.Overwrite == OverwriteRefuse && was != marker(o):
+		return false, fmt.Errorf("%s: %w: it holds an unfinished restore of other snapshots, or one with --overwrite never; give the same command to resume, name another folder, or add --overwrite", o.To, ErrNotEmpty)
 	}
-	if err != nil {
-		return fmt.Errorf("restore into %s: %w", o.To, err)
-	}
-	if was != marker(o.Snapshots) {
-		return fmt.Errorf("%s: %w: it holds an unfinished restore of other snapshots; name the same ones to resume, name another folder, or add --overwrite", o.To, ErrNotEmpty)
-	}
-	return nil
+	return true, nil
 }
 
 // marker names the snapshots of a restore, in whatever order they come.
-func marker(snapshots []SnapshotInfo) string {
+func marker(o RestoreOptions) string {
 	var lines []string
-	for _, s := range snapshots {
+	for _, s := range o.Snapshots {
 		lines = append(lines, s.Hash.String()+" "+s.Summary.Dataset)
 	}
 	slices.Sort(lines)
-	return markerLine + "\n" + strings.Join(lines, "\n") + "\n"
+	first := markerLine
+	if o.Overwrite == OverwriteNever {
+		first = markerKeep
+	}
+	return first + "\n" + strings.Join(lines, "\n") + "\n"
 }
 
 // writeMarker replaces the marker, which is there as a whole or not at all.
@@ -331,7 +396,7 @@ func (v *View) restoreDataset(ctx context.Context, to destination, s SnapshotInf
 		return lost(err)
 	}
 	w := newRestorer(to, r, o, meter, d)
-	err = w.run(ctx, chosen)
+	err = w.run(ctx, chosen, ordering(o.First[d.Dataset]))
 	w.tellUnset()
 	if w.untold > 0 {
 		d.Missing = append(d.Missing, format.Gap{Path: []byte("…"), Reason: fmt.Sprintf("%d more are not named", w.untold)})

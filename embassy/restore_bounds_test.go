@@ -188,7 +188,7 @@ func TestRestoreHardLinkOutside(t *testing.T) {
 		r.must(os.Chtimes(outside, time.Time{}, epoch))
 		r.must(os.Link(outside, filepath.Join(to, "pop", name)))
 	}
-	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, Overwrite: true}, "pop"); err != nil {
+	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, Overwrite: embassy.OverwriteAlways}, "pop"); err != nil {
 		t.Fatal(err)
 	}
 	compare(t, filepath.Join(to, "pop"), map[string][]byte{"other": []byte("12345"), "right": []byte("54321")})
@@ -233,7 +233,7 @@ func TestRestoreCancelledVerification(t *testing.T) {
 	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, "pop"); err != nil {
 		t.Fatal(err)
 	}
-	o := embassy.RestoreOptions{To: to, Overwrite: true}
+	o := embassy.RestoreOptions{To: to, Overwrite: embassy.OverwriteAlways}
 	r.latest(&findings{}, &o, "pop")
 	charter, _, err := embassy.FindCharter(t.Context(), r.members, r.nation, r.root.Signer().Verifier(), nil)
 	r.must(err)

@@ -444,7 +444,7 @@ func TestRestoreOverLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, Overwrite: true}, "pop"); err != nil {
+	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, Overwrite: embassy.OverwriteAlways}, "pop"); err != nil {
 		t.Fatal(err)
 	}
 	compare(t, filepath.Join(to, "pop"), map[string][]byte{"srv/pop/file": []byte("new"), "srv/plain": []byte("new")})
@@ -470,7 +470,7 @@ func TestRestoreNotEmpty(t *testing.T) {
 	if err := os.Link(mine, filepath.Join(to, "pop/hard")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, Overwrite: true}, "pop"); err != nil {
+	if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, Overwrite: embassy.OverwriteAlways}, "pop"); err != nil {
 		t.Fatal(err)
 	}
 	compare(t, to, map[string][]byte{"mine": []byte("old"), "pop/file": []byte("new"), "pop/hard": []byte("new")})
@@ -701,7 +701,7 @@ func TestRestoreHardLinks(t *testing.T) {
 		}
 	}
 	check(embassy.RestoreOptions{}, 0)
-	check(embassy.RestoreOptions{Overwrite: true}, 2)
+	check(embassy.RestoreOptions{Overwrite: embassy.OverwriteAlways}, 2)
 	outside := filepath.Join(t.TempDir(), "outside")
 	if err := os.WriteFile(outside, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
@@ -711,7 +711,7 @@ func TestRestoreHardLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	check(embassy.RestoreOptions{Overwrite: true}, 1)
+	check(embassy.RestoreOptions{Overwrite: embassy.OverwriteAlways}, 1)
 	if got, err := os.ReadFile(outside); string(got) != "mine" || err != nil {
 		t.Errorf("what lies outside is now %q, %v", got, err)
 	}

@@ -123,6 +123,7 @@ func (w *restorer) finishDir(f *folder) {
 	if f.err != nil {
 		return
 	}
+	w.tidy(f)
 	if f.parent != nil {
 		name := w.path(f)
 		w.dress(w.to, name, f.src, f.meta, format.Dir, nil)
@@ -148,14 +149,14 @@ type unset struct {
 // note counts what could not be set.
 func (w *restorer) note(kind, src string, err error) {
 	if err != nil {
-		w.count(kind, src, err)
+		w.tallyUnset(kind, src, err)
 	}
 }
 
 // leave counts what was not asked for.
-func (w *restorer) leave(kind, src string) { w.count(kind, src, nil) }
+func (w *restorer) leave(kind, src string) { w.tallyUnset(kind, src, nil) }
 
-func (w *restorer) count(kind, src string, err error) {
+func (w *restorer) tallyUnset(kind, src string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	u := w.unset[kind]

@@ -2,10 +2,7 @@ package embassy
 
 import (
 	"bytes"
-	"cmp"
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"iter"
 	"os"
@@ -30,25 +27,30 @@ const maxHandles = 200
 type restoredFile struct {
 	dir  *folder
 	name string
+	work string // its name while it is on its way
 	src  string
 	size uint64
 	meta meta
 	// holes are where zeros need not be written.
 	holes []uint64
 	hard  bool         // it has other names in the snapshot
-	left  atomic.Int64 // jobs not done, and one until its last part is planned
+	jobs  atomic.Int64 // not done, and one until its last part is planned
 
 	mu       sync.Mutex
-	seen     bool // examined
+	seen     bool // looked at
+	left     bool // something was there, and stays as it is
+	trusted  bool // it was there, by its size and time
 	existing bool // a file of the right size was there, and is mended in place
+	shared   bool // with a name that may be outside To
 	touched  bool // made or written by this run
 	handle   *os.File
 	err      error
 }
 
 func newRestoredFile(dir *folder, n *format.Node, src string) *restoredFile {
-	f := &restoredFile{dir: dir, name: string(n.Name), src: src, size: n.Content.Size, meta: metaOf(n), holes: n.Holes, hard: n.Hard != 0}
-	f.left.Store(1)
+	name := string(n.Name)
+	f := &restoredFile{dir: dir, name: name, work: name, src: src, size: n.Content.Size, meta: metaOf(n), holes: n.Holes, hard: n.Hard != 0}
+	f.jobs.Store(1)
 	return f
 }
 
@@ -70,117 +72,16 @@ func (f *restoredFile) failed() error {
 // path returns where a folder goes. os.Root takes slashes everywhere.
 func (w *restorer) path(f *folder) string { return w.base + f.src }
 
-// mkdir makes a folder, or takes the one that is there. Anything else of that
-// name, a symbolic link included, is replaced and never followed.
-func (w *restorer) mkdir(f *folder) {
-	if f.parent != nil && f.parent.err != nil {
-		f.err = f.parent.err
-		return
-	}
-	name := w.path(f)
-	err := w.to.Mkdir(name, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		var info fs.FileInfo
-		if info, err = w.to.Lstat(name); err == nil {
-			switch {
-			case info.IsDir():
-				if info.Mode().Perm()&0o700 != 0o700 {
-					err = w.to.Chmod(name, info.Mode().Perm()|0o700)
-				}
-			case w.fresh:
-				err = fmt.Errorf("%s: %w under a name that this system takes for the same", f.src, fs.ErrExist)
-			default:
-				if err = w.to.Remove(name); err == nil {
-					err = w.to.Mkdir(name, 0o700)
-				}
-			}
-		}
-	}
-	if f.err = err; err != nil {
-		w.missing(cmp.Or(f.src, "/"), err.Error())
-	}
-}
-
-// examine looks at what is there under the name of a part's file and returns
-// the jobs that are still to be done: none of a chunk that is there and right.
-// What cannot become the file is removed, unless it is a folder; so is what has
-// another hard link, for that may be outside To, unless it is all there.
-func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opener) []job {
-	f := p.file
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	name := path.Join(w.path(f.dir), f.name)
-	if f.err != nil || f.dir.err != nil {
-		return nil
-	}
-	shared := false // with a name that may be outside To
-	if !f.seen {
-		f.seen = true
-		info, err := w.to.Lstat(name)
-		fits := err == nil && info.Mode().IsRegular() && uint64(info.Size()) == f.size
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			f.err = err
-		case info.IsDir():
-			f.err = errors.New("a folder of that name is in the way")
-		case fits && oneName(w.to, name, info):
-			f.existing = true
-			f.err = w.to.Chmod(name, 0o600)
-		case fits && f.hard && p.last: // it is whole in this part
-			f.existing, shared = true, true
-		default:
-			f.err = w.to.Remove(name)
-		}
-	}
-	if !f.existing || f.err != nil {
-		return jobs
-	}
-	in, err := w.to.Open(name)
-	if err != nil {
-		f.err = err
-		return nil
-	}
-	wrong := w.wrong(ctx, in, jobs, o)
-	if err := in.Close(); err != nil {
-		f.err = err
-	}
-	if shared && len(wrong) > 0 && f.err == nil {
-		f.existing = false
-		if f.err = w.to.Remove(name); ctx.Err() == nil {
-			return jobs
-		}
-	}
-	return wrong
-}
-
-// wrong returns the jobs whose chunk is not in the file where it belongs.
-func (w *restorer) wrong(ctx context.Context, in *os.File, jobs []job, o *opener) []job {
-	var wrong []job
-	buf := make([]byte, chunk.MaxSize)
-	for _, j := range jobs {
-		pl := w.r.table.places[j.place]
-		data := buf[:pl.raw]
-		h, err := o.hasher(w.r.table.segments[pl.segment].epoch)
-		if err == nil && ctx.Err() == nil {
-			_, err = in.ReadAt(data, int64(j.at))
-		}
-		if err != nil || ctx.Err() != nil || h.ID(data) != j.id {
-			wrong = append(wrong, j)
-			continue
-		}
-		w.meter.add(func(p *Progress) { p.Bytes += uint64(pl.raw) })
-	}
-	return wrong
-}
-
-// folding returns what names must differ in to be two in the folder, which
-// holds the marker, or nil if any two are.
+// folding returns what names must differ in to be two in the folder, or nil if
+// any two are. Without a marker in it, only its system tells.
 func folding(to *os.Root, always bool) func(string) string {
 	// Of names that only this takes for the same, one is reported as lost.
 	fold := func(s string) string { return norm.NFC.String(strings.ToLower(strings.ToUpper(norm.NFC.String(s)))) }
 	if always {
 		return fold
+	}
+	if to == nil {
+		return nil
 	}
 	one, err := to.Lstat(markerName)
 	if err != nil {
@@ -239,12 +140,14 @@ func (h *hand) write(f *restoredFile, data []byte, at uint64) error {
 		return nil
 	}
 	err := h.open(f)
-	for from, piece := range f.solid(data, at) {
-		if err == nil {
-			_, err = f.handle.WriteAt(piece, int64(from))
+	if err == nil {
+		for from, piece := range f.solid(data, at) {
+			if _, err = f.handle.WriteAt(piece, int64(from)); err != nil {
+				break
+			}
 		}
 	}
-	if err == nil && f.left.Load() > 1 {
+	if err == nil && f.jobs.Load() > 1 {
 		h.w.mu.Lock()
 		many := h.w.handles > maxHandles
 		h.w.mu.Unlock()
@@ -253,6 +156,7 @@ func (h *hand) write(f *restoredFile, data []byte, at uint64) error {
 		}
 	}
 	f.err = err
+	h.w.wrote.Add(uint64(len(data)))
 	h.w.meter.add(func(p *Progress) { p.Bytes += uint64(len(data)) })
 	return fatalWrite(err)
 }
@@ -267,11 +171,14 @@ func (h *hand) open(f *restoredFile) error {
 		return err
 	}
 	flags := os.O_WRONLY
+	if f.existing && len(f.holes) > 0 {
+		flags = os.O_RDWR // a hole that is there stays one
+	}
 	fresh := !f.existing && !f.touched
 	if fresh {
 		flags |= os.O_CREATE | os.O_EXCL
 	}
-	file, err := dir.OpenFile(f.name, flags, 0o600)
+	file, err := dir.OpenFile(f.work, flags, 0o600)
 	if err != nil {
 		return err
 	}
@@ -302,18 +209,22 @@ func (h *hand) shut(f *restoredFile) error {
 // file gets its attributes, or goes if it is not right. It returns what would
 // fail every other file too.
 func (h *hand) done(f *restoredFile) error {
-	if f.left.Add(-1) > 0 {
+	if f.jobs.Add(-1) > 0 {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err == nil && f.size == 0 && !f.existing {
+	if f.left && f.err == nil {
+		h.w.leaveAsIs()
+		return nil
+	}
+	if f.err == nil && f.size == 0 && !f.existing && !f.trusted {
 		f.err = h.open(f)
 	}
 	if f.err == nil {
 		var dir *os.Root
 		if dir, f.err = h.in(f.dir); f.err == nil {
-			h.w.dress(dir, f.name, f.src, f.meta, format.File, f.handle)
+			h.w.dress(dir, f.work, f.src, f.meta, format.File, f.handle)
 		}
 	}
 	if f.err == nil && f.handle != nil {
@@ -327,45 +238,100 @@ func (h *hand) done(f *restoredFile) error {
 		// Closing may move the time on some systems, so it is set at last.
 		dir, err := h.in(f.dir)
 		if err == nil {
-			err = dir.Chtimes(f.name, time.Time{}, f.meta.time())
+			err = dir.Chtimes(f.work, time.Time{}, f.meta.time())
 		}
 		w.note("time", f.src, err)
 		w.mu.Lock()
-		w.d.Files++
-		w.d.Bytes += f.size
-		if !f.touched {
-			w.d.Skipped++
-		}
+		w.finished = append(w.finished, f)
 		w.mu.Unlock()
 		w.meter.add(func(p *Progress) { p.Files++ })
 		return nil
 	}
+	w.drop(f)
+	return fatalWrite(f.err)
+}
+
+// drop reports a file that is not right, and removes what was written of it.
+// f.mu is held.
+func (w *restorer) drop(f *restoredFile) {
 	reason := f.err.Error()
 	if f.touched {
-		if dir, err := h.in(f.dir); err != nil {
-			reason += "; an unfinished file was left: " + err.Error()
-		} else if err := dir.Remove(f.name); err != nil {
+		if err := w.to.Remove(path.Join(w.path(f.dir), f.work)); err != nil {
 			reason += "; an unfinished file was left: " + err.Error()
 		}
 	}
 	w.missing(f.src, reason)
-	return fatalWrite(f.err)
+}
+
+// finish gives the files of a window their names, and counts them. Those that
+// keep what is there come under another name until they are durable, so that
+// none is kept that was written in part.
+func (w *restorer) finish(durable bool) {
+	for _, f := range w.finished {
+		f.mu.Lock()
+		if f.work != f.name && f.err == nil && durable {
+			f.err = w.settle(f)
+		}
+		switch {
+		case f.err != nil:
+			w.drop(f)
+		case f.work == f.name || durable:
+			w.count(f)
+		}
+		f.mu.Unlock()
+	}
+	w.finished = nil
+}
+
+// settle gives a file its name, unless something came there meanwhile.
+func (w *restorer) settle(f *restoredFile) error {
+	name := path.Join(w.path(f.dir), f.name)
+	if _, err := w.to.Lstat(name); err == nil {
+		return errors.New("something has come there since the restore began")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return w.to.Rename(path.Join(w.path(f.dir), f.work), name)
+}
+
+// count counts a file that is right, or will be. f.mu is held.
+func (w *restorer) count(f *restoredFile) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.d.Files++
+	w.d.Bytes += f.size
+	switch {
+	case f.touched:
+		w.d.Written.add(f.src)
+	case f.trusted:
+		w.d.Trusted++
+		fallthrough
+	default:
+		w.d.Skipped++
+	}
+}
+
+// leaveAsIs counts a name that stays as it is.
+func (w *restorer) leaveAsIs() {
+	w.mu.Lock()
+	w.d.Left++
+	w.mu.Unlock()
 }
 
 // solid gives the pieces of data, which belongs at an offset, that must be
-// written, and their offsets: all but the zeros of holes, in a file that this
-// run made.
+// written, and their offsets: all but the zeros of holes, which a new file has
+// by itself, and another one if it reads as zeros there. The file is open.
 func (f *restoredFile) solid(data []byte, at uint64) iter.Seq2[uint64, []byte] {
 	return func(yield func(uint64, []byte) bool) {
 		holes, from, end := f.holes, at, at+uint64(len(data))
-		if f.existing {
-			holes = nil
-		}
 		first := sort.Search(len(holes)/2, func(i int) bool { return holes[2*i]+holes[2*i+1] > at })
 		for i := 2 * first; i < len(holes) && holes[i] < end; i += 2 {
 			a, b := max(holes[i], at), min(holes[i]+holes[i+1], end)
 			if len(bytes.TrimLeft(data[a-at:b-at], "\x00")) > 0 {
 				continue // no hole, whatever the node says
+			}
+			if f.existing && !zeros(f.handle, a, b) {
+				continue
 			}
 			if a > from && !yield(from, data[from-at:a-at]) {
 				return
@@ -376,4 +342,16 @@ func (f *restoredFile) solid(data []byte, at uint64) iter.Seq2[uint64, []byte] {
 			yield(from, data[from-at:])
 		}
 	}
+}
+
+// zeros reports whether a file surely reads as zeros from a to b.
+func zeros(file *os.File, a, b uint64) bool {
+	buf := make([]byte, min(b-a, 1<<20))
+	for ; a < b; a += uint64(len(buf)) {
+		buf = buf[:min(b-a, uint64(len(buf)))]
+		if _, err := file.ReadAt(buf, int64(a)); err != nil || len(bytes.TrimLeft(buf, "\x00")) > 0 {
+			return false
+		}
+	}
+	return true
 }

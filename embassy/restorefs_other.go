@@ -14,6 +14,9 @@ import (
 // syncFile makes the content of a file durable.
 func syncFile(f *os.File) error { return f.Sync() }
 
+// forget does nothing: this system cannot be asked to.
+func forget(*os.File) error { return nil }
+
 // syncFolder makes the names in a folder durable. Windows has no such call.
 func syncFolder(to *os.Root, name string) error {
 	if runtime.GOOS == "windows" {

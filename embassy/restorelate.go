@@ -20,6 +20,7 @@ type late struct {
 	target string // of a symbolic link
 	rdev   uint64
 	meta   meta
+	hard   bool   // it has other names in the snapshot
 	first  string // source path of the name that it is a hard link to; empty: none
 }
 
@@ -35,6 +36,9 @@ type firstName struct {
 // or notes that it is the first. Nodes that only claim to be one file are two.
 func (k *walker) another(n *format.Node, src string) (first string) {
 	if n.Hard == 0 {
+		return ""
+	}
+	if k.usable != nil && !k.usable(n, src) {
 		return ""
 	}
 	sum := identity(n)
@@ -64,33 +68,37 @@ func identity(n *format.Node) [sha256.Size]byte {
 // make makes a late name. It returns what would fail every other name too.
 func (h *hand) make(l late) error {
 	w, src := h.w, l.src()
-	err := l.dir.err
+	if isDevice(l.kind) && !w.o.Privileged {
+		w.leave(leftDevice, src)
+		return nil
+	}
+	there, left, err := w.stands(l)
+	if left {
+		w.leaveAsIs()
+		return nil
+	}
 	var dir *os.Root
 	if err == nil {
 		dir, err = h.in(l.dir)
 	}
-	if err == nil && l.first != "" {
-		err = w.join(dir, l)
-		if err == nil {
-			w.joined(l)
-			return nil
-		}
-	} else if err == nil {
-		err = w.vacate(dir, l.name)
-		switch {
-		case err != nil:
-		case l.kind == format.Symlink:
+	switch {
+	case err != nil || there:
+	case l.first != "":
+		err = w.join(l)
+	default:
+		if err = w.vacate(l.dir, src); err == nil && l.kind == format.Symlink {
 			err = dir.Symlink(l.target, l.name)
-		case isDevice(l.kind) && !w.o.Privileged:
-			w.leave(leftDevice, src)
-			return nil
-		default:
+		} else if err == nil {
 			err = makeSpecial(dir, l.name, l.kind, l.rdev)
 		}
 	}
 	if err != nil {
 		w.missing(src, err.Error())
 		return fatalWrite(err)
+	}
+	w.madeLate(l, there)
+	if l.first != "" {
+		return nil
 	}
 	w.dress(dir, l.name, src, l.meta, l.kind, nil)
 	if l.kind == format.Symlink {
@@ -104,49 +112,114 @@ func (h *hand) make(l late) error {
 
 func isDevice(t format.NodeType) bool { return t == format.CharDevice || t == format.Device }
 
+// stands reports whether a late name is there as it should be, or is left as
+// it is.
+func (w *restorer) stands(l late) (there, left bool, err error) {
+	if l.dir.err != nil {
+		return false, false, l.dir.err
+	}
+	if w.fresh || l.dir.made {
+		return false, false, nil
+	}
+	info, err := w.to.Lstat(w.base + l.src())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, false, nil
+	}
+	if err != nil || w.o.Overwrite == OverwriteNever {
+		return false, err == nil, err
+	}
+	if l.first != "" {
+		first, err := w.to.Lstat(w.base + l.first)
+		return err == nil && os.SameFile(first, info), false, nil
+	}
+	same := w.alike(l.src(), info, l.kind, l.target, l.rdev)
+	return same && (l.hard || oneName(w.to, w.base+l.src(), info)), false, nil
+}
+
+// alike reports whether what is there is a link or special file as it should be.
+func (w *restorer) alike(src string, info fs.FileInfo, kind format.NodeType, target string, rdev uint64) bool {
+	switch kind {
+	case format.Symlink:
+		to, err := w.to.Readlink(w.base + src)
+		return err == nil && to == target
+	case format.FIFO:
+		return info.Mode().Type() == fs.ModeNamedPipe
+	case format.Socket:
+		return info.Mode().Type() == fs.ModeSocket
+	case format.CharDevice:
+		return info.Mode().Type() == fs.ModeDevice|fs.ModeCharDevice && sysStat(info).rdev == rdev
+	case format.Device:
+		return info.Mode().Type() == fs.ModeDevice && sysStat(info).rdev == rdev
+	}
+	return false
+}
+
+// usable reports whether a name may be the first one of a file, so that others
+// are made links to it. It is asked where what is there stays: a file of
+// another size or time is another file.
+func (w *restorer) usable(n *format.Node, src string) bool {
+	info, err := w.to.Lstat(w.base + src)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	if n.Type == format.File {
+		return w.untouched(info, n.Content.Size, metaOf(n))
+	}
+	return w.alike(src, info, n.Type, string(n.Link), n.Rdev)
+}
+
 // join makes a name another one of a file that this run restored.
-func (w *restorer) join(dir *os.Root, l late) error {
-	first, err := w.to.Lstat(w.base + l.first)
+func (w *restorer) join(l late) error {
+	_, err := w.to.Lstat(w.base + l.first)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("another name of it, " + l.first + ", is missing")
 	}
+	if err == nil {
+		err = w.vacate(l.dir, l.src())
+	}
 	if err != nil {
-		return err
-	}
-	if there, err := dir.Lstat(l.name); err == nil && os.SameFile(first, there) {
-		return nil
-	}
-	if err := w.vacate(dir, l.name); err != nil {
 		return err
 	}
 	return w.to.Link(w.base+l.first, w.base+l.src())
 }
 
-// joined counts a name of a file that was restored.
-func (w *restorer) joined(l late) {
-	if l.kind != format.File {
-		return
-	}
+// madeLate counts a late name that is right.
+func (w *restorer) madeLate(l late, there bool) {
 	w.mu.Lock()
-	w.d.Files++
+	if !there {
+		w.d.Written.add(l.src())
+	}
+	file := l.kind == format.File
+	if file {
+		w.d.Files++
+	}
 	w.mu.Unlock()
-	w.meter.add(func(p *Progress) { p.Files++ })
+	if file {
+		w.meter.add(func(p *Progress) { p.Files++ })
+	}
 }
 
-// vacate removes what is in the way of a name, unless it is a folder.
-func (w *restorer) vacate(dir *os.Root, name string) error {
-	if w.fresh {
+// vacate removes what is in the way of a name, unless it is a folder that must
+// not be deleted.
+func (w *restorer) vacate(dir *folder, src string) error {
+	if w.fresh || dir.made {
 		return nil
 	}
-	info, err := dir.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := w.to.Lstat(w.base + src)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !info.IsDir() && w.o.DryRun:
+		return nil
+	case !info.IsDir():
+		return w.to.Remove(w.base + src)
+	case w.o.Delete && w.erase(src, dir.inside):
 		return nil
 	}
-	if err == nil && info.IsDir() {
-		return errors.New("a folder of that name is in the way")
-	}
-	if err == nil {
-		err = dir.Remove(name)
-	}
-	return err
+	return errInTheWay
 }
+
+// errInTheWay: a folder stands where another thing belongs.
+var errInTheWay = errors.New("a folder of that name is in the way, and is deleted only with --delete")

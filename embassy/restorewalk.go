@@ -37,9 +37,14 @@ type folder struct {
 	parent *folder
 	src    string // source path; empty: the dataset's own folder
 	meta   meta
+	inside bool            // an include pattern matches it, or something above
+	early  bool            // it comes before all else, with all in it
 	placed bool            // in a window
+	made   bool            // by this run: nothing was there
 	err    error           // why it could not be made
 	names  map[string]bool // folded, of what is in it; while it is walked
+	has    nameSet         // of what is in it; empty unless names are to be deleted
+	whole  bool            // all of its list was read
 }
 
 // filePart is what one window holds of a file.
@@ -73,6 +78,17 @@ func newSelection(paths, include, exclude []string) (*selection, error) {
 // judge says whether a name is to be restored, and whether something below it
 // may be. inside says that an include pattern matches something above.
 func (s *selection) judge(src string, dir, inside bool) (take, enter, nowInside bool) {
+	for i, p := range s.paths {
+		if src == p {
+			s.found[i] = true
+		}
+	}
+	return s.weigh(src, dir, inside)
+}
+
+// weigh is judge of a name that need not be in the snapshot. Safe for
+// concurrent use.
+func (s *selection) weigh(src string, dir, inside bool) (take, enter, nowInside bool) {
 	var parts []string
 	if s.include != nil || s.exclude != nil {
 		parts = strings.Split(src[1:], "/")
@@ -81,10 +97,7 @@ func (s *selection) judge(src string, dir, inside bool) (take, enter, nowInside 
 		return false, false, false
 	}
 	below, above := len(s.paths) == 0, false
-	for i, p := range s.paths {
-		if src == p {
-			s.found[i] = true
-		}
+	for _, p := range s.paths {
 		below = below || p == "/" || src == p || strings.HasPrefix(src, p+"/")
 		above = above || strings.HasPrefix(p, src+"/")
 	}
@@ -92,14 +105,40 @@ func (s *selection) judge(src string, dir, inside bool) (take, enter, nowInside 
 	return below && inside, dir && (below || above), inside
 }
 
-// walker turns a tree into windows.
+// covers reports whether all of a folder is asked for, patterns aside.
+func (s *selection) covers(src string) bool {
+	return len(s.paths) == 0 || slices.ContainsFunc(s.paths, func(p string) bool {
+		return p == "/" || src == p || strings.HasPrefix(src, p+"/")
+	})
+}
+
+// ordering reads the patterns of what comes first. Those that do not begin with
+// a slash match at any depth.
+func ordering(patterns []string) gitignore.Matcher {
+	var any []string
+	for _, p := range patterns {
+		if p = strings.TrimSpace(p); !strings.HasPrefix(p, "/") && strings.Contains(strings.TrimSuffix(p, "/"), "/") {
+			p = "**/" + p
+		}
+		any = append(any, p)
+	}
+	return matcher(any)
+}
+
+// walker turns a tree into windows. What comes first is walked first; then the
+// tree is walked again for the rest.
 type walker struct {
 	r      *reading
 	choice *selection
+	order  gitignore.Matcher                    // of what comes first; nil: nothing
 	emit   func(context.Context, *window) error // owns the window
 	lost   func(src, reason string)
-	fold   func(string) string  // see destination
-	first  map[uint64]firstName // by the number that names of one file share
+	fold   func(string) string                   // see destination
+	usable func(n *format.Node, src string) bool // what is there may be the first name of a file; nil: always
+	spare  func(name string) bool                // no name to restore; nil: none
+	names  bool                                  // note which names a folder has
+	first  map[uint64]firstName                  // by the number that names of one file share
+	early  bool                                  // only what comes first
 	w      *window
 	err    error // of emit, or errTooMuch
 }
@@ -109,18 +148,20 @@ type walker struct {
 // than its snapshot says.
 func (k *walker) walk(ctx context.Context) error {
 	k.w = &window{}
-	top := &folder{}
-	inside := k.choice.include == nil
-	if len(k.choice.paths) == 0 && inside {
-		k.place(top)
+	if k.order != nil {
+		all := k.r.left
+		k.early = true
+		err := k.top(ctx)
+		if err == nil {
+			err = k.flush(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		k.early, k.r.left = false, all
 	}
-	if err := k.folder(ctx, k.r.root.Tree, top, "", inside, 0); errors.Is(err, errTooMuch) {
-		k.lost("/", "given up: "+errTooMuch.Error())
-	} else if err != nil {
+	if err := k.top(ctx); err != nil {
 		return err
-	}
-	if top.placed {
-		k.w.closed = append(k.w.closed, top)
 	}
 	for i, p := range k.choice.paths {
 		if !k.choice.found[i] && p != "/" {
@@ -130,14 +171,43 @@ func (k *walker) walk(ctx context.Context) error {
 	return k.emit(ctx, k.w)
 }
 
+// top walks the whole tree. The error is that of emit or ctx.
+func (k *walker) top(ctx context.Context) error {
+	top := &folder{inside: k.choice.include == nil}
+	if len(k.choice.paths) == 0 && top.inside {
+		k.place(top)
+	}
+	err := k.folder(ctx, k.r.root.Tree, top, 0)
+	if errors.Is(err, errTooMuch) {
+		k.refuse("/", "given up: "+errTooMuch.Error())
+		err = nil
+	}
+	k.close(top)
+	return err
+}
+
+// refuse reports what the tree says and cannot be had, once in two walks.
+func (k *walker) refuse(src, reason string) {
+	if !k.early {
+		k.lost(src, reason)
+	}
+}
+
+// close says that nothing more comes into a folder.
+func (k *walker) close(f *folder) {
+	if f.placed && !k.early {
+		k.w.closed = append(k.w.closed, f)
+	}
+}
+
 // folder walks one folder; the error is of emit or ctx, or errTooMuch.
-func (k *walker) folder(ctx context.Context, list format.Content, dir *folder, src string, inside bool, depth int) error {
+func (k *walker) folder(ctx context.Context, list format.Content, dir *folder, depth int) error {
 	if depth > format.MaxTreeDepth {
-		k.lost(src, errTooDeep.Error())
+		k.refuse(dir.src, errTooDeep.Error())
 		return nil
 	}
 	err := k.r.nodes(ctx, list, func(n *format.Node) error {
-		if k.err = k.node(ctx, n, dir, src+"/"+string(n.Name), inside, depth); k.err != nil {
+		if k.err = k.node(ctx, n, dir, depth); k.err != nil {
 			return k.err
 		}
 		if k.w.items >= windowItems || k.w.bytes >= windowBytes {
@@ -153,8 +223,9 @@ func (k *walker) folder(ctx context.Context, list format.Content, dir *folder, s
 		return ctx.Err()
 	}
 	if err != nil {
-		k.lost(cmp.Or(src, "/"), "folder list: "+err.Error())
+		k.lost(cmp.Or(dir.src, "/"), "folder list: "+err.Error())
 	}
+	dir.whole = err == nil
 	return nil
 }
 
@@ -178,51 +249,66 @@ func (k *walker) place(f *folder) {
 	k.w.items += 1 + len(f.src)/longPath
 }
 
-func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src string, inside bool, depth int) error {
+func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth int) error {
 	if err := k.r.count(n); err != nil {
 		return err
 	}
+	name := string(n.Name)
+	src := dir.src + "/" + name
+	if k.names && !k.early {
+		dir.has.add(k.folded(name))
+	}
 	if len(src) > maxSource {
-		k.lost(src, errTooDeep.Error())
+		k.refuse(src, errTooDeep.Error())
 		return nil
 	}
-	take, enter, inside := k.choice.judge(src, n.Type == format.Dir, inside)
+	take, enter, inside := k.choice.judge(src, n.Type == format.Dir, dir.inside)
 	if !take && !enter {
 		return nil
 	}
-	if !localName(string(n.Name)) {
-		k.lost(src, "this system cannot have a file of that name")
+	if !localName(name) || k.spare != nil && k.spare(name) {
+		k.refuse(src, "no file can be restored under that name here")
 		return nil
 	}
-	if k.fold != nil && !dir.claim(k.fold(string(n.Name))) {
-		k.lost(src, "this system takes its name for that of another one beside it")
+	if k.fold != nil && !dir.claim(k.fold(name)) {
+		k.refuse(src, "this system takes its name for that of another one beside it")
 		return nil
 	}
+	early := dir.early || k.order != nil && k.order.Match(strings.Split(src[1:], "/"), n.Type == format.Dir)
 	if n.Type == format.Dir {
-		below := &folder{parent: dir, src: src, meta: metaOf(n)}
+		below := &folder{parent: dir, src: src, meta: metaOf(n), inside: inside, early: early}
 		if take {
 			k.place(below)
 		}
 		var err error
 		if enter {
-			err = k.folder(ctx, *n.Content, below, src, inside, depth+1)
+			err = k.folder(ctx, *n.Content, below, depth+1)
 		}
-		if below.placed {
-			k.w.closed = append(k.w.closed, below)
-		}
+		k.close(below)
 		return err
 	}
-	if !take {
+	if !take || k.early && !early {
 		return nil
 	}
 	k.place(dir)
+	if early && !k.early {
+		return nil // it was restored in the first walk
+	}
 	k.w.items += 1 + (len(src)+len(n.Link))/longPath
 	first := k.another(n, src)
 	if n.Type == format.File && first == "" {
 		return k.file(ctx, n, dir, src)
 	}
-	k.w.lates = append(k.w.lates, late{dir, string(n.Name), n.Type, string(n.Link), n.Rdev, metaOf(n), first})
+	k.w.lates = append(k.w.lates, late{dir, name, n.Type, string(n.Link), n.Rdev, metaOf(n), n.Hard != 0, first})
 	return nil
+}
+
+// folded is what a name of a folder is compared by.
+func (k *walker) folded(name string) string {
+	if k.fold == nil {
+		return name
+	}
+	return k.fold(name)
 }
 
 // claim reports whether no other name in the folder folded to the same.
@@ -240,6 +326,9 @@ func (f *folder) claim(folded string) bool {
 // file puts the parts of a file into windows.
 func (k *walker) file(ctx context.Context, n *format.Node, dir *folder, src string) error {
 	f := newRestoredFile(dir, n, src)
+	if k.spare != nil {
+		f.work = workName(f.name)
+	}
 	part := filePart{file: f}
 	var at uint64
 	err := k.r.each(ctx, *n.Content, func(id chunk.ID) error {

@@ -10,7 +10,9 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
@@ -53,13 +55,19 @@ type restorer struct {
 	base   string // folder of the dataset in to
 	r      *reading
 	o      RestoreOptions
+	choice *selection
 	fresh  bool                // see destination
+	torn   bool                // see destination
 	bare   bool                // no name gets an attribute by itself
 	fold   func(string) string // see destination
 	meter  *meter
+	back   *meter // of what is read again
 	memory *semaphore.Weighted
+	wrote  atomic.Uint64 // bytes of content
 
-	mu      sync.Mutex
+	mu       sync.Mutex
+	finished []*restoredFile // of this window, right but for their names
+
 	d       *DatasetRestore
 	told    int    // bytes of d.Missing
 	untold  uint64 // beyond maxMissing
@@ -72,7 +80,8 @@ type restorer struct {
 
 func newRestorer(to destination, r *reading, o RestoreOptions, m *meter, d *DatasetRestore) *restorer {
 	return &restorer{
-		to: to.root, fresh: to.fresh, bare: to.bare, fold: to.fold, base: d.Dataset, r: r, o: o, meter: m, d: d,
+		to: to.root, fresh: to.fresh, torn: to.torn, bare: to.bare, fold: to.fold, base: d.Dataset, r: r, o: o, meter: m, d: d,
+		back:   newMeter(r.view.progress, r.view.now, "read back", d.Dataset),
 		memory: semaphore.NewWeighted(packMemory), unset: map[string]*unset{},
 	}
 }
@@ -88,9 +97,12 @@ func (w *restorer) missing(src, reason string) {
 	w.d.Missing = append(w.d.Missing, format.Gap{Path: []byte(src), Reason: reason})
 }
 
-// run restores what is chosen. The error is of ctx, or of a full disk.
-func (w *restorer) run(ctx context.Context, chosen *selection) error {
+// run restores what is chosen, and what order matches before all else. The
+// error is of ctx, or of a full disk.
+func (w *restorer) run(ctx context.Context, chosen *selection, order gitignore.Matcher) error {
+	w.choice = chosen
 	defer func() {
+		w.d.Wrote = w.wrote.Load()
 		for _, o := range w.openers {
 			o.close()
 		}
@@ -99,7 +111,7 @@ func (w *restorer) run(ctx context.Context, chosen *selection) error {
 	windows := make(chan *window)
 	g.Go(func() error {
 		defer close(windows)
-		k := &walker{r: w.r, choice: chosen, lost: w.missing, fold: w.fold, emit: func(ctx context.Context, win *window) error {
+		k := &walker{r: w.r, choice: chosen, order: order, names: w.o.Delete, lost: w.missing, fold: w.fold, emit: func(ctx context.Context, win *window) error {
 			select {
 			case windows <- win:
 				return nil
@@ -107,6 +119,9 @@ func (w *restorer) run(ctx context.Context, chosen *selection) error {
 				return ctx.Err()
 			}
 		}}
+		if w.o.Overwrite == OverwriteNever && w.to != nil {
+			k.usable, k.spare = w.usable, isWorkName
+		}
 		return k.walk(ctx)
 	})
 	g.Go(func() error {
@@ -123,16 +138,29 @@ func (w *restorer) run(ctx context.Context, chosen *selection) error {
 // window writes one window. Folders come first, late names after the files, and
 // what is set on a folder when nothing more comes into it.
 func (w *restorer) window(ctx context.Context, win *window) error {
-	h := w.newHand()
-	defer h.close()
 	for _, f := range win.dirs {
 		w.mkdir(f)
 	}
-	jobs, err := w.plan(ctx, h, win.parts)
-	if err != nil {
-		return err
+	if w.o.DryRun {
+		return w.rehearse(ctx, win)
 	}
-	if err := w.fetch(ctx, h, jobs); err != nil {
+	h := w.newHand()
+	defer h.close()
+	jobs, err := w.plan(ctx, h, win.parts)
+	if err == nil {
+		err = w.fetch(ctx, h, jobs)
+	}
+	durable := true
+	if w.o.Verify || w.o.Overwrite == OverwriteNever {
+		if synced := syncAll(w.to); synced != nil {
+			durable, err = false, errors.Join(err, fmt.Errorf("make what was written durable: %w", synced))
+		}
+	}
+	if w.o.Verify && err == nil {
+		err = w.readBack(ctx, win.parts)
+	}
+	w.finish(durable)
+	if err != nil {
 		return err
 	}
 	for _, l := range win.lates {
@@ -149,6 +177,33 @@ func (w *restorer) window(ctx context.Context, win *window) error {
 // plan returns what must be fetched for the parts, and completes the files
 // that need nothing more.
 func (w *restorer) plan(ctx context.Context, h *hand, parts []filePart) ([]job, error) {
+	planned, err := w.lookInto(ctx, parts)
+	if err != nil {
+		return nil, err
+	}
+	var jobs []job
+	for i, p := range parts {
+		if p.file.dir.err != nil {
+			p.file.fail(fmt.Errorf("its folder: %w", p.file.dir.err))
+		}
+		if p.file.failed() != nil {
+			planned[i] = nil
+		}
+		p.file.jobs.Add(int64(len(planned[i])))
+		jobs = append(jobs, planned[i]...)
+	}
+	for _, p := range parts {
+		if p.last {
+			if err := h.done(p.file); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return jobs, ctx.Err()
+}
+
+// lookInto returns what is not there already of each part.
+func (w *restorer) lookInto(ctx context.Context, parts []filePart) ([][]job, error) {
 	planned := make([][]job, len(parts))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
@@ -171,25 +226,7 @@ func (w *restorer) plan(ctx context.Context, h *hand, parts []filePart) ([]job, 
 	if ctx.Err() != nil {
 		return nil, ctx.Err() // not every part was examined
 	}
-	var jobs []job
-	for i, p := range parts {
-		if p.file.dir.err != nil {
-			p.file.fail(fmt.Errorf("its folder: %w", p.file.dir.err))
-		}
-		if p.file.failed() != nil {
-			planned[i] = nil
-		}
-		p.file.left.Add(int64(len(planned[i])))
-		jobs = append(jobs, planned[i]...)
-	}
-	for _, p := range parts {
-		if p.last {
-			if err := h.done(p.file); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return jobs, ctx.Err()
+	return planned, nil
 }
 
 // jobs returns one job for every chunk of a part.
