@@ -381,6 +381,15 @@ func TestRestoreHostileTree(t *testing.T) {
 		"link, then through it": {func(a *agent) any {
 			return raw{a.node("a", link(outside)), a.node("a", dir{"evil": "hostile"})}
 		}, true},
+		"hard link to a link": {func(a *agent) any {
+			l, n, bad := a.node("a", link(outside+"/evil")), a.node("b", "hostile"), file(a, "c")
+			l.Hard, n.Hard = 7, 7
+			bad.Content.Size++ // so that something is missing
+			return raw{l, n, bad}
+		}, true},
+		"case folds, link first": {func(a *agent) any {
+			return raw{a.node("D", link(outside)), a.node("d", dir{"evil": "hostile"})}
+		}, true},
 		"not a node": {func(a *agent) any { return raw{{}} }, true},
 		"content too long": {func(a *agent) any {
 			n := file(a, "evil")
@@ -404,7 +413,7 @@ func TestRestoreHostileTree(t *testing.T) {
 			a.snapshot("pop", dir{"srv": dir{"bad": tt.tree(a), "good": "good"}})
 			parent := t.TempDir()
 			to := filepath.Join(parent, "to")
-			report, err := r.restore(&findings{}, embassy.RestoreOptions{To: to}, "pop")
+			report, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, FoldNames: true}, "pop")
 			if !errors.Is(err, embassy.ErrIncomplete) || len(report.Datasets[0].Missing) == 0 {
 				t.Errorf("Restore returned %v, missing %v", err, report.Datasets[0].Missing)
 			}

@@ -123,6 +123,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			&cli.BoolFlag{Name: "json", Usage: "print the list as JSON"},
 			&cli.StringFlag{Name: "at", Usage: "restore the newest state not after this `TIME`, such as 2026-11-21 or 2026-11-21T14:00:00Z"},
 			&cli.StringFlag{Name: "to", Usage: "`FOLDER` to restore into; it is made; but for other datasets it must be empty, or left by an interrupted restore"},
+			&cli.BoolFlag{Name: "privileged", Usage: "restore what lends rights as well: setuid and setgid bits, devices, file capabilities"},
+			&cli.BoolFlag{Name: "verify", Usage: "read what was written once more, from the disk, and compare"},
 		},
 		Version:                   version,
 		HideHelpCommand:           true,
@@ -151,6 +153,7 @@ type options struct {
 	kit, phrases, credentials, ca, to string
 	from                              []targets.Location
 	insecure, list, json              bool
+	privileged, verify                bool
 	at                                time.Time // zero: now
 	datasets                          []string  // none: all
 }
@@ -159,6 +162,7 @@ func decode(c *cli.Context) (options, error) {
 	o := options{
 		kit: c.String("kit"), phrases: c.String("passphrase-file"), credentials: c.String("credentials-file"),
 		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"), json: c.Bool("json"),
+		privileged: c.Bool("privileged"), verify: c.Bool("verify"),
 		datasets: c.Args().Slice(),
 	}
 	switch {

@@ -81,7 +81,9 @@ func (r *rescue) run(ctx context.Context) error {
 	if chosen, err = r.resume(view, chosen); err != nil {
 		return err
 	}
-	report, err := view.Restore(ctx, embassy.RestoreOptions{Snapshots: chosen, To: r.to, Owners: os.Geteuid() == 0})
+	report, err := view.Restore(ctx, embassy.RestoreOptions{
+		Snapshots: chosen, To: r.to, Privileged: r.privileged, Verify: r.verify, Owners: os.Geteuid() == 0,
+	})
 	if err != nil && ctx.Err() != nil {
 		return interrupted(report, chosen)
 	}
@@ -381,6 +383,9 @@ func (r *rescue) tell(report embassy.RestoreReport, err error) {
 		}
 		if d.Skipped > 0 {
 			fmt.Fprintf(r.stdout, "  there already, and right: %s\n", plural(d.Skipped, "file"))
+		}
+		if d.ReadBack > 0 {
+			fmt.Fprintf(r.stdout, "  read back as written: %s\n", size(d.ReadBack))
 		}
 		if n := len(d.Bad); n > 0 {
 			how, used := "", "; others were used"

@@ -18,10 +18,12 @@ type limits struct{ upload, download rates }
 type rates map[string]int64
 
 func limitFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringSliceFlag{Name: "limit-upload", Usage: "send at most `RATE` a second (10MiB, 500kB, none) to all targets together, or with TARGET=RATE to one; may be repeated, overrides the configuration"},
-		&cli.StringSliceFlag{Name: "limit-download", Usage: "fetch at most `RATE` a second, as above"},
-	}
+	return []cli.Flag{limitFlag("upload", "send"), limitFlag("download", "fetch")}
+}
+
+// limitFlag is the flag of one direction.
+func limitFlag(way, does string) cli.Flag {
+	return &cli.StringSliceFlag{Name: "limit-" + way, Usage: does + " at most `RATE` a second (10MiB, 500kB, none), all targets together, or with TARGET=RATE one of them; may be repeated, overrides the configuration"}
 }
 
 func decodeLimits(c *cli.Context) (l limits, err error) {

@@ -126,11 +126,13 @@ type Dataset struct {
 	Priority    int      // restored in ascending order; 100 unless given
 	Sources     []string // absolute, clean, at least one
 	Exclude     []string // patterns, as given
-	Schedule    Schedule
-	RPO, RTO    time.Duration
-	Retention   Retention
-	Label       string
-	Tags        []string
+	// RestoreFirst is patterns of what a restore brings back before all else.
+	RestoreFirst []string
+	Schedule     Schedule
+	RPO, RTO     time.Duration
+	Retention    Retention
+	Label        string
+	Tags         []string
 }
 
 // Retention says which snapshots are kept. When no count and no Within is set,

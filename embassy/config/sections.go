@@ -383,6 +383,7 @@ func (s *sections) dataset(n *yaml.Node) {
 			}
 		}, `write "sources: [/PATH]"`},
 		key{"exclude", s.strings("exclude", &d.Exclude), ""},
+		key{"restore_first", s.strings("restore_first", &d.RestoreFirst), ""},
 		key{"schedule", s.schedule("schedule", &d.Schedule), ""},
 		key{"rpo", s.duration("rpo", &d.RPO), ""},
 		key{"rto", s.duration("rto", &d.RTO), ""},
