@@ -202,7 +202,7 @@ func TestRestoreDelete(t *testing.T) {
 		"a path":              {embassy.RestoreOptions{Paths: map[string][]string{"pop": {"/srv/a"}}}, "/srv/a/gone /srv/a/out", ""},
 		"excluded":            {embassy.RestoreOptions{Exclude: []string{"*.keep", "/srv/a"}}, "/other /srv/b/gone/deep/er /srv/blocked/ /srv/blocked/z", ""},
 		"included":            {embassy.RestoreOptions{Include: []string{"g*", "y"}}, "/srv/b/gone/ /srv/b/gone/deep/ /srv/b/gone/deep/a.keep /srv/b/gone/deep/er", ""},
-		"a path that is gone": {embassy.RestoreOptions{Paths: map[string][]string{"pop": {"/srv/b/gone"}}}, "", "/srv/b/gone"},
+		"a path that is gone": {embassy.RestoreOptions{Paths: map[string][]string{"pop": {"/srv/b/gone", "/srv/b/y"}}}, "", "/srv/b/gone"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -181,7 +181,7 @@ func (n lost) holds(t *testing.T, to, dataset string, without ...string) {
 func TestRescueAll(t *testing.T) {
 	n := lostNation(t)
 	to := filepath.Join(t.TempDir(), "out")
-	code, out, errs := rescued(t, "--kit", n.kit, "--passphrase-file", n.phrase, "--from", "dir:"+n.vaults[1], "--to", to)
+	code, out, errs := rescued(t, "--kit", n.kit, "--passphrase-file", n.phrase, "--from", "dir:"+n.vaults[1], "--verify", "--to", to)
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, out, errs)
 	}
@@ -189,6 +189,9 @@ func TestRescueAll(t *testing.T) {
 	n.holds(t, to, "land")
 	if !strings.Contains(out, "Complete: every byte of 2 datasets") || strings.Index(out, "population:") > strings.Index(out, "land:") {
 		t.Errorf("stdout is\n%s", out)
+	}
+	if strings.Count(out, "read back as written: ") != 2 {
+		t.Errorf("what was written was not read back:\n%s", out)
 	}
 	if !strings.Contains(out, "from b (alternate)") {
 		t.Errorf("the target that served is not named as the kit knows it:\n%s", out)
