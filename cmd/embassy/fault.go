@@ -76,7 +76,6 @@ func (s *site) brief(err error) error {
 // planned are commands that people will look for, and that later versions get.
 var planned = []string{
 	"find", "diff", "dump", "forget", "prune", "keys", "agent",
-	"completion",
 }
 
 // near returns the word that was most likely meant, at most two letters away;

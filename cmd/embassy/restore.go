@@ -21,10 +21,10 @@ import (
 type restoreOptions struct {
 	reader
 	when
-	all                        bool
-	locations                  []location
-	to                         string
-	include, exclude           []string
+	all                            bool
+	locations                      []location
+	to                             string
+	include, exclude               []string
 	fastest, overwrite, privileged bool
 }
 
