@@ -138,11 +138,11 @@ type Dataset struct {
 
 	Pre, Post Program // run before and after a backup
 
-	Schedule    Schedule
-	RPO, RTO    time.Duration
-	Retention   Retention
-	Label       string
-	Tags        []string
+	Schedule  Schedule
+	RPO, RTO  time.Duration
+	Retention Retention
+	Label     string
+	Tags      []string
 }
 
 // Program is another program to run. The zero Program is none.
