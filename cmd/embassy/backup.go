@@ -120,6 +120,9 @@ func fed(cfg *config.Config, names []string, stdin io.Reader) error {
 			read = append(read, d.Name)
 		}
 	}
+	if len(names) == 0 && !slices.ContainsFunc(cfg.Datasets, func(d config.Dataset) bool { return !d.Stdin }) {
+		return usage("every dataset of %s has stdin, and is backed up only when it is named: run embassy backup DATASET <FILE", cfg.File)
+	}
 	if len(read) > 1 {
 		return usage("%s have stdin, and one run has one input: name one of them", strings.Join(read, " and "))
 	}
