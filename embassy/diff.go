@@ -66,7 +66,7 @@ func (v *View) Diff(ctx context.Context, old, new SnapshotInfo, at string, fn fu
 	}
 	defer b.close()
 	var damaged harms
-	d := &differ{old: a, new: b, fn: fn, harm: damaged.add}
+	d := &differ{old: a, new: b, fn: fn, harm: damaged.pass}
 	if err := d.at(ctx, path.Clean("/"+at)); err != nil {
 		return err
 	}

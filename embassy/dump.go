@@ -24,6 +24,9 @@ const (
 	dumpBuffer = 1 << 20 // bytes on their way out
 )
 
+// ErrArchive: a dump would write an archive, and was told not to.
+var ErrArchive = errors.New("it needs an archive")
+
 // Archive is a form in which a dump writes names beside contents.
 type Archive int
 
@@ -39,6 +42,9 @@ type DumpOptions struct {
 	Snapshot SnapshotInfo
 	Path     string  // absolute source path of a file or folder; empty: all
 	Archive  Archive // Bare means Tar for a folder
+	// NoArchive gives ErrArchive before anything is written, unless it is the
+	// bytes of one file.
+	NoArchive bool
 }
 
 // DumpReport says what a dump wrote.
@@ -77,6 +83,9 @@ func (v *View) Dump(ctx context.Context, o DumpOptions, out io.Writer) (DumpRepo
 	report := DumpReport{Archive: o.Archive}
 	if report.Archive == Bare && top.Type == format.Dir {
 		report.Archive = Tar
+	}
+	if report.Archive != Bare && o.NoArchive {
+		return report, ErrArchive
 	}
 	for _, g := range r.root.Errors {
 		if p := string(g.Path); at == "/" || p == at || strings.HasPrefix(p, at+"/") {

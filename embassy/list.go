@@ -106,7 +106,7 @@ func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bo
 		return fn(at, n)
 	}
 	var damaged harms
-	if err := r.walk(ctx, *n.Content, at, recursive, fn, damaged.add); err != nil {
+	if err := r.walk(ctx, *n.Content, at, recursive, fn, damaged.pass); err != nil {
 		return err
 	}
 	return errors.Join(damaged...)
@@ -115,14 +115,18 @@ func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bo
 // harms are what a walk passed over, one by one as far as a person reads them.
 type harms []error
 
-// add notes that something is not to be had. It returns nil: all goes on.
-func (h *harms) add(at string, err error) error {
+// pass notes that something is not to be had, and lets all go on.
+func (h *harms) pass(at string, err error) error {
+	h.add(at, err)
+	return nil
+}
+
+func (h *harms) add(at string, err error) {
 	if len(*h) < maxCandidates {
 		*h = append(*h, fmt.Errorf("%q: %w", at, err))
 	} else if len(*h) == maxCandidates {
 		*h = append(*h, errors.New("and more"))
 	}
-	return nil
 }
 
 // seek returns what lies at a clean absolute source path, or fs.ErrNotExist.
