@@ -65,8 +65,8 @@ type DumpReport struct {
 //
 // The first thing that no target gives ends the dump. The error wraps
 // ErrPartial then, names it, and may come after bytes were written. It is
-// fs.ErrNotExist when nothing lies there, and format.ErrMalformed or about the
-// targets before anything was written.
+// fs.ErrNotExist when nothing lies there. Any other error comes before anything
+// was written.
 func (v *View) Dump(ctx context.Context, o DumpOptions, out io.Writer) (DumpReport, error) {
 	meter := newMeter(v.progress, v.now, "dump", o.Snapshot.Summary.Dataset)
 	defer meter.end()
@@ -84,8 +84,13 @@ func (v *View) Dump(ctx context.Context, o DumpOptions, out io.Writer) (DumpRepo
 	if report.Archive == Bare && top.Type == format.Dir {
 		report.Archive = Tar
 	}
-	if report.Archive != Bare && o.NoArchive {
+	switch {
+	case report.Archive != Bare && o.NoArchive:
 		return report, ErrArchive
+	case report.Archive == Bare && top.Type == format.Symlink:
+		return report, fmt.Errorf("%q is a symbolic link to %q: name what it points to, or write an archive", at, top.Link)
+	case report.Archive == Bare && top.Type != format.File:
+		return report, fmt.Errorf("%q is no file and has no content: write an archive", at)
 	}
 	for _, g := range r.root.Errors {
 		if p := string(g.Path); at == "/" || p == at || strings.HasPrefix(p, at+"/") {

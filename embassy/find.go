@@ -100,6 +100,10 @@ func (f *finder) end(at string, before int) {
 func (f *finder) state(at string, n *format.Node) {
 	newest := len(f.read) - 1
 	matches := n != nil && f.match(n)
+	if matches {
+		kept := *n // without those beside it
+		n = &kept
+	}
 	if r := f.runs[at]; r != nil {
 		if matches && goesOn(r.node, n) {
 			r.node = n

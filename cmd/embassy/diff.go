@@ -26,10 +26,10 @@ func diffCommand(con *console) *cli.Command {
 		Usage:     "show what differs between two snapshots of a dataset",
 		ArgsUsage: "DATASET[:PATH] OLD [NEW]",
 		Description: "OLD and NEW are the beginning of a snapshot's ID, latest, or a time, as --at takes it\n" +
-			"   (default of NEW: latest). A line begins with + for added, - for removed and M for changed,\n" +
-			"   and says what changed: type, content, target (of a link or device), mode, owner, time, xattrs.\n" +
-			"   The exit code is 0, whether or not something differs.\n\n" +
-			"   embassy diff people 2026-11-20\n   embassy diff people:/srv/people/list 3f9a21c7 latest",
+			"(default of NEW: latest). A line begins with + for added, - for removed and M for changed,\n" +
+			"and says what changed: type, content, target (of a link or device), mode, owner, time, xattrs.\n" +
+			"The exit code is 0, whether or not something differs.\n\n" +
+			"embassy diff people 2026-11-20\nembassy diff people:/srv/people/list 3f9a21c7 latest",
 		Flags:  readerFlags(),
 		Action: action(con, decodeDiff, runDiff),
 	}

@@ -26,11 +26,11 @@ func dumpCommand(con *console) *cli.Command {
 		Usage:     "write a file, or a folder as tar or zip, to stdout",
 		ArgsUsage: "DATASET[:PATH]",
 		Description: "PATH is as it was on the source; without it, all of the dataset is written. A name in an archive\n" +
-			"   is the source path without the slash before it. When a byte is not to be had, dump ends with 1,\n" +
-			"   names the path, and what it wrote is incomplete: a pipe should check that (set -o pipefail).\n\n" +
-			"   embassy dump people:/srv/people/list.csv >list.csv\n" +
-			"   embassy dump people:/srv/people | tar -x --xattrs --xattrs-include='*' -C DIR\n" +
-			"   embassy dump --archive zip people >people.zip",
+			"is the source path without the slash before it. When a byte is not to be had, dump ends with 1,\n" +
+			"names the path, and what it wrote is incomplete: a pipe should check that (set -o pipefail).\n\n" +
+			"embassy dump people:/srv/people/list.csv >list.csv\n" +
+			"embassy dump people:/srv/people | tar -x --xattrs --xattrs-include='*' -C DIR\n" +
+			"embassy dump --archive zip people >people.zip",
 		Flags: append(append(readerFlags(), whenFlags()...),
 			&cli.StringFlag{Name: "archive", Usage: "`FORM` of what is written: tar or zip (default: the bytes of a file, and tar for a folder)"}),
 		Action: action(con, decodeDump, runDump),

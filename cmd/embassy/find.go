@@ -32,8 +32,8 @@ func findCommand(con *console) *cli.Command {
 		Usage:     "find names in all snapshots, and say in which of them each is",
 		ArgsUsage: "[DATASET[:PATH]...]",
 		Description: "Shows every state of a file that matches, with the first and the last snapshot that has it so.\n" +
-			"   Without DATASET it looks in all. Quote a PATTERN: it is for Embassy, not for the shell.\n\n" +
-			"   embassy find --name '*.csv' people\n   embassy find --type file --larger 1GiB --older 2026-01-01",
+			"Without DATASET it looks in all. Quote a PATTERN: it is for Embassy, not for the shell.\n\n" +
+			"embassy find --name '*.csv' people\nembassy find --type file --larger 1GiB --older 2026-01-01",
 		Flags: append(readerFlags(),
 			&cli.StringSliceFlag{Name: "name", Usage: "whose last part matches `PATTERN`, with *, ? and [...]; repeat it for others"},
 			&cli.StringFlag{Name: "type", Usage: "of this `TYPE`: file, folder, symlink, fifo, socket, device or char-device"},

@@ -70,7 +70,7 @@ func lsCommand(con *console) *cli.Command {
 		Usage:     "list what is in a snapshot",
 		ArgsUsage: "DATASET[:PATH]",
 		Description: "PATH is as it was on the source. Without it, ls shows where the dataset begins.\n\n" +
-			"   embassy ls people\n   embassy ls -lR --at 2026-11-20 people:/srv/people",
+			"embassy ls people\nembassy ls -lR --at 2026-11-20 people:/srv/people",
 		Flags: append(append(readerFlags(), whenFlags()...),
 			&cli.BoolFlag{Name: "l", Usage: "with mode, owner, size (or device numbers), time of change and target of a link"},
 			&cli.BoolFlag{Name: "R", Usage: "with all that lies below"}),

@@ -17,8 +17,8 @@ func statsCommand(con *console) *cli.Command {
 		Usage:     "show how much each dataset is, and what its snapshots take; needs no passphrase on an agent",
 		ArgsUsage: "[DATASET]",
 		Description: "FILES and SIZE are of the newest snapshot, as the source has them. PACKS is what the packs that it\n" +
-			"   refers to take on one target, compressed, deduplicated, sealed and padded; snapshots share packs.\n" +
-			"   ADDED is what all runs together added. Nothing but ledgers and summaries is read.",
+			"refers to take on one target, compressed, deduplicated, sealed and padded; snapshots share packs.\n" +
+			"ADDED is what all runs together added. Nothing but ledgers and summaries is read.",
 		Action: action(con, func(c *cli.Context) (string, error) {
 			if c.Args().Len() > 1 {
 				return "", usage("stats takes one dataset, not %d", c.Args().Len())
