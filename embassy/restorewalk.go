@@ -98,8 +98,8 @@ type walker struct {
 	choice *selection
 	emit   func(context.Context, *window) error // owns the window
 	lost   func(src, reason string)
-	fold   func(string) string  // see destination
-	first  map[uint64]firstName // by the number that names of one file share
+	fold   func(string) string // see destination
+	first  firstNames
 	w      *window
 	err    error // of emit, or errTooMuch
 }
@@ -217,7 +217,7 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, src stri
 	}
 	k.place(dir)
 	k.w.items += 1 + (len(src)+len(n.Link))/longPath
-	first := k.another(n, src)
+	first := k.first.another(n, src)
 	if n.Type == format.File && first == "" {
 		return k.file(ctx, n, dir, src)
 	}
