@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo cross $(CROSS) tools judges test lint fuzz clean
+.PHONY: help build demo cross $(CROSS) tools judges man test lint fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ help: ## list the targets
 build: ## build bin/embassy and bin/embassy-rescue
 	$(BUILD) -o bin/ ./cmd/embassy
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/embassy-rescue
+
+man: build ## write the manual page to bin/embassy.1
+	bin/embassy manual >bin/embassy.1
 
 demo: build ## build, then back up to four jurisdictions, lose some, restore everything
 	bin/embassy demo

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -54,8 +55,9 @@ var (
 
 // BackupOptions say what to back up.
 type BackupOptions struct {
-	Datasets []string // none: all, in order of priority
-	DryRun   bool     // look at the sources only: store and send nothing
+	Datasets []string  // none: all but those of an input, in order of priority
+	DryRun   bool      // look at the sources only: run no command and no hook, store and send nothing
+	Stdin    io.Reader // what a dataset with stdin holds, read to its end; nil: none
 }
 
 // TargetProgress is where one target stands after a run.
@@ -82,10 +84,12 @@ type BackupReport struct {
 	Added               uint64 // bytes of new packs, once, not per target
 	Packs               int    // new packs
 	Gaps                []format.Gap
+	Left                LeftOut // what the configuration keeps out
 	Targets             []TargetProgress
 	Missing             []string // what the commit rule lacks; empty: it holds
 	Exit                int
 	Err                 error // why there is no snapshot
+	PostErr             error // why the post hook failed, which undoes no snapshot
 	DryRun              bool
 }
 
@@ -119,8 +123,13 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 	for _, d := range datasets {
 		rep := BackupReport{Dataset: d.Name, Started: s.now(), DryRun: o.DryRun}
 		l, err := s.ledgerFor(ctx, state, keys, d, ledgers)
-		if err == nil {
-			rep, err = l.backup(ctx, d, o.DryRun)
+		backup := func() (BackupReport, error) { return l.backup(ctx, d, o) }
+		switch {
+		case err != nil:
+		case o.DryRun:
+			rep, err = backup()
+		default:
+			rep, err = s.withHooks(ctx, d, backup)
 		}
 		if ctx.Err() != nil {
 			return reports, ctx.Err()
@@ -149,6 +158,8 @@ func (r *BackupReport) note() string {
 	switch {
 	case r.Err != nil:
 		return r.Err.Error()
+	case r.PostErr != nil:
+		return r.PostErr.Error()
 	case len(r.Missing) > 0:
 		return "commit rule not met: " + strings.Join(r.Missing, ", ") + " missing"
 	case len(r.Gaps) > 0:
@@ -161,11 +172,11 @@ func (r *BackupReport) note() string {
 	return "done"
 }
 
-// chosen returns the named datasets, or all, by priority.
+// chosen returns the named datasets, or all that need no input, by priority.
 func (s *Service) chosen(names []string) ([]config.Dataset, error) {
 	var out []config.Dataset
 	for _, d := range s.site.Datasets {
-		if len(names) == 0 || slices.Contains(names, d.Name) {
+		if len(names) == 0 && !d.Stdin || slices.Contains(names, d.Name) {
 			out = append(out, d)
 		}
 	}
@@ -175,7 +186,7 @@ func (s *Service) chosen(names []string) ([]config.Dataset, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s names no dataset: %w", s.site.File, ErrUnknownName)
+		return nil, fmt.Errorf("%s names no dataset that is backed up without an input: %w", s.site.File, ErrUnknownName)
 	}
 	slices.SortStableFunc(out, func(a, b config.Dataset) int { return a.Priority - b.Priority })
 	return out, nil
@@ -257,10 +268,10 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 }
 
 // backup makes one snapshot of one dataset.
-func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep BackupReport, err error) {
-	rep = BackupReport{Dataset: d.Name, Started: l.s.now(), DryRun: dry}
+func (l *ledger) backup(ctx context.Context, d config.Dataset, o BackupOptions) (rep BackupReport, err error) {
+	rep = BackupReport{Dataset: d.Name, Started: l.s.now(), DryRun: o.DryRun}
 	defer func() { rep.Elapsed = l.s.now().Sub(rep.Started) }()
-	if rep.Gaps = missingSources(d.Sources); len(rep.Gaps) == len(d.Sources) {
+	if rep.Gaps = missingSources(d.Sources); len(rep.Gaps) > 0 && len(rep.Gaps) == len(d.Sources) {
 		return rep, fmt.Errorf("%s: %w", strings.Join(d.Sources, ", "), ErrNoSource)
 	}
 	if last, ok, err := l.newestOf(d.Name); err != nil {
@@ -273,15 +284,16 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	if err := l.replay(ctx); err != nil {
 		return rep, err
 	}
-	r, err := l.newRun(ctx, d, dry)
+	r, err := l.newRun(ctx, d, o.DryRun)
 	if err != nil {
 		return rep, err
 	}
 	defer r.session.Wipe()
-	root, err := r.execute(ctx, d)
+	root, err := r.execute(ctx, d, o.Stdin)
 	c := &r.walk.counts
 	rep.Files, rep.Dirs, rep.Others, rep.New, rep.Changed, rep.Same = c.files, c.dirs, c.others, c.fresh, c.changed, c.same
 	rep.Bytes, rep.Read, rep.Gaps = c.bytes, c.read, c.gaps
+	rep.Left = c.left
 	if c.hiddenGaps > 0 {
 		rep.Gaps = append(rep.Gaps, format.Gap{Path: []byte("…"), Reason: fmt.Sprintf("%d more are not named", c.hiddenGaps)})
 	}
@@ -295,7 +307,7 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, dry bool) (rep Ba
 	if len(c.gaps) > 0 {
 		rep.Exit = exitGaps
 	}
-	if dry {
+	if o.DryRun {
 		return rep, nil
 	}
 	if err := l.vouch(d.Name); err != nil { // for the one before
@@ -409,15 +421,15 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	r.store = newStore(cat, r.packer, w, r.used)
 	r.cache = newFileCache(cat, l.chain.id().String()+"/"+d.Name, r.used, l.s.log)
 	r.walk = &walk{
-		store: r.store, cache: r.cache, exclude: matcher(d.Exclude), keeper: r.store.newKeeper(),
+		store: r.store, cache: r.cache, filter: newFilter(d), keeper: r.store.newKeeper(),
 		names: newNames(), dry: dry,
 	}
 	return r, nil
 }
 
-// execute walks the sources and returns when everything they hold is durable
+// execute reads the sources and returns when everything they hold is durable
 // on at least one target or in the spool.
-func (r *backupRun) execute(ctx context.Context, d config.Dataset) (format.Content, error) {
+func (r *backupRun) execute(ctx context.Context, d config.Dataset, stdin io.Reader) (format.Content, error) {
 	started, last := r.l.s.now(), time.Time{}
 	r.walk.progress = func(c *counts) {
 		if now := r.l.s.now(); now.Sub(last) >= 100*time.Millisecond {
@@ -439,7 +451,11 @@ func (r *backupRun) execute(ctx context.Context, d config.Dataset) (format.Conte
 	g.Go(func() error {
 		defer r.store.close()
 		var err error
-		root, err = r.walk.tree("/", sourceTree(d.Sources))
+		if open := inputOf(gctx, d, stdin); open != nil {
+			root, err = r.walk.stream(d.Filename, started, open)
+		} else {
+			root, err = r.walk.tree("/", sourceTree(d.Sources))
+		}
 		return err
 	})
 	err := g.Wait()

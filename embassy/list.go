@@ -98,66 +98,94 @@ func (v *View) Walk(ctx context.Context, s SnapshotInfo, at string, recursive bo
 	}
 	defer r.close()
 	at = path.Clean("/" + at)
-	dir, above := r.root.Tree, "/"
+	n, err := r.seek(ctx, at)
+	if err != nil {
+		return err
+	}
+	if n.Type != format.Dir {
+		return fn(at, n)
+	}
+	var damaged harms
+	if err := r.walk(ctx, *n.Content, at, recursive, fn, damaged.pass); err != nil {
+		return err
+	}
+	return errors.Join(damaged...)
+}
+
+// harms are what a walk passed over, one by one as far as a person reads them.
+type harms []error
+
+// pass notes that something is not to be had, and lets all go on.
+func (h *harms) pass(at string, err error) error {
+	h.add(at, err)
+	return nil
+}
+
+func (h *harms) add(at string, err error) {
+	if len(*h) < maxCandidates {
+		*h = append(*h, fmt.Errorf("%q: %w", at, err))
+	} else if len(*h) == maxCandidates {
+		*h = append(*h, errors.New("and more"))
+	}
+}
+
+// seek returns what lies at a clean absolute source path, or fs.ErrNotExist.
+// For / that is a folder without a name.
+func (r *reading) seek(ctx context.Context, at string) (*format.Node, error) {
+	n, above := &format.Node{Type: format.Dir, Content: &r.root.Tree}, "/"
 	for rest := strings.Trim(at, "/"); rest != ""; {
-		var name string
-		name, rest, _ = strings.Cut(rest, "/")
-		n, err := r.lookup(ctx, dir, name)
-		if err != nil {
-			return fmt.Errorf("%s: %w", at, err)
-		}
 		if n.Type != format.Dir {
-			if rest != "" {
-				return fmt.Errorf("%s is no folder: %w", path.Join(above, name), fs.ErrNotExist)
-			}
-			return fn(at, n)
+			return nil, fmt.Errorf("%q is no folder: %w", above, fs.ErrNotExist)
 		}
-		dir, above = *n.Content, path.Join(above, name)
-	}
-	var damaged []error
-	harm := func(at string, err error) {
-		if len(damaged) < maxCandidates {
-			damaged = append(damaged, fmt.Errorf("%s: %w", at, err))
-		} else if len(damaged) == maxCandidates {
-			damaged = append(damaged, errors.New("and more"))
+		var name string
+		var err error
+		name, rest, _ = strings.Cut(rest, "/")
+		if n, err = r.lookup(ctx, *n.Content, name); err != nil {
+			return nil, fmt.Errorf("%q: %w", at, err)
 		}
+		above = path.Join(above, name)
 	}
-	var walk func(dir format.Content, at string, depth int) error
-	walk = func(dir format.Content, at string, depth int) error {
-		var wrong error // of fn, or errTooMuch
+	return n, nil
+}
+
+// walk calls fn with each name in the folder that has the path at, and
+// recursively with all below, parents first. What cannot be read goes to harm,
+// whose error ends the walk, as that of fn, of ctx, and errTooMuch do.
+func (r *reading) walk(ctx context.Context, dir format.Content, at string, recursive bool,
+	fn func(path string, n *format.Node) error, harm func(path string, err error) error) error {
+	var below func(dir format.Content, at string, depth int) error
+	below = func(dir format.Content, at string, depth int) error {
+		var wrong error // what ends the walk
 		err := r.nodes(ctx, dir, func(n *format.Node) error {
 			if wrong = r.count(n); wrong != nil {
 				return wrong
 			}
-			if len(at)+len(n.Name) > maxSource {
-				harm(at, errTooDeep)
-				return nil
-			}
 			name := path.Join(at, string(n.Name))
-			if wrong = fn(name, n); wrong != nil {
+			if len(name) > maxSource {
+				wrong = harm(at, errTooDeep)
 				return wrong
 			}
-			if n.Type == format.Dir && recursive {
-				if depth == format.MaxTreeDepth {
-					harm(name, errTooDeep)
-					return nil
-				}
-				wrong = walk(*n.Content, name, depth+1)
+			if wrong = fn(name, n); wrong != nil || n.Type != format.Dir || !recursive {
+				return wrong
+			}
+			if depth == format.MaxTreeDepth {
+				wrong = harm(name, errTooDeep)
+			} else {
+				wrong = below(*n.Content, name, depth+1)
 			}
 			return wrong
 		})
-		if wrong != nil || ctx.Err() != nil {
-			return err
-		}
-		if err != nil {
-			harm(at, err)
+		switch {
+		case wrong != nil:
+			return wrong
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return harm(at, err)
 		}
 		return nil
 	}
-	if err := walk(dir, above, 0); err != nil {
-		return err
-	}
-	return errors.Join(damaged...)
+	return below(dir, at, 0)
 }
 
 // timeLayouts are the forms that ParseTime reads, with how much time each of

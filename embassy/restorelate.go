@@ -32,26 +32,26 @@ type firstName struct {
 	sum [sha256.Size]byte
 }
 
+// firstNames are by the number that the names of one file share.
+type firstNames map[uint64]firstName
+
 // another returns the first name of the file that a node is another name of,
 // or notes that it is the first. Nodes that only claim to be one file are two.
-func (k *walker) another(n *format.Node, src string) (first string) {
+func (all *firstNames) another(n *format.Node, src string) (first string) {
 	if n.Hard == 0 {
 		return ""
 	}
-	if k.usable != nil && !k.usable(n, src) {
-		return ""
-	}
 	sum := identity(n)
-	if f, ok := k.first[n.Hard]; ok {
+	if f, ok := (*all)[n.Hard]; ok {
 		if f.sum == sum {
 			return f.src
 		}
 		return ""
 	}
-	if k.first == nil {
-		k.first = map[uint64]firstName{}
+	if *all == nil {
+		*all = firstNames{}
 	}
-	k.first[n.Hard] = firstName{src, sum}
+	(*all)[n.Hard] = firstName{src, sum}
 	return ""
 }
 

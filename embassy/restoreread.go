@@ -39,10 +39,12 @@ type reading struct {
 	fastest bool
 
 	opener *opener
-	cache  []*cachedPack  // least recently used first
-	live   int            // bytes of the node lists that are being gone through
-	left   format.Summary // what of its numbers is not yet counted
-	doubts int64          // of the view, when the snapshot itself was read
+	ahead  map[uint32][]span // by pack, what will be read next: fetched together with the rest
+	room   int               // bytes of the packs in cache
+	cache  []*cachedPack     // least recently used first
+	live   int               // bytes of the node lists that are being gone through
+	left   format.Summary    // what of its numbers is not yet counted
+	doubts int64             // of the view, when the snapshot itself was read
 }
 
 // cachedPack is a pack of which some blocks are there.
@@ -55,36 +57,56 @@ type cachedPack struct {
 
 // open fetches a snapshot and finds the places of its chunks.
 func (v *View) open(ctx context.Context, info SnapshotInfo, t *tally, fastest bool) (*reading, error) {
-	s, err := v.find(info)
+	r, locate, err := v.openRoot(ctx, info, t, fastest)
 	if err != nil {
 		return nil, err
 	}
+	if err := locate(ctx); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// openRoot fetches a snapshot. Nothing but its root may be read until locate
+// has found the places of its chunks.
+func (v *View) openRoot(ctx context.Context, info SnapshotInfo, t *tally, fastest bool) (r *reading, locate func(context.Context) error, err error) {
+	s, err := v.find(info)
+	if err != nil {
+		return nil, nil, err
+	}
 	if s.c.Reader == nil {
-		return nil, ErrNoReader
+		return nil, nil, ErrNoReader
 	}
 	snap, summary, err := v.snapshot(ctx, s, t)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	root, err := snap.Root(s.c.Reader)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	seen := map[format.Head]bool{}
 	for _, ref := range summary.Refs {
 		at := format.Head{Chain: ref.Chain, Seq: ref.Seq}
 		if seen[at] {
-			return nil, fmt.Errorf("%w: entry %d of chain %s is referred to twice", format.ErrMalformed, ref.Seq, ref.Chain)
+			return nil, nil, fmt.Errorf("%w: entry %d of chain %s is referred to twice", format.ErrMalformed, ref.Seq, ref.Chain)
 		}
 		seen[at] = true
 	}
-	r := &reading{view: v, c: s.c, root: root, tally: t, fastest: fastest, opener: newOpener(s.c), left: summary, doubts: v.doubts.Load()}
-	if r.table, err = v.locate(ctx, s, summary.Refs, fastest, t); err != nil {
-		r.close()
-		return nil, err
-	}
+	r = &reading{view: v, c: s.c, root: root, tally: t, fastest: fastest, opener: newOpener(s.c), room: treeCache, left: summary, doubts: v.doubts.Load()}
 	r.left.Refs = nil
-	return r, nil
+	return r, func(ctx context.Context) (err error) {
+		r.table, err = v.locate(ctx, s, summary.Refs, fastest, t)
+		return err
+	}, nil
+}
+
+// contents returns a second reading of the same snapshot, whose cache of room
+// bytes holds nothing yet: for the contents of files, beside the trees. Its
+// caller closes it, and then r.
+func (r *reading) contents(room int) *reading {
+	return &reading{view: r.view, c: r.c, table: r.table, tally: r.tally, fastest: r.fastest, opener: newOpener(r.c), room: room}
 }
 
 // count takes a node off the numbers of the snapshot's summary. A walk of an
@@ -223,13 +245,14 @@ func errNoPlace(id chunk.ID) error {
 }
 
 // fetch opens one chunk, from the cache if it is there. Of a pack full of tree
-// chunks all is fetched at once, of another the blocks that hold the chunk. If
+// chunks all is fetched at once, of another the blocks that hold the chunk and
+// what is ahead, or all if that is half of it. If
 // they do not open, the hash of the whole pack tells whether a copy is bad or
 // its agent wrote it so; only where no copy is whole is each tried for itself.
 func (r *reading) fetch(ctx context.Context, p place, id chunk.ID, max int) (data []byte, err error) {
 	ref := r.table.segments[p.segment]
 	pack := r.table.packs[ref.pack]
-	blocks, _ := align(r.table.spans(p), int64(pack.size))
+	blocks, covered := align(r.table.spans(p), int64(pack.size))
 	cp := r.cached(ref.pack, int(pack.size))
 	open := func() error {
 		s := cp.segments[p.segment]
@@ -242,15 +265,19 @@ func (r *reading) fetch(ctx context.Context, p place, id chunk.ID, max int) (dat
 		data, err = r.opener.chunk(s, ref, p, cp.buf, id, max)
 		return err
 	}
-	if cp.has(blocks) && open() == nil {
-		return data, nil
+	if cp.has(blocks) {
+		if open() == nil {
+			return data, nil
+		}
+	} else if next := r.ahead[ref.pack]; next != nil {
+		blocks, covered = align(append(r.table.spans(p), cp.lacking(next)...), int64(pack.size))
 	}
 	clear(cp.segments)
 	again := func() error {
 		delete(cp.segments, p.segment) // the header was read again
 		return open()
 	}
-	if pack.tree < pack.size/2 {
+	if pack.tree < pack.size/2 && (r.ahead == nil || covered < int64(pack.size)/2) {
 		var unfit error
 		err = r.c.source.ranges(ctx, pack.object, cp.buf, blocks, r.fastest, r.tally, func() error {
 			unfit = again()
@@ -290,7 +317,7 @@ func (r *reading) cached(pack uint32, size int) *cachedPack {
 		sum += len(c.buf)
 	}
 	var buf []byte
-	for sum > treeCache && len(r.cache) > 0 {
+	for sum > r.room && len(r.cache) > 0 {
 		old := r.cache[0].buf
 		if r.cache = slices.Delete(r.cache, 0, 1); cap(old) >= size {
 			buf = old[:size]
@@ -314,6 +341,17 @@ func (c *cachedPack) has(spans []span) bool {
 		}
 	}
 	return true
+}
+
+// lacking returns the spans that are not all there.
+func (c *cachedPack) lacking(spans []span) []span {
+	var out []span
+	for _, s := range spans {
+		if aligned, _ := align([]span{s}, int64(len(c.buf))); !c.has(aligned) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func (c *cachedPack) mark(spans []span, have bool) {

@@ -118,9 +118,9 @@ func (v *View) locate(ctx context.Context, s committed, refs []format.Refs, fast
 	}
 	g.Wait()
 	g.SetLimit(packsAtOnce)
-	// No index was good for these.
-	for _, w := range slices.SortedFunc(maps.Keys(b.want), func(x, y wanted) int { return cmp.Compare(b.want[x], b.want[y]) }) {
-		o := b.table.packs[b.want[w]].object
+	left := maps.Clone(b.want) // no index was good for these
+	for _, w := range slices.SortedFunc(maps.Keys(left), func(x, y wanted) int { return cmp.Compare(left[x], left[y]) }) {
+		o := b.table.packs[left[w]].object
 		g.Go(func() error {
 			if ctx.Err() == nil {
 				b.direct(ctx, w.by, o, fastest, t)

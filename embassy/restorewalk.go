@@ -137,8 +137,8 @@ type walker struct {
 	usable func(n *format.Node, src string) bool // what is there may be the first name of a file; nil: always
 	spare  func(name string) bool                // no name to restore; nil: none
 	names  bool                                  // note which names a folder has
-	first  map[uint64]firstName                  // by the number that names of one file share
-	early  bool                                  // only what comes first
+	first  firstNames
+	early  bool // only what comes first
 	w      *window
 	err    error // of emit, or errTooMuch
 }
@@ -295,7 +295,10 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth in
 		return nil // it was restored in the first walk
 	}
 	k.w.items += 1 + (len(src)+len(n.Link))/longPath
-	first := k.another(n, src)
+	first := ""
+	if k.usable == nil || n.Hard == 0 || k.usable(n, src) {
+		first = k.first.another(n, src)
+	}
 	if n.Type == format.File && first == "" {
 		return k.file(ctx, n, dir, src)
 	}

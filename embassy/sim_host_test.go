@@ -274,6 +274,8 @@ func (h *simHost) honest() bool { return h.guilty == "" }
 
 // calm reports whether the host answers, and will.
 func (h *simHost) calm() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	return h.mode == simUp && !time.Now().Before(h.to) && h.stutter.fail == 0
 }
 

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
-
 	"embassy/chunk"
 	"embassy/embassy/format"
 )
@@ -42,6 +40,7 @@ type counts struct {
 	gaps                 []format.Gap
 	hiddenGaps           uint64 // beyond maxGaps
 	sourcesFound         uint64
+	left                 LeftOut
 }
 
 // maxGaps bounds the gaps that a snapshot names one by one.
@@ -53,7 +52,7 @@ type walk struct {
 	ctx      context.Context
 	store    *store
 	cache    *fileCache
-	exclude  gitignore.Matcher
+	filter   filter
 	keeper   *keeper // for tree chunks
 	names    *names
 	counts   counts
@@ -88,10 +87,6 @@ func sourceTree(sources []string) *branch {
 	return root
 }
 
-func (w *walk) excluded(path string, dir bool) bool {
-	return w.exclude != nil && w.exclude.Match(strings.Split(strings.Trim(path, "/"), "/"), dir)
-}
-
 // gap records something that the source did not give.
 func (w *walk) gap(path string, err error) {
 	if len(w.counts.gaps) >= maxGaps {
@@ -114,7 +109,7 @@ func gapOf(path string, err error) format.Gap {
 func (w *walk) tree(path string, b *branch) (format.Content, error) {
 	if b.source {
 		w.counts.sourcesFound++
-		return w.dir(path, path)
+		return w.dir(path, path, deviceOf(path))
 	}
 	t := format.NewTreeBuilder(w.putTree)
 	for _, name := range sortedKeys(b.below) {
@@ -209,8 +204,9 @@ type waitingNode struct {
 	file *fileContent // nil: the node is complete
 }
 
-// dir builds the node list of the source folder path, which is opened as at.
-func (w *walk) dir(path, at string) (format.Content, error) {
+// dir builds the node list of the source folder path, which is opened as at
+// and lies on that device.
+func (w *walk) dir(path, at string, device uint64) (format.Content, error) {
 	if err := w.ctx.Err(); err != nil {
 		return format.Content{}, err
 	}
@@ -224,6 +220,10 @@ func (w *walk) dir(path, at string) (format.Content, error) {
 	entries, err := os.ReadDir(at)
 	if err != nil {
 		w.gap(path, err)
+	}
+	if w.filter.cache(path, at, entries) {
+		w.counts.left.Caches++
+		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() != cacheTag })
 	}
 	// ReadDir sorts by name, as bytes: the order of a node list.
 	known, record := w.cache.open(path), w.cache.record(path)
@@ -247,12 +247,18 @@ func (w *walk) dir(path, at string) (format.Content, error) {
 	}
 	for _, e := range entries {
 		child, real := filepath.Join(path, e.Name()), filepath.Join(at, e.Name())
-		if w.excluded(child, e.IsDir()) {
+		if w.filter.excluded(child, e.IsDir()) {
+			w.counts.left.Excluded++
 			continue
 		}
 		fi, err := os.Lstat(real)
 		if err != nil {
 			w.gap(child, err)
+			continue
+		}
+		if w.filter.tooLarge(fi) {
+			w.counts.left.Larger++
+			w.counts.left.LargerBytes += uint64(fi.Size())
 			continue
 		}
 		wn := waitingNode{path: child, node: w.node(e.Name(), fi)}
@@ -266,7 +272,7 @@ func (w *walk) dir(path, at string) (format.Content, error) {
 		switch wn.node.Type {
 		case format.File:
 		case format.Dir:
-			c, err := w.dir(child, real)
+			c, err := w.folder(child, real, fi, device)
 			if err != nil {
 				return format.Content{}, err
 			}

@@ -47,6 +47,8 @@ func (con *console) app() *cli.App {
 	app := &cli.App{
 		Name:  "embassy",
 		Usage: "keep a nation's critical data alive outside the nation",
+		Description: "Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 done, with gaps in the source; 4 done, and the\n" +
+			"commit rule or an RPO is not met; 5 a target lies or gave a bad copy; 6 authentication; 130 interrupted.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Value: defaultConfig, EnvVars: []string{"EMBASSY_CONFIG"}, Destination: &con.config},
 			&cli.BoolFlag{Name: "json", Usage: "print data as JSON", Destination: &con.json},
@@ -65,8 +67,9 @@ func (con *console) app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
-			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), restoreCommand(con),
-			statusCommand(con), serveCommand(con), catalogCommand(con), demoCommand(con), versionCommand(con),
+			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
+			diffCommand(con), dumpCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), serveCommand(con), catalogCommand(con),
+			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con),
 		},
 		Version:                   version,
 		Reader:                    con.stdin,
@@ -100,7 +103,9 @@ func complete(parent string, commands []*cli.Command) {
 func group(name string, commands []*cli.Command) cli.ActionFunc {
 	var known []string
 	for _, c := range commands {
-		known = append(known, c.Name)
+		if !c.Hidden {
+			known = append(known, c.Name)
+		}
 	}
 	return func(c *cli.Context) error {
 		text := name + " needs a command: " + strings.Join(known, ", ")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"embassy/embassy/format"
 
 	"github.com/urfave/cli/v2"
+	xterm "golang.org/x/term"
 )
 
 // gapsShown of a report, before "and N more".
@@ -29,8 +31,14 @@ func backupCommand(con *console) *cli.Command {
 		Name:      "backup",
 		Usage:     "back up datasets, all of them when none is named",
 		ArgsUsage: "[DATASET...]",
+		Description: "A dataset with \"stdin: true\" holds what the command reads, and is backed up only when it is named:\n\n" +
+			"   xz -dc minutes.xz | embassy backup minutes\n\n" +
+			"No program tells the one behind its pipe that it failed. So write \"command: [pg_dump, -Fc, registry]\" for what a\n" +
+			"program makes: when it fails, is killed or takes too long there is no snapshot, and the exit code is 1.\n\n" +
+			"A dataset's pre hook runs before its backup, which does not start when that fails; its post hook runs after it,\n" +
+			"also when the backup failed. docs/OPERATIONS.md says more: \"What is backed up\".",
 		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "dry-run", Usage: "read the sources and say which files are new or changed, but store nothing"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "read the sources and say which files are new or changed, but store nothing, and run no command and no hook"},
 		}, limitFlags()...),
 		Action: action(con, func(c *cli.Context) (backupOptions, error) {
 			l, err := decodeLimits(c)
@@ -47,8 +55,12 @@ func runBackup(ctx context.Context, o backupOptions, con *console) error {
 		if len(s.config.Datasets) == 0 {
 			return usage("%s names no dataset: add one, then run embassy charter apply", con.config)
 		}
-		return knownDatasets(s.config, o.Datasets)
+		if err := knownDatasets(s.config, o.Datasets); err != nil || o.DryRun {
+			return err
+		}
+		return fed(s.config, o.Datasets, con.stdin)
 	}
+	o.Stdin = con.stdin
 	var reports []embassy.BackupReport
 	var failure error // beside the reports of what was done before
 	err := con.using(o.limits, check, func(_ *site, service *embassy.Service) error {
@@ -61,8 +73,10 @@ func runBackup(ctx context.Context, o backupOptions, con *console) error {
 	var codes []int
 	for _, r := range reports {
 		codes = append(codes, r.Exit)
-		if r.Err != nil {
-			fmt.Fprintf(con.stderr, "embassy: dataset %s: %s\n", r.Dataset, oneLine(r.Err))
+		for _, e := range []error{r.Err, r.PostErr} {
+			if e != nil {
+				fmt.Fprintf(con.stderr, "embassy: dataset %s: %s\n", r.Dataset, oneLine(e))
+			}
 		}
 	}
 	if con.json {
@@ -94,6 +108,26 @@ func knownDatasets(cfg *config.Config, names []string) error {
 		if !slices.Contains(known, name) {
 			return usage("dataset %q is not in %s, which has %s", name, cfg.File, strings.Join(known, ", "))
 		}
+	}
+	return nil
+}
+
+// fed refuses a run that would wait for an input that nobody gives.
+func fed(cfg *config.Config, names []string, stdin io.Reader) error {
+	var read []string
+	for _, d := range cfg.Datasets {
+		if d.Stdin && slices.Contains(names, d.Name) {
+			read = append(read, d.Name)
+		}
+	}
+	if len(names) == 0 && !slices.ContainsFunc(cfg.Datasets, func(d config.Dataset) bool { return !d.Stdin }) {
+		return usage("every dataset of %s has stdin, and is backed up only when it is named: run embassy backup DATASET <FILE", cfg.File)
+	}
+	if len(read) > 1 {
+		return usage("%s have stdin, and one run has one input: name one of them", strings.Join(read, " and "))
+	}
+	if f, ok := stdin.(*os.File); ok && len(read) == 1 && xterm.IsTerminal(int(f.Fd())) {
+		return usage("%s holds what this command reads, and that is a terminal: run embassy backup %s <FILE, or give it the output of a program", read[0], read[0])
 	}
 	return nil
 }
@@ -137,6 +171,9 @@ func printBackup(out io.Writer, r embassy.BackupReport, told map[string]string) 
 		}
 		fmt.Fprintf(w, "  %s\t%s, %s: %s\n", t.Tier, t.Target, place(t.Jurisdiction), state)
 	}
+	if left := leftOut(r.Left); left != "" {
+		fmt.Fprintf(w, "  left out\t%s\n", left)
+	}
 	printGaps(w, "not read", r.Gaps)
 	verdict := backupMeaning[r.Exit]
 	if why := reason(r); why != "" {
@@ -144,6 +181,25 @@ func printBackup(out io.Writer, r embassy.BackupReport, told map[string]string) 
 	}
 	fmt.Fprintf(w, "  result\t%s (exit code %d), in %s\n", verdict, r.Exit, length(r.Elapsed))
 	return w.Flush()
+}
+
+// leftOut says what the configuration keeps out, and by which of its keys.
+func leftOut(l embassy.LeftOut) string {
+	var parts []string
+	for _, p := range []struct {
+		n               uint64
+		one, many, more string
+	}{
+		{l.Excluded, "name", "names", " by exclude"},
+		{l.Caches, "cache folder", "cache folders", " by exclude_caches"},
+		{l.Larger, "file", "files", " of " + size(l.LargerBytes) + " by exclude_larger_than"},
+		{l.Mounts, "mounted file system", "mounted file systems", " by one_file_system"},
+	} {
+		if p.n > 0 {
+			parts = append(parts, plural(p.n, p.one, p.many)+p.more)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // added says how much is new, and where it went.
@@ -165,6 +221,8 @@ func reason(r embassy.BackupReport) string {
 	switch {
 	case r.Err != nil:
 		return oneLine(r.Err)
+	case r.PostErr != nil:
+		return oneLine(r.PostErr)
 	case len(r.Missing) > 0:
 		return "lacks " + strings.Join(r.Missing, ", ")
 	}
@@ -211,6 +269,15 @@ func gaps(list []format.Gap) []gap {
 	return out
 }
 
+// leftOutCounts is embassy.LeftOut in JSON.
+type leftOutCounts struct {
+	Excluded    uint64 `json:"excluded"`
+	Caches      uint64 `json:"cache_folders"`
+	Larger      uint64 `json:"files_too_large"`
+	LargerBytes uint64 `json:"files_too_large_bytes"`
+	Mounts      uint64 `json:"mounts"`
+}
+
 // targetProgress is embassy.TargetProgress in JSON.
 type targetProgress struct {
 	Target       string `json:"target"`
@@ -239,8 +306,10 @@ type backupReport struct {
 	Targets   []targetProgress `json:"targets"`
 	Lacks     []string         `json:"lacks"`
 	Gaps      []gap            `json:"gaps"`
+	Left      leftOutCounts    `json:"left_out"`
 	Exit      int              `json:"exit_code"`
 	Error     string           `json:"error,omitempty"`
+	PostError string           `json:"post_error,omitempty"`
 }
 
 func printBackupJSON(out io.Writer, dry bool, reports []embassy.BackupReport) error {
@@ -254,7 +323,8 @@ func printBackupJSON(out io.Writer, dry bool, reports []embassy.BackupReport) er
 			Dataset: r.Dataset, Started: r.Started.UTC(), Seconds: r.Elapsed.Seconds(),
 			Files: r.Files, Dirs: r.Dirs, Others: r.Others, New: r.New, Changed: r.Changed, Unchanged: r.Same,
 			Bytes: r.Bytes, Read: r.Read, Added: r.Added, Targets: []targetProgress{},
-			Lacks: append([]string{}, r.Missing...), Gaps: gaps(r.Gaps), Exit: r.Exit, Error: message(r.Err),
+			Lacks: append([]string{}, r.Missing...), Gaps: gaps(r.Gaps), Left: leftOutCounts(r.Left),
+			Exit: r.Exit, Error: message(r.Err), PostError: message(r.PostErr),
 		}
 		if !r.Snapshot.IsZero() {
 			b.Snapshot = r.Snapshot.String()

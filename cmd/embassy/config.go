@@ -252,7 +252,14 @@ func ruleText(r policy.Rule) string {
 }
 
 func datasetText(d config.Dataset) string {
-	text := fmt.Sprintf("priority %d: %s", d.Priority, strings.Join(d.Sources, ", "))
+	from := strings.Join(d.Sources, ", ")
+	switch {
+	case !d.Command.IsZero():
+		from = "output of " + printable(strings.Join(d.Command.Args, " ")) + ", as " + d.Filename
+	case d.Stdin:
+		from = "input of embassy backup " + d.Name + ", as " + d.Filename
+	}
+	text := fmt.Sprintf("priority %d: %s", d.Priority, from)
 	if !d.Schedule.IsZero() {
 		text += "; " + d.Schedule.String()
 	}

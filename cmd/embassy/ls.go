@@ -69,8 +69,10 @@ func lsCommand(con *console) *cli.Command {
 		Name:      "ls",
 		Usage:     "list what is in a snapshot",
 		ArgsUsage: "DATASET[:PATH]",
+		Description: "PATH is as it was on the source. Without it, ls shows where the dataset begins.\n\n" +
+			"embassy ls people\nembassy ls -lR --at 2026-11-20 people:/srv/people",
 		Flags: append(append(readerFlags(), whenFlags()...),
-			&cli.BoolFlag{Name: "l", Usage: "with mode, owner, size and time"},
+			&cli.BoolFlag{Name: "l", Usage: "with mode, owner, size (or device numbers), time of change and target of a link"},
 			&cli.BoolFlag{Name: "R", Usage: "with all that lies below"}),
 		Action: action(con, decodeLs, runLs),
 	}
@@ -111,7 +113,7 @@ func runLs(ctx context.Context, o lsOptions, con *console) (err error) {
 			nodes = append(nodes, newNode(p, n))
 			return nil
 		}); err != nil {
-			return notThere(o, info, err)
+			return notThere(o.location, info, err)
 		}
 		return printJSON(con.stdout, struct {
 			schema
@@ -121,14 +123,14 @@ func runLs(ctx context.Context, o lsOptions, con *console) (err error) {
 			Nodes    []node    `json:"nodes"`
 		}{schemaV1, o.dataset, info.Hash.String(), info.Summary.When(), nodes})
 	}
-	return notThere(o, info, view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
+	return notThere(o.location, info, view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
 		_, err := fmt.Fprintln(con.stdout, listed(p, n, o.long))
 		return err
 	}))
 }
 
 // notThere says of a path that is not in the snapshot where to look.
-func notThere(o lsOptions, info embassy.SnapshotInfo, err error) error {
+func notThere(o location, info embassy.SnapshotInfo, err error) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -146,11 +148,15 @@ func listed(p string, n *format.Node, long bool) string {
 	if !long {
 		return line
 	}
-	var bytes uint64
-	if n.Type == format.File {
-		bytes = n.Content.Size
+	var bytes string
+	switch n.Type {
+	case format.File:
+		bytes = fmt.Sprint(n.Content.Size)
+	case format.CharDevice, format.Device:
+		major, minor := embassy.DeviceNumbers(n.Rdev)
+		bytes = fmt.Sprintf("%d, %d", major, minor)
 	}
-	line = fmt.Sprintf("%s  %-17s  %12d  %s  %s", modeOf(n), owner(n), bytes, moment(time.Unix(n.Sec, int64(n.Nsec))), line)
+	line = fmt.Sprintf("%s  %-17s  %12s  %s  %s", modeOf(n), owner(n), dash(bytes), moment(time.Unix(n.Sec, int64(n.Nsec))), line)
 	if n.Type == format.Symlink {
 		line += " -> " + printable(string(n.Link))
 	}
@@ -228,6 +234,9 @@ type node struct {
 	Size    *uint64     `json:"bytes,omitempty"`
 	Time    time.Time   `json:"time"`
 	Link    *linkTarget `json:"link,omitempty"`
+	Device  *[2]uint32  `json:"device,omitempty"`    // major, minor
+	Hard    uint64      `json:"hard_link,omitempty"` // the same for all names of one file
+	Xattrs  []path      `json:"xattrs,omitempty"`
 	Changed bool        `json:"changed,omitempty"`
 }
 
@@ -242,13 +251,20 @@ func (o octal) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprintf("
 func newNode(p string, n *format.Node) node {
 	out := node{
 		path: newPath(p), Type: nodeTypes[n.Type].name, Mode: octal(n.Mode), UID: n.UID, GID: n.GID,
-		User: n.User, Group: n.Group, Time: time.Unix(n.Sec, int64(n.Nsec)).UTC(), Changed: n.Changed,
+		User: n.User, Group: n.Group, Time: time.Unix(n.Sec, int64(n.Nsec)).UTC(), Hard: n.Hard, Changed: n.Changed,
 	}
 	if n.Type == format.File {
 		out.Size = &n.Content.Size
 	}
 	if n.Type == format.Symlink {
 		out.Link = &linkTarget{newPath(string(n.Link))}
+	}
+	if n.Type == format.CharDevice || n.Type == format.Device {
+		major, minor := embassy.DeviceNumbers(n.Rdev)
+		out.Device = &[2]uint32{major, minor}
+	}
+	for _, x := range n.Xattrs {
+		out.Xattrs = append(out.Xattrs, newPath(string(x.Name)))
 	}
 	return out
 }

@@ -75,7 +75,7 @@ func decodeRestore(c *cli.Context) (o restoreOptions, err error) {
 		fastest: c.Bool("fastest"), privileged: c.Bool("privileged"), first: c.StringSlice("first"),
 		deleting: c.Bool("delete"), dryRun: c.Bool("dry-run"), verifying: c.Bool("verify"),
 	}
-	if when := c.String("overwrite"); when != "" {
+	if when := c.String("overwrite"); c.IsSet("overwrite") {
 		known := false
 		if o.overwrite, known = overwrites[when]; !known {
 			return o, usage("--overwrite %s: say when a file that is there is replaced: never, if-changed or always", when)

@@ -12,26 +12,24 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"embassy/embassy"
+	"embassy/embassy/child"
 	"embassy/embassy/config"
 	"embassy/embassy/schedule"
 )
 
 const (
 	notifyTime  = 30 * time.Second // for the command
-	notifyGrace = 5 * time.Second  // for what it left behind to close its output
 	remindEvery = 24 * time.Hour
 	retryFirst  = time.Minute // after the command failed; doubled up to retryMost
 	retryMost   = time.Hour
 	beatTime    = 10 * time.Second // for one request
 	subjectKey  = "notify/"        // of a note, before the subject
-	outputShown = 300              // bytes of what a command that failed said
 )
 
 // beatPauses lie between the attempts of one heartbeat.
@@ -244,39 +242,16 @@ func (n *notifier) tell(ctx context.Context, name string, s subject) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, notifyTime)
-	defer cancel()
-	said := &head{most: outputShown}
-	cmd := exec.CommandContext(ctx, n.command[0], n.command[1:]...)
-	cmd.WaitDelay = notifyGrace
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(append(input, '\n')), said, said
+	c := child.Command{
+		Args: n.command, Stdin: bytes.NewReader(append(input, '\n')), Timeout: notifyTime,
+		Env: []string{"EMBASSY_EVENT=" + event(s), "EMBASSY_SUBJECT=" + name, "EMBASSY_TEXT=" + strings.ReplaceAll(s.Text, "\x00", "")},
+	}
 	for _, v := range []string{"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"} {
 		if value, ok := os.LookupEnv(v); ok {
-			cmd.Env = append(cmd.Env, v+"="+value)
+			c.Env = append(c.Env, v+"="+value)
 		}
 	}
-	cmd.Env = append(cmd.Env, "EMBASSY_EVENT="+event(s), "EMBASSY_SUBJECT="+name, "EMBASSY_TEXT="+strings.ReplaceAll(s.Text, "\x00", ""))
-	err = cmd.Run()
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("run %s: not done within %s", n.command[0], notifyTime)
-	case said.Len() > 0:
-		return fmt.Errorf("run %s: %w: %s", n.command[0], err, printable(strings.TrimSpace(said.String())))
-	}
-	return fmt.Errorf("run %s: %w", n.command[0], err)
-}
-
-// head keeps the beginning of what is written.
-type head struct {
-	bytes.Buffer
-	most int
-}
-
-func (h *head) Write(p []byte) (int, error) {
-	h.Buffer.Write(p[:min(len(p), h.most-h.Len())])
-	return len(p), nil
+	return c.Run(ctx)
 }
 
 // heartbeat tells the monitor, once after any number of runs, whether all

@@ -235,11 +235,16 @@ func (d *daemon) serveSocket(ctx context.Context, l net.Listener) error {
 
 // client serves one client.
 func (d *daemon) client(ctx context.Context, conn *net.UnixConn) {
-	w := &wire{conn: conn}
+	w, in := &wire{conn: conn}, &stdinReader{conn: conn}
+	defer func() {
+		if in.stdin != nil {
+			in.stdin.Close() // it was only read
+		}
+	}()
 	var req request
 	err := conn.SetReadDeadline(time.Now().Add(askTime))
 	if err == nil {
-		err = json.NewDecoder(io.LimitReader(conn, maxRequest)).Decode(&req)
+		err = json.NewDecoder(io.LimitReader(in, maxRequest)).Decode(&req)
 	}
 	if err == nil {
 		err = conn.SetReadDeadline(time.Time{})
@@ -261,7 +266,7 @@ func (d *daemon) client(ctx context.Context, conn *net.UnixConn) {
 		_, _ = io.Copy(io.Discard, conn)
 		cancel()
 	}()
-	code := d.command(run, req, w)
+	code := d.command(run, req, in.stdin, w)
 	if code == 130 && ctx.Err() != nil {
 		code = 1
 		fmt.Fprintln(w.stderr(), "embassy: the daemon was stopped in the middle of this; run the same command again to go on")
@@ -274,8 +279,11 @@ func (d *daemon) client(ctx context.Context, conn *net.UnixConn) {
 
 // command runs one command line and returns its exit code; 130, of which
 // nothing has been said, when it was cancelled.
-func (d *daemon) command(ctx context.Context, req request, w *wire) int {
+func (d *daemon) command(ctx context.Context, req request, stdin *os.File, w *wire) int {
 	con := &console{stdin: strings.NewReader(""), stdout: w.stdout(), stderr: w.stderr(), shared: d, relay: w.progress}
+	if stdin != nil {
+		con.stdin = stdin
+	}
 	if err := d.mayServe(req, con.stderr); err != nil {
 		explain(con.stderr, err, exitCode(err))
 		return exitCode(err)

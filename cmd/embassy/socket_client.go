@@ -27,6 +27,9 @@ func (con *console) forward(ctx context.Context) (there bool, err error) {
 	if err != nil {
 		return true, err
 	}
+	if err := con.sendStdin(conn, cfg); err != nil {
+		return true, err
+	}
 	answers, who, err := introduce(conn, request{
 		Protocol: socketProtocol, Args: con.args, JSON: con.json, Quiet: con.quiet, Level: con.level.String(), Config: cfg.File, Sum: sum,
 	})

@@ -119,21 +119,45 @@ type Compartment struct {
 	Commit         policy.Rule
 }
 
-// Dataset is a unit of sources, schedule and restore priority.
+// Dataset is a unit of sources, schedule and restore priority. What it holds
+// comes from Sources, from Command or from Stdin: from one of the three.
 type Dataset struct {
 	Name        string
 	Compartment string
 	Priority    int      // restored in ascending order; 100 unless given
-	Sources     []string // absolute, clean, at least one
+	Sources     []string // absolute, clean
 	Exclude     []string // patterns, as given
-	// RestoreFirst is patterns of what a restore brings back before all else.
-	RestoreFirst []string
-	Schedule     Schedule
-	RPO, RTO     time.Duration
-	Retention    Retention
-	Label        string
-	Tags         []string
+
+	OneFileSystem     bool  // other file systems below a source are left out
+	ExcludeCaches     bool  // so is what folders with a valid CACHEDIR.TAG hold
+	ExcludeLargerThan int64 // so are regular files of more bytes; zero: no bound
+
+	Command  Program // its output is what is backed up
+	Stdin    bool    // the input of the backup is
+	Filename string  // of that output or input in the snapshot; the dataset's name unless given; empty with Sources
+
+	Pre, Post Program // run before and after a backup
+
+	RestoreFirst []string // patterns of what a restore brings back before all else
+
+	Schedule  Schedule
+	RPO, RTO  time.Duration
+	Retention Retention
+	Label     string
+	Tags      []string
 }
+
+// Program is another program to run. The zero Program is none.
+type Program struct {
+	Args    []string      // the program and its arguments; it gets no shell
+	Timeout time.Duration // zero: no bound; of a hook DefaultHookTimeout, unless given
+}
+
+// IsZero reports whether there is none.
+func (p Program) IsZero() bool { return len(p.Args) == 0 }
+
+// DefaultHookTimeout is the Timeout of a hook that states none.
+const DefaultHookTimeout = 5 * time.Minute
 
 // Retention says which snapshots are kept. When no count and no Within is set,
 // all are.

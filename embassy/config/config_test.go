@@ -249,7 +249,16 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		for _, d := range c.Datasets {
-			if _, ok := c.Compartment(d.Compartment); !ok || len(d.Sources) == 0 || d.Retention.MinAge <= 0 || c.Keyless() {
+			origins := 0
+			for _, is := range []bool{len(d.Sources) > 0, !d.Command.IsZero(), d.Stdin} {
+				if is {
+					origins++
+				}
+			}
+			if origins != 1 || (d.Filename == "") != (len(d.Sources) > 0) {
+				t.Fatalf("dataset from %d origins: %+v", origins, d)
+			}
+			if _, ok := c.Compartment(d.Compartment); !ok || d.Retention.MinAge <= 0 || c.Keyless() {
 				t.Fatalf("dataset %+v", d)
 			}
 			if now := time.Now(); !d.Schedule.IsZero() && !d.Schedule.Next(now).After(now) {

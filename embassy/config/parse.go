@@ -207,9 +207,7 @@ func (s *sections) limits(n *yaml.Node) {
 
 func (s *sections) notify(n *yaml.Node) {
 	s.mapping(n, "notify",
-		key{"command", s.sequence("command", s.text("an item of command", func(_ *yaml.Node, word string) {
-			s.Notify.Command = append(s.Notify.Command, word)
-		})), ""},
+		key{"command", s.words("command", &s.Notify.Command), ""},
 		key{"heartbeat_url", s.text("heartbeat_url", func(n *yaml.Node, text string) {
 			u, err := url.Parse(text)
 			if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {

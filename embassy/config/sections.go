@@ -367,6 +367,10 @@ func (s *sections) dataset(n *yaml.Node) {
 	} else if len(names) > 1 {
 		needCompartment = `write "compartment: NAME" with ` + among(names)
 	}
+	o := origin{need: `write "sources: [/PATH]"`}
+	if given(n, "command") || given(n, "stdin") {
+		o.need = ""
+	}
 	s.mapping(n, "a dataset",
 		key{"name", s.name("a dataset", s.taken, &d.Name), `write "name: NAME"`},
 		key{"compartment", s.text("compartment", func(n *yaml.Node, name string) {
@@ -376,15 +380,25 @@ func (s *sections) dataset(n *yaml.Node) {
 			d.Compartment = name
 		}), needCompartment},
 		key{"priority", s.integer("priority", 1, &d.Priority), ""},
-		key{"sources", func(n *yaml.Node) {
+		s.of(&o.files, "sources", func(n *yaml.Node) {
 			s.strings("sources", &d.Sources, s.source)(n)
 			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 				s.fail(n, "sources is an empty list", `write "sources: [/PATH]"`)
 			}
-		}, `write "sources: [/PATH]"`},
-		key{"exclude", s.strings("exclude", &d.Exclude), ""},
+		}, o.need),
+		s.of(&o.files, "exclude", s.strings("exclude", &d.Exclude), ""),
+		s.of(&o.files, "one_file_system", s.boolean("one_file_system", &d.OneFileSystem), ""),
+		s.of(&o.files, "exclude_caches", s.boolean("exclude_caches", &d.ExcludeCaches), ""),
+		s.of(&o.files, "exclude_larger_than", s.quantity("exclude_larger_than", "size", ParseSize, &d.ExcludeLargerThan,
+			"write a number of bytes, or one with a unit such as 500MB or 1GiB"), ""),
+		s.of(&o.commands, "command", s.words("command", &d.Command.Args), ""),
+		s.of(&o.commands, "timeout", s.duration("timeout", &d.Command.Timeout), ""),
+		s.of(&o.inputs, "stdin", s.boolean("stdin", &d.Stdin), ""),
+		s.of(&o.streams, "filename", s.text("filename", func(n *yaml.Node, text string) { d.Filename = s.filename(n, text) }), ""),
+		key{"pre", s.hook("pre", &d.Pre), ""},
+		key{"post", s.hook("post", &d.Post), ""},
 		key{"restore_first", s.strings("restore_first", &d.RestoreFirst), ""},
-		key{"schedule", s.schedule("schedule", &d.Schedule), ""},
+		s.of(&o.schedules, "schedule", s.schedule("schedule", &d.Schedule), ""),
 		key{"rpo", s.duration("rpo", &d.RPO), ""},
 		key{"rto", s.duration("rto", &d.RTO), ""},
 		key{"retention", s.retention(&d.Retention), ""},
@@ -396,6 +410,7 @@ func (s *sections) dataset(n *yaml.Node) {
 			}
 		}, ""},
 	)
+	s.oneOrigin(n, &d, o)
 	for _, source := range d.Sources {
 		if within(s.StateDir, source) {
 			s.warn(n, fmt.Sprintf("the source %s contains state_dir", quote(source)), "exclude it, or move state_dir")

@@ -116,7 +116,7 @@ type Root struct {
 	Errors  []Gap    `cbor:"2,keyasint,omitempty"`
 	Host    string   `cbor:"3,keyasint"`
 	Program string   `cbor:"4,keyasint"`
-	Sources [][]byte `cbor:"5,keyasint"` // absolute paths as configured
+	Sources [][]byte `cbor:"5,keyasint"` // absolute paths as configured; none of a command or an input
 }
 
 // Gap is something that the source did not give.
