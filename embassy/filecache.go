@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	cachePart    = 1024    // files of a folder in one record
+	cachePart    = 1024    // weight of one record
 	cacheBatch   = 256     // records written to the catalog at once
-	cacheWaiting = 1 << 16 // files that may wait for their chunks to become durable
+	cacheWaiting = 1 << 16 // weight of the files that may wait for their chunks to become durable
+	cacheWeight  = 512     // bytes of attributes and holes that weigh as much as a file without
 )
 
 // cachedFile is what the file cache remembers of one file.
@@ -40,6 +41,15 @@ func statOf(fi fs.FileInfo) cachedFile {
 
 func (f *cachedFile) sameStat(o cachedFile) bool {
 	return f.Size == o.Size && f.Mtime == o.Mtime && f.Ctime == o.Ctime && f.Inode == o.Inode
+}
+
+// weight is how much of a record a file takes; 1 if it has nothing special.
+func (f *cachedFile) weight() int {
+	bytes := 8 * len(f.Holes)
+	for _, x := range f.Xattrs {
+		bytes += len(x.Name) + len(x.Value)
+	}
+	return 1 + bytes/cacheWeight
 }
 
 // cachedPart is one record of the file cache: some files of a folder, in
@@ -71,7 +81,7 @@ type fileCache struct {
 	known   map[PackNum]bool // packs asked for in this run
 
 	waiting []waitingPart // oldest first
-	files   int           // in waiting
+	weight  int           // of waiting
 	left    int           // of waiting, after the last settle
 	ready   map[string][]byte
 }
@@ -79,8 +89,9 @@ type fileCache struct {
 // waitingPart is a part, some chunks of which were not durable when last
 // looked.
 type waitingPart struct {
-	key  string
-	part cachedPart
+	key    string
+	part   cachedPart
+	weight int
 }
 
 func newFileCache(cat Catalog, series string, used *packSet, log *slog.Logger) *fileCache {
@@ -166,6 +177,7 @@ type dirRecord struct {
 	path  string
 	next  int
 	part  cachedPart
+	heavy int  // weight of part
 	fresh bool // something is not as it was remembered
 }
 
@@ -175,7 +187,7 @@ func (c *fileCache) record(path string) *dirRecord { return &dirRecord{cache: c,
 func (r *dirRecord) add(f cachedFile, same bool) {
 	r.part.Files = append(r.part.Files, f)
 	r.fresh = r.fresh || !same
-	if len(r.part.Files) == cachePart {
+	if r.heavy += f.weight(); r.heavy >= cachePart {
 		r.flush(false)
 	}
 }
@@ -193,10 +205,10 @@ func (r *dirRecord) close(was *dirCursor) {
 func (r *dirRecord) flush(last bool) {
 	c := r.cache
 	r.part.Last, r.part.Shape = last, cacheShape
-	c.waiting = append(c.waiting, waitingPart{partKey(r.path, r.next), r.part})
-	c.files += len(r.part.Files)
-	r.next, r.part = r.next+1, cachedPart{}
-	if len(c.waiting) >= max(cacheBatch, 2*c.left) || c.files > cacheWaiting {
+	c.waiting = append(c.waiting, waitingPart{partKey(r.path, r.next), r.part, r.heavy})
+	c.weight += r.heavy
+	r.next, r.part, r.heavy = r.next+1, cachedPart{}, 0
+	if len(c.waiting) >= max(cacheBatch, 2*c.left) || c.weight > cacheWaiting {
 		c.settle()
 	}
 }
@@ -205,11 +217,11 @@ func (r *dirRecord) flush(last bool) {
 // files still wait, the oldest are forgotten: they are read again next time.
 func (c *fileCache) settle() {
 	keep := c.waiting[:0]
-	c.files = 0
+	c.weight = 0
 	for _, w := range c.waiting {
 		if !c.resolve(&w.part) {
 			keep = append(keep, w)
-			c.files += len(w.part.Files)
+			c.weight += w.weight
 			continue
 		}
 		raw, err := cbor.Marshal(w.part)
@@ -224,8 +236,8 @@ func (c *fileCache) settle() {
 	}
 	c.write()
 	drop := 0
-	for ; c.files > cacheWaiting/2; drop++ {
-		c.files -= len(keep[drop].part.Files)
+	for ; c.weight > cacheWaiting/2; drop++ {
+		c.weight -= keep[drop].weight
 	}
 	c.waiting = slices.Delete(keep, 0, drop)
 	c.left = len(c.waiting)

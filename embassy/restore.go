@@ -2,6 +2,7 @@ package embassy
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -145,7 +146,7 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 	if err := syncAll(dest.root); err != nil {
 		return report, fmt.Errorf("%w: make %s durable: %w", ErrIncomplete, o.To, err)
 	}
-	if err := dest.root.Remove(markerName); err != nil {
+	if err := dest.unmark(o); err != nil {
 		return report, fmt.Errorf("restore into %s: %w", o.To, err)
 	}
 	return report, nil
@@ -156,6 +157,7 @@ type destination struct {
 	root  *os.Root            // nil: it does not exist, and nothing is to be written
 	fresh bool                // nothing was there
 	torn  bool                // an unfinished restore was there, so that a time proves nothing
+	other string              // the marker of an unfinished restore of something else
 	bare  bool                // nothing gets an attribute by itself
 	fold  func(string) string // names with one result are the same to the system; nil: if equal
 }
@@ -167,7 +169,7 @@ func (v *View) destination(o RestoreOptions) (destination, error) {
 		return destination{}, err
 	}
 	if !o.DryRun {
-		if err := writeMarker(d.root, marker(o)); err != nil {
+		if err := writeMarker(d.root, marker(o)+d.other); err != nil {
 			d.root.Close()
 			return destination{}, fmt.Errorf("restore into %s: %w", o.To, err)
 		}
@@ -255,7 +257,7 @@ func openFolder(o RestoreOptions, beside map[string]bool) (destination, error) {
 	d := destination{root: to}
 	d.fresh, err = vacant(to, beside)
 	if err == nil && !d.fresh {
-		d.torn, err = acceptable(to, o)
+		d.torn, d.other, err = acceptable(to, o)
 	}
 	if err != nil {
 		to.Close()
@@ -283,37 +285,69 @@ func vacant(to *os.Root, beside map[string]bool) (bool, error) {
 }
 
 // acceptable returns nil if a folder that is not empty may be restored into,
-// and whether an unfinished restore is in it.
-func acceptable(to *os.Root, o RestoreOptions) (torn bool, err error) {
+// whether an unfinished restore is in it, and what the marker says of others
+// than this one.
+func acceptable(to *os.Root, o RestoreOptions) (torn bool, other string, err error) {
 	was, err := readMarker(to)
+	own, rest, _ := strings.Cut(was, markerAlso)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && o.Overwrite == OverwriteRefuse:
-		return false, fmt.Errorf("%s: %w: name another one, or say with --overwrite never, if-changed or always what becomes of the files in it", o.To, ErrNotEmpty)
+		return false, "", fmt.Errorf("%s: %w: name another one, or say with --overwrite never, if-changed or always what becomes of the files in it", o.To, ErrNotEmpty)
 	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
+		return false, "", nil
 	case err != nil:
-		return false, fmt.Errorf("restore into %s: %w", o.To, err)
-	case o.Overwrite == OverwriteNever && !strings.HasPrefix(was, markerKeep):
-		return false, fmt.Errorf("%s: %w: it holds an unfinished restore, of which no file may be kept unseen; resume it with the command that began it, or give --overwrite if-changed", o.To, ErrNotEmpty)
-	case o.Overwrite == OverwriteRefuse && was != marker(o):
-		return false, fmt.Errorf("%s: %w: it holds an unfinished restore of other snapshots, or one with --overwrite never; give the same command to resume, name another folder, or add --overwrite", o.To, ErrNotEmpty)
+		return false, "", fmt.Errorf("restore into %s: %w", o.To, err)
+	case o.Overwrite == OverwriteNever && (!strings.HasPrefix(was, markerKeep) || rest != ""):
+		return false, "", fmt.Errorf("%s: %w: it holds an unfinished restore, of which no file may be kept unseen; resume it with the command that began it, or give --overwrite if-changed", o.To, ErrNotEmpty)
+	case o.Overwrite == OverwriteRefuse && own != marker(o):
+		return false, "", fmt.Errorf("%s: %w: it holds an unfinished restore of other snapshots, or one with --overwrite never; give the same command to resume, name another folder, or add --overwrite", o.To, ErrNotEmpty)
+	case own != marker(o):
+		return true, markerAlso + was, nil
+	case rest != "":
+		return true, markerAlso + rest, nil
 	}
-	return true, nil
+	return true, "", nil
 }
 
-// marker names the snapshots of a restore, in whatever order they come.
+// markerAlso stands before the marker of another restore that is unfinished.
+const markerAlso = "Before it began:\n"
+
+// unmark removes the marker of a restore that is complete. That of another one
+// stays, unless all of its datasets are right now.
+func (d destination) unmark(o RestoreOptions) error {
+	other, covered := strings.TrimPrefix(d.other, markerAlso), len(o.Paths)+len(o.Include)+len(o.Exclude) == 0
+	for line := range strings.Lines(other) {
+		hash, dataset, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if _, err := format.ParseHash(hash); err == nil {
+			covered = covered && slices.ContainsFunc(o.Snapshots, func(s SnapshotInfo) bool { return s.Summary.Dataset == dataset })
+		}
+	}
+	if other == "" || covered && o.Overwrite != OverwriteNever {
+		return d.root.Remove(markerName)
+	}
+	return writeMarker(d.root, other)
+}
+
+// marker names the snapshots of a restore, in whatever order they come, and
+// what is asked for of them.
 func marker(o RestoreOptions) string {
 	var lines []string
 	for _, s := range o.Snapshots {
 		lines = append(lines, s.Hash.String()+" "+s.Summary.Dataset)
 	}
 	slices.Sort(lines)
+	if len(o.Paths)+len(o.Include)+len(o.Exclude) > 0 {
+		lines = append(lines, fmt.Sprintf("%s%x", markerOnly, sha256.Sum256(fmt.Append(nil, o.Paths, o.Include, o.Exclude))))
+	}
 	first := markerLine
 	if o.Overwrite == OverwriteNever {
 		first = markerKeep
 	}
 	return first + "\n" + strings.Join(lines, "\n") + "\n"
 }
+
+// markerOnly begins the line with the hash of what is asked for, if not all.
+const markerOnly = "a part: "
 
 // writeMarker replaces the marker, which is there as a whole or not at all.
 func writeMarker(to *os.Root, text string) error {
@@ -360,8 +394,9 @@ func Unfinished(folder string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines, ok := strings.CutPrefix(text, markerLine+"\n")
-	if !ok {
+	own, _, _ := strings.Cut(text, markerAlso)
+	lines, ok := strings.CutPrefix(own, markerLine+"\n")
+	if !ok || strings.Contains(lines, "\n"+markerOnly) {
 		return nil, nil
 	}
 	found := map[string]string{}
@@ -397,6 +432,9 @@ func (v *View) restoreDataset(ctx context.Context, to destination, s SnapshotInf
 	}
 	w := newRestorer(to, r, o, meter, d)
 	err = w.run(ctx, chosen, ordering(o.First[d.Dataset]))
+	if err == nil {
+		w.tidyAll(len(s.Newer) > 0)
+	}
 	w.tellUnset()
 	if w.untold > 0 {
 		d.Missing = append(d.Missing, format.Gap{Path: []byte("…"), Reason: fmt.Sprintf("%d more are not named", w.untold)})

@@ -26,6 +26,14 @@ type meta struct {
 
 func metaOf(n *format.Node) meta { return meta{n.Mode, n.UID, n.GID, n.Sec, n.Nsec, n.Xattrs} }
 
+// size is about how many bytes its attributes take.
+func (m meta) size() (n int) {
+	for _, x := range m.xattrs {
+		n += len(x.Name) + len(x.Value)
+	}
+	return n
+}
+
 func (m meta) time() time.Time { return time.Unix(m.sec, int64(m.nsec)) }
 
 // What lends rights to others is restored on request only.
@@ -81,6 +89,47 @@ func (w *restorer) dress(dir *os.Root, name, src string, m meta, t format.NodeTy
 	}
 }
 
+// dressed reports whether a file has all that dress and the last touch of its
+// time would give it.
+func (w *restorer) dressed(dir *folder, name string, info fs.FileInfo, m meta) bool {
+	st := sysStat(info)
+	if info.Mode() != fileMode(m.mode, w.o.Privileged) || !info.ModTime().Equal(m.time()) ||
+		w.o.Owners && (st.uid != m.uid || st.gid != m.gid) {
+		return false
+	}
+	in, err := w.to.OpenRoot(w.path(dir))
+	if err != nil {
+		return false
+	}
+	same := false
+	err = withAttributes(in, name, false, func(a attributes) error {
+		there, err := a.list()
+		if err != nil {
+			return err
+		}
+		for _, x := range m.xattrs {
+			if powerful(string(x.Name)) && !w.o.Privileged {
+				continue
+			}
+			if old, err := a.get(string(x.Name)); err != nil || !bytes.Equal(old, x.Value) {
+				return err
+			}
+		}
+		for _, old := range there {
+			wanted := slices.ContainsFunc(m.xattrs, func(x format.Xattr) bool { return string(x.Name) == old })
+			if !wanted && !powerful(old) {
+				return nil
+			}
+		}
+		same = true
+		return nil
+	})
+	if errors.Is(err, errors.ErrUnsupported) {
+		same, err = len(m.xattrs) == 0, nil
+	}
+	return errors.Join(err, in.Close()) == nil && same
+}
+
 // attributes sets the extended attributes of a name, and takes others away.
 func (w *restorer) attributes(dir *os.Root, name, src string, want []format.Xattr, folder bool) {
 	if len(want) == 0 && w.bare {
@@ -123,7 +172,7 @@ func (w *restorer) finishDir(f *folder) {
 	if f.err != nil {
 		return
 	}
-	w.tidy(f)
+	w.later(f)
 	if f.parent != nil {
 		name := w.path(f)
 		w.dress(w.to, name, f.src, f.meta, format.Dir, nil)

@@ -41,6 +41,8 @@ type restoredFile struct {
 	left     bool // something was there, and stays as it is
 	trusted  bool // it was there, by its size and time
 	existing bool // a file of the right size was there, and is mended in place
+	replaces bool // what is there goes when it is opened
+	worn     bool // shared, and with all its attributes: nothing is set
 	shared   bool // with a name that may be outside To
 	touched  bool // made or written by this run
 	handle   *os.File
@@ -176,6 +178,9 @@ func (h *hand) open(f *restoredFile) error {
 	}
 	fresh := !f.existing && !f.touched
 	if fresh {
+		if err := h.w.clear(f); err != nil {
+			return err
+		}
 		flags |= os.O_CREATE | os.O_EXCL
 	}
 	file, err := dir.OpenFile(f.work, flags, 0o600)
@@ -197,7 +202,7 @@ func (h *hand) shut(f *restoredFile) error {
 	if f.handle == nil {
 		return nil
 	}
-	err := f.handle.Close()
+	err := errors.Join(syncFile(f.handle), f.handle.Close())
 	f.handle = nil
 	h.w.mu.Lock()
 	h.w.handles--
@@ -221,14 +226,11 @@ func (h *hand) done(f *restoredFile) error {
 	if f.err == nil && f.size == 0 && !f.existing && !f.trusted {
 		f.err = h.open(f)
 	}
-	if f.err == nil {
+	if f.err == nil && !f.worn {
 		var dir *os.Root
 		if dir, f.err = h.in(f.dir); f.err == nil {
 			h.w.dress(dir, f.work, f.src, f.meta, format.File, f.handle)
 		}
-	}
-	if f.err == nil && f.handle != nil {
-		f.err = syncFile(f.handle)
 	}
 	if err := h.shut(f); f.err == nil {
 		f.err = err
@@ -237,7 +239,7 @@ func (h *hand) done(f *restoredFile) error {
 	if f.err == nil {
 		// Closing may move the time on some systems, so it is set at last.
 		dir, err := h.in(f.dir)
-		if err == nil {
+		if err == nil && !f.worn {
 			err = dir.Chtimes(f.work, time.Time{}, f.meta.time())
 		}
 		w.note("time", f.src, err)
@@ -261,6 +263,11 @@ func (w *restorer) drop(f *restoredFile) {
 		}
 	}
 	w.missing(f.src, reason)
+	if f.hard {
+		w.mu.Lock()
+		w.lost[f.src] = true
+		w.mu.Unlock()
+	}
 }
 
 // finish gives the files of a window their names, and counts them. Those that

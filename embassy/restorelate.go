@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"embassy/embassy/format"
@@ -21,6 +22,7 @@ type late struct {
 	rdev   uint64
 	meta   meta
 	hard   bool   // it has other names in the snapshot
+	size   uint64 // of a file
 	first  string // source path of the name that it is a hard link to; empty: none
 }
 
@@ -33,7 +35,14 @@ type firstName struct {
 }
 
 // firstNames are by the number that the names of one file share.
-type firstNames map[uint64]firstName
+type firstNames struct {
+	by   map[uint64]firstName
+	held int // bytes
+}
+
+// maxFirstNames bounds firstNames, in bytes. Of more files with several names
+// each name is restored as a file of its own, and nothing is lost.
+const maxFirstNames = 64 << 20
 
 // another returns the first name of the file that a node is another name of,
 // or notes that it is the first. Nodes that only claim to be one file are two.
@@ -42,16 +51,17 @@ func (all *firstNames) another(n *format.Node, src string) (first string) {
 		return ""
 	}
 	sum := identity(n)
-	if f, ok := (*all)[n.Hard]; ok {
-		if f.sum == sum {
-			return f.src
-		}
+	f, ok := all.by[n.Hard]
+	switch {
+	case ok && f.sum == sum:
+		return f.src
+	case ok || all.held > maxFirstNames:
 		return ""
+	case all.by == nil:
+		all.by = map[uint64]firstName{}
 	}
-	if *all == nil {
-		*all = firstNames{}
-	}
-	(*all)[n.Hard] = firstName{src, sum}
+	all.by[n.Hard] = firstName{src, sum}
+	all.held += len(src) + 100
 	return ""
 }
 
@@ -84,7 +94,7 @@ func (h *hand) make(l late) error {
 	switch {
 	case err != nil || there:
 	case l.first != "":
-		err = w.join(l)
+		err = h.join(dir, l)
 	default:
 		if err = w.vacate(l.dir, src); err == nil && l.kind == format.Symlink {
 			err = dir.Symlink(l.target, l.name)
@@ -168,10 +178,15 @@ func (w *restorer) usable(n *format.Node, src string) bool {
 	return w.alike(src, info, n.Type, string(n.Link), n.Rdev)
 }
 
-// join makes a name another one of a file that this run restored.
-func (w *restorer) join(l late) error {
+// join makes a name another one of a file that this run restored, or gives it
+// a copy where there can be no link.
+func (h *hand) join(dir *os.Root, l late) error {
+	w := h.w
+	w.mu.Lock()
+	lost := w.lost[l.first]
+	w.mu.Unlock()
 	_, err := w.to.Lstat(w.base + l.first)
-	if errors.Is(err, fs.ErrNotExist) {
+	if lost || errors.Is(err, fs.ErrNotExist) {
 		return errors.New("another name of it, " + l.first + ", is missing")
 	}
 	if err == nil {
@@ -180,7 +195,35 @@ func (w *restorer) join(l late) error {
 	if err != nil {
 		return err
 	}
-	return w.to.Link(w.base+l.first, w.base+l.src())
+	err = w.to.Link(w.base+l.first, w.base+l.src())
+	unable := errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EMLINK)
+	if l.kind != format.File || !unable {
+		return err
+	}
+	w.note("hard links", l.src(), err)
+	if err := w.copyFirst(l); err != nil {
+		return err
+	}
+	w.dress(dir, l.name, l.src(), l.meta, l.kind, nil)
+	w.note("time", l.src(), dir.Chtimes(l.name, time.Time{}, l.meta.time()))
+	return nil
+}
+
+// copyFirst copies the first name of a file to another one, which is not there.
+func (w *restorer) copyFirst(l late) error {
+	in, err := w.to.Open(w.base + l.first)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := w.to.OpenFile(w.base+l.src(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = errors.Join(copyHoles(in, out, l.size), syncFile(out), out.Close()); err != nil {
+		err = errors.Join(err, w.to.Remove(w.base+l.src()))
+	}
+	return err
 }
 
 // madeLate counts a late name that is right.
@@ -195,7 +238,7 @@ func (w *restorer) madeLate(l late, there bool) {
 	}
 	w.mu.Unlock()
 	if file {
-		w.meter.add(func(p *Progress) { p.Files++ })
+		w.meter.add(func(p *Progress) { p.Files, p.Bytes = p.Files+1, p.Bytes+l.size })
 	}
 }
 

@@ -12,8 +12,6 @@ import (
 	"os"
 	"path"
 	"strings"
-
-	"embassy/chunk"
 )
 
 // workPrefix begins the names of files on their way, where what is there stays.
@@ -99,10 +97,9 @@ func (w *restorer) untouched(info fs.FileInfo, size uint64, m meta) bool {
 	return info.Mode().IsRegular() && uint64(info.Size()) == size && info.ModTime().Equal(m.time())
 }
 
-// look decides what becomes of what is there under the name of a file, and
-// removes what cannot become the file. What has another hard link may be
-// outside To: it is never written into, and stays only as one of several names
-// of a file. f.mu is held.
+// look decides what becomes of what is there under the name of a file. What has another hard link may be
+// outside To: neither its bytes nor its attributes are changed, and it stays
+// only as one of several names of a file. f.mu is held.
 func (w *restorer) look(f *restoredFile) error {
 	f.seen = true
 	if w.fresh || f.dir.made {
@@ -125,21 +122,40 @@ func (w *restorer) look(f *restoredFile) error {
 		return err
 	}
 	alone := oneName(w.to, name, info)
+	own := alone || w.dressed(f.dir, path.Base(name), info, f.meta) // nothing of it need be set
 	switch {
 	case !info.Mode().IsRegular() || uint64(info.Size()) != f.size || !alone && !f.hard:
-	case w.o.Overwrite == OverwriteIfChanged && !w.torn && w.untouched(info, f.size, f.meta):
-		f.trusted = true
+	case w.o.Overwrite == OverwriteIfChanged && !w.torn && own && w.untouched(info, f.size, f.meta):
+		f.trusted, f.worn = true, !alone
 		return nil
 	default:
-		f.existing, f.shared = true, !alone
+		f.existing, f.shared, f.worn = true, !alone, !alone && own
 		if f.shared || w.o.DryRun {
 			return nil
 		}
 		return w.to.Chmod(name, 0o600)
 	}
-	switch {
-	case info.IsDir() && !w.o.Delete:
+	if info.IsDir() && !w.o.Delete {
 		return errInTheWay
+	}
+	f.replaces = true // when its first bytes are at hand
+	return nil
+}
+
+// clear removes what is in the way of a file that is about to be written, or
+// says in a dry run what would go. f.mu is held.
+func (w *restorer) clear(f *restoredFile) error {
+	if !f.replaces {
+		return nil
+	}
+	f.replaces = false
+	name := path.Join(w.path(f.dir), f.work)
+	info, err := w.to.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
 	case info.IsDir() && !w.erase(f.src, f.dir.inside):
 		return errInTheWay
 	case info.IsDir() || w.o.DryRun:
@@ -177,8 +193,8 @@ func (w *restorer) examine(ctx context.Context, p filePart, jobs []job, o *opene
 		return nil
 	}
 	wrong := w.wrong(ctx, in, jobs, o, w.meter)
-	if f.shared && len(wrong) > 0 && !w.o.DryRun && ctx.Err() == nil {
-		f.err = w.detach(ctx, f, in, name)
+	if f.shared && (len(wrong) > 0 || !f.worn) && !w.o.DryRun && ctx.Err() == nil {
+		f.err = w.detach(f, in, name)
 	}
 	if err := in.Close(); err != nil && f.err == nil {
 		f.err = err
@@ -197,7 +213,7 @@ func (w *restorer) passOver(jobs []job) {
 
 // detach gives a file that has other names bytes of its own: a copy of what is
 // there, which is then mended, so that nothing is fetched twice. f.mu is held.
-func (w *restorer) detach(ctx context.Context, f *restoredFile, in *os.File, name string) error {
+func (w *restorer) detach(f *restoredFile, in *os.File, name string) error {
 	if err := w.to.Remove(name); err != nil {
 		return err
 	}
@@ -205,34 +221,38 @@ func (w *restorer) detach(ctx context.Context, f *restoredFile, in *os.File, nam
 	if err != nil {
 		return err
 	}
-	f.shared, f.touched = false, true
-	err = out.Truncate(int64(f.size))
+	f.shared, f.worn, f.touched = false, false, true
+	return errors.Join(copyHoles(in, out, f.size), out.Close())
+}
+
+// copyHoles copies a file of that size, but for its holes.
+func copyHoles(in, out *os.File, size uint64) error {
+	err := out.Truncate(int64(size))
 	var at uint64
 	copyTo := func(end uint64) {
-		for err == nil && at < end {
-			if err = ctx.Err(); err == nil {
-				n := min(end-at, windowBytes/64)
-				_, err = io.Copy(io.NewOffsetWriter(out, int64(at)), io.NewSectionReader(in, int64(at), int64(n)))
-				at += n
-			}
+		if err == nil && at < end {
+			_, err = io.Copy(io.NewOffsetWriter(out, int64(at)), io.NewSectionReader(in, int64(at), int64(end-at)))
 		}
 	}
-	holes := findHoles(in, int64(f.size))
+	holes := findHoles(in, int64(size))
 	for i := 0; i < len(holes); i += 2 {
 		copyTo(holes[i])
 		at = holes[i] + holes[i+1]
 	}
-	copyTo(f.size)
-	return errors.Join(err, out.Close())
+	copyTo(size)
+	return err
 }
 
 // wrong returns the jobs whose chunk is not in the file where it belongs. Bytes
 // of the others are counted.
 func (w *restorer) wrong(ctx context.Context, in *os.File, jobs []job, o *opener, m *meter) []job {
 	var wrong []job
-	buf := make([]byte, chunk.MaxSize)
+	var buf []byte
 	for _, j := range jobs {
 		pl := w.r.table.places[j.place]
+		if len(buf) < int(pl.raw) {
+			buf = make([]byte, pl.raw)
+		}
 		data := buf[:pl.raw]
 		h, err := o.hasher(w.r.table.segments[pl.segment].epoch)
 		if err == nil && ctx.Err() == nil {

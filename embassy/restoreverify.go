@@ -92,7 +92,7 @@ func (w *restorer) rehearse(ctx context.Context, win *window) error {
 			for _, j := range planned[i] {
 				w.wrote.Add(uint64(w.r.table.places[j.place].raw))
 			}
-			if p.last {
+			if f.err = w.clear(f); f.err == nil && p.last {
 				w.count(f)
 			}
 		case p.last && f.err == nil:
@@ -122,7 +122,7 @@ func (w *restorer) rehearse(ctx context.Context, win *window) error {
 	}
 	for _, f := range win.closed {
 		if f.err == nil {
-			w.tidy(f)
+			w.later(f)
 			if f.parent != nil {
 				w.d.Dirs++
 			}

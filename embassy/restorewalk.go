@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	windowItems = 50_000  // files, links, folders and chunks
-	windowBytes = 4 << 30 // of content
-	longPath    = 256     // bytes of a path that count as one more item
+	windowItems = 50_000   // files, links, folders and chunks
+	windowBytes = 4 << 30  // of content
+	maxHeld     = 64 << 20 // bytes of the attributes of a folder and all above
+	longPath    = 256      // bytes of a path, or of attributes, that count as one more item
 )
 
 // window is a piece of a restore: what is planned, fetched and written
@@ -139,6 +140,7 @@ type walker struct {
 	names  bool                                  // note which names a folder has
 	first  firstNames
 	early  bool // only what comes first
+	held   int  // bytes of the attributes of the open folders
 	w      *window
 	err    error // of emit, or errTooMuch
 }
@@ -246,7 +248,7 @@ func (k *walker) place(f *folder) {
 		k.place(f.parent)
 	}
 	k.w.dirs = append(k.w.dirs, f)
-	k.w.items += 1 + len(f.src)/longPath
+	k.w.items += 1 + (len(f.src)+f.meta.size())/longPath
 }
 
 func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth int) error {
@@ -277,6 +279,12 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth in
 	early := dir.early || k.order != nil && k.order.Match(strings.Split(src[1:], "/"), n.Type == format.Dir)
 	if n.Type == format.Dir {
 		below := &folder{parent: dir, src: src, meta: metaOf(n), inside: inside, early: early}
+		if k.held += below.meta.size(); k.held > maxHeld {
+			k.refuse(src+"/", "the attributes of it and of the folders above take too much memory")
+			k.held -= below.meta.size()
+			below.meta.xattrs = nil
+		}
+		defer func() { k.held -= below.meta.size() }()
 		if take {
 			k.place(below)
 		}
@@ -294,7 +302,8 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth in
 	if early && !k.early {
 		return nil // it was restored in the first walk
 	}
-	k.w.items += 1 + (len(src)+len(n.Link))/longPath
+	meta := metaOf(n)
+	k.w.items += 1 + (len(src)+len(n.Link)+8*len(n.Holes)+meta.size())/longPath
 	first := ""
 	if k.usable == nil || n.Hard == 0 || k.usable(n, src) {
 		first = k.first.another(n, src)
@@ -302,8 +311,19 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth in
 	if n.Type == format.File && first == "" {
 		return k.file(ctx, n, dir, src)
 	}
-	k.w.lates = append(k.w.lates, late{dir, name, n.Type, string(n.Link), n.Rdev, metaOf(n), n.Hard != 0, first})
+	k.w.lates = append(k.w.lates, late{
+		dir: dir, name: name, kind: n.Type, target: string(n.Link), rdev: n.Rdev, meta: meta, hard: n.Hard != 0, first: first,
+		size: sizeOf(n),
+	})
 	return nil
+}
+
+// sizeOf returns the size of a file; 0 of anything else.
+func sizeOf(n *format.Node) uint64 {
+	if n.Type != format.File {
+		return 0
+	}
+	return n.Content.Size
 }
 
 // folded is what a name of a folder is compared by.

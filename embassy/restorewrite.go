@@ -72,8 +72,10 @@ type restorer struct {
 	told    int    // bytes of d.Missing
 	untold  uint64 // beyond maxMissing
 	unset   map[string]*unset
-	handles int      // open files
-	buffers [][]byte // free ones
+	untidy  []*folder       // for tidyAll
+	lost    map[string]bool // source paths of files with several names that are not right
+	handles int             // open files
+	buffers [][]byte        // free ones
 	openers []*opener
 	failed  []job // of the pass under way
 }
@@ -82,7 +84,7 @@ func newRestorer(to destination, r *reading, o RestoreOptions, m *meter, d *Data
 	return &restorer{
 		to: to.root, fresh: to.fresh, torn: to.torn, bare: to.bare, fold: to.fold, base: d.Dataset, r: r, o: o, meter: m, d: d,
 		back:   newMeter(r.view.progress, r.view.now, "read back", d.Dataset),
-		memory: semaphore.NewWeighted(packMemory), unset: map[string]*unset{},
+		memory: semaphore.NewWeighted(packMemory), unset: map[string]*unset{}, lost: map[string]bool{},
 	}
 }
 
@@ -159,7 +161,7 @@ func (w *restorer) window(ctx context.Context, win *window) error {
 	if w.o.Verify && err == nil {
 		err = w.readBack(ctx, win.parts)
 	}
-	w.finish(durable)
+	w.finish(durable && (err == nil || !w.o.Verify)) // what was not read back gets no name
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ const (
 func sysStat(fi fs.FileInfo) (st sysInfo) {
 	if s, ok := fi.Sys().(*syscall.Stat_t); ok {
 		st = sysInfo{
-			uid: s.Uid, gid: s.Gid, file: fileID{s.Dev, s.Ino}, names: s.Nlink, held: 512 * s.Blocks, rdev: s.Rdev, ctime: s.Ctim.Nano(),
+			uid: s.Uid, gid: s.Gid, file: fileID{s.Dev, s.Ino}, names: uint64(s.Nlink), held: 512 * s.Blocks, rdev: s.Rdev, ctime: s.Ctim.Nano(),
 		}
 	}
 	return st
@@ -30,15 +30,25 @@ func openFile(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 }
 
-// shorten returns another path to a folder whose path is too long for the
-// system to open what lies in it. The caller calls done at last.
-func shorten(at string) (short string, done func(), err error) {
-	if len(at)+1+unix.NAME_MAX < unix.PathMax {
-		return at, func() {}, nil
+// openSource opens a folder that was looked at as the file id; a link is not
+// followed, and another folder is refused. The zero id is any, links included.
+// What lies in the folder is reached as at/name, whatever becomes of its path,
+// and however long that is, until done is called.
+func openSource(at string, id fileID) (d *os.File, inside string, done func(), err error) {
+	flags := os.O_RDONLY | syscall.O_DIRECTORY
+	if id != (fileID{}) {
+		flags |= syscall.O_NOFOLLOW
 	}
-	d, err := os.OpenFile(at, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if d, err = os.OpenFile(at, flags, 0); err != nil {
+		return nil, "", nil, err
+	}
+	fi, err := d.Stat()
+	if err == nil && id != (fileID{}) && sysStat(fi).file != id {
+		err = errSwapped
+	}
 	if err != nil {
-		return "", nil, err
+		d.Close()
+		return nil, "", nil, err
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", d.Fd()), func() { d.Close() }, nil
+	return d, fmt.Sprintf("/proc/self/fd/%d", d.Fd()), func() { d.Close() }, nil
 }

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -109,7 +110,7 @@ func gapOf(path string, err error) format.Gap {
 func (w *walk) tree(path string, b *branch) (format.Content, error) {
 	if b.source {
 		w.counts.sourcesFound++
-		return w.dir(path, path, deviceOf(path))
+		return w.dir(path, path, fileID{}, deviceOf(path))
 	}
 	t := format.NewTreeBuilder(w.putTree)
 	for _, name := range sortedKeys(b.below) {
@@ -124,14 +125,14 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 			continue
 		}
 		real, err := filepath.EvalSymlinks(child)
-		if err != nil {
+		if err != nil && !fi.IsDir() {
 			w.gap(child, err)
 			continue
 		}
 		n := w.node(name, fi)
 		switch {
 		case fi.IsDir():
-			n.Xattrs = w.attributes(real, child)
+			n.Xattrs = w.told(child)(readAttributes(cmp.Or(real, child)))
 			c, err := w.tree(child, sub)
 			if err != nil {
 				return format.Content{}, err
@@ -145,7 +146,7 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 			}
 		case sub.source && fi.Mode().IsRegular():
 			w.counts.sourcesFound++
-			f, err := w.content(real, child, fi)
+			f, err := w.content(real, fi)
 			if err != nil {
 				return format.Content{}, err
 			}
@@ -204,28 +205,28 @@ type waitingNode struct {
 	file *fileContent // nil: the node is complete
 }
 
-// dir builds the node list of the source folder path, which is opened as at
-// and lies on that device.
-func (w *walk) dir(path, at string, device uint64) (format.Content, error) {
+// dir builds the node list of the source folder path, which is opened as at,
+// was looked at as the file id (zero: a source itself), and lies on that device.
+func (w *walk) dir(path, at string, id fileID, device uint64) (format.Content, error) {
 	if err := w.ctx.Err(); err != nil {
 		return format.Content{}, err
 	}
 	t := format.NewTreeBuilder(w.putTree)
-	at, done, err := shorten(at)
+	d, at, done, err := openSource(at, id)
 	if err != nil {
 		w.gap(path, err)
 		return t.Finish()
 	}
 	defer done()
-	entries, err := os.ReadDir(at)
+	entries, err := d.ReadDir(-1)
 	if err != nil {
 		w.gap(path, err)
 	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	if w.filter.cache(path, at, entries) {
 		w.counts.left.Caches++
 		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() != cacheTag })
 	}
-	// ReadDir sorts by name, as bytes: the order of a node list.
 	known, record := w.cache.open(path), w.cache.record(path)
 	var line []waitingNode
 	advance := func(keep int) error {
@@ -267,7 +268,7 @@ func (w *walk) dir(path, at string, device uint64) (format.Content, error) {
 				return format.Content{}, err
 			}
 		} else {
-			wn.node.Xattrs = w.attributes(real, child)
+			wn.node.Xattrs = w.told(child)(readAttributes(real))
 		}
 		switch wn.node.Type {
 		case format.File:

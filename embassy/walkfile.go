@@ -18,18 +18,22 @@ import (
 )
 
 const (
-	rereads       = 2         // of a file that changes while it is read
-	maxAttributes = 512 << 10 // bytes of one name's extended attributes
-	maxHoles      = 8 << 10   // of one file; of more, the largest
+	rereads       = 2        // of a file that changes while it is read
+	maxAttributes = 64 << 10 // bytes of one name's extended attributes
+	maxHoles      = 4 << 10  // of one file; of more, the largest
+	maxLinked     = 1 << 17  // files whose other names are waited for
 )
 
 // fileContent is the content of a file: remembered, or on its way.
 type fileContent struct {
-	at      string // where it is opened
+	at      string      // where it is opened
+	fi      fs.FileInfo // of the reading; nil: as it is remembered
 	stat    cachedFile
+	gaps    []error // of the reading: attributes that were not to be had
 	same    bool
 	built   bool // stat is complete
 	changed error
+	failed  error // why there is none
 	pending *pendingFile
 	wants   []chunk.ID // of a file that was read
 }
@@ -50,7 +54,7 @@ func (w *walk) recall(at, path string, fi fs.FileInfo, known *dirCursor) (*fileC
 	if f := w.links.content(st); f != nil && f.stat.sameStat(now) {
 		return f, nil
 	}
-	f, err := w.content(at, path, fi)
+	f, err := w.content(at, fi)
 	if err == nil {
 		w.links.keep(st, f)
 	}
@@ -58,33 +62,54 @@ func (w *walk) recall(at, path string, fi fs.FileInfo, known *dirCursor) (*fileC
 }
 
 // content starts to read a file, which is opened as at.
-func (w *walk) content(at, path string, fi fs.FileInfo) (*fileContent, error) {
-	c := &fileContent{at: at, stat: statOf(fi)}
-	if w.dry {
-		return c, nil
-	}
-	c.stat.Xattrs = w.attributes(at, path)
-	return c, w.read(c, sysStat(fi).held)
+func (w *walk) content(at string, fi fs.FileInfo) (*fileContent, error) {
+	c := &fileContent{at: at}
+	return c, w.read(c, fi)
 }
 
-// read starts to read the content, of which the disk holds so many bytes.
-func (w *walk) read(c *fileContent, held int64) error {
-	c.stat.Holes = nil
+// read starts to read the content of a file that was looked at as fi.
+func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
+	c.fi, c.stat = fi, statOf(fi)
+	if w.dry {
+		return nil
+	}
+	c.stat.Xattrs, c.gaps = readAttributes(c.at)
 	c.pending = &pendingFile{hint: c.stat.Size, open: func() (io.ReadCloser, error) {
-		f, err := openFile(c.at)
+		f, err := c.open()
 		if err != nil {
 			return nil, sourceError{err}
-		}
-		if held < c.stat.Size {
-			c.stat.Holes = findHoles(f, c.stat.Size)
-			if _, err := f.Seek(0, io.SeekStart); err != nil {
-				f.Close()
-				return nil, sourceError{err}
-			}
 		}
 		return sourceReader{f}, nil
 	}}
 	return w.store.submit(w.ctx, c.pending)
+}
+
+// errSwapped: a name leads to something else than a moment ago.
+var errSwapped = errors.New("was replaced by something else while it was backed up")
+
+// open opens the file that was looked at, finds its holes, and is at its start.
+func (c *fileContent) open() (f *os.File, err error) {
+	if f, err = openFile(c.at); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	now, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	was := sysStat(c.fi)
+	if !now.Mode().IsRegular() || sysStat(now).file != was.file {
+		return nil, errSwapped
+	}
+	if was.held < c.stat.Size {
+		c.stat.Holes = findHoles(f, c.stat.Size)
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	return f, err
 }
 
 // finish completes the node of a file; false: the file gave no content, and
@@ -99,7 +124,7 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		f.stat.Content.Size = uint64(f.stat.Size)
 		w.counts.read += f.stat.Content.Size
 	case !f.built:
-		err := w.build(path, f)
+		err := w.build(f)
 		var se sourceError
 		if errors.As(err, &se) {
 			w.counts.files--
@@ -110,8 +135,15 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 			return false, fmt.Errorf("store %s: %w", path, err)
 		}
 	}
+	if f.fi != nil { // which may be a later look than that of the walk
+		*n = w.node(string(n.Name), f.fi)
+	}
 	content := f.stat.Content // another name of it may be in another list
 	n.Content, n.Holes, n.Xattrs = &content, f.stat.Holes, f.stat.Xattrs
+	for _, err := range f.gaps {
+		w.gap(path, err)
+		record = nil // it is to be told again, or had
+	}
 	if f.changed != nil {
 		n.Changed = true
 		w.gap(path, f.changed)
@@ -129,24 +161,30 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 
 // build waits for the content of a file, which is read again if it changed
 // meanwhile.
-func (w *walk) build(path string, f *fileContent) error {
+func (w *walk) build(f *fileContent) (err error) {
+	if f.failed != nil {
+		return f.failed
+	}
+	defer func() { f.failed = err }() // for its other names
 	for again := 0; ; again++ {
 		<-f.pending.done
-		if f.pending.err != nil {
-			return f.pending.err
+		failed := f.pending.err
+		if failed != nil && (!errors.Is(failed, errSwapped) || again == rereads) {
+			return failed
 		}
 		w.counts.read += f.pending.size
 		fi, err := os.Lstat(f.at)
-		if err == nil && f.stat.sameStat(statOf(fi)) && f.pending.size == uint64(f.stat.Size) {
+		if failed == nil && err == nil && f.stat.sameStat(statOf(fi)) && f.pending.size == uint64(f.stat.Size) {
 			break
 		}
 		if err != nil || !fi.Mode().IsRegular() || again == rereads {
+			if failed != nil {
+				return failed
+			}
 			f.changed = errChanged
 			break
 		}
-		f.stat = statOf(fi)
-		f.stat.Xattrs = w.attributes(f.at, path)
-		if err := w.read(f, sysStat(fi).held); err != nil {
+		if err := w.read(f, fi); err != nil {
 			return err
 		}
 	}
@@ -168,18 +206,24 @@ func (w *walk) build(path string, f *fileContent) error {
 
 var errChanged = errors.New("changed while it was read: the snapshot may hold a mixture")
 
-// attributes reads the extended attributes of a name, which ACLs and
-// capabilities are.
-func (w *walk) attributes(at, path string) []format.Xattr {
-	if w.dry {
-		return nil
+// told gives the gaps of a path to the walk.
+func (w *walk) told(path string) func([]format.Xattr, []error) []format.Xattr {
+	return func(list []format.Xattr, gaps []error) []format.Xattr {
+		for _, err := range gaps {
+			w.gap(path, err)
+		}
+		return list
 	}
+}
+
+// readAttributes reads the extended attributes of a name, which ACLs and
+// capabilities are, and says which could not be had.
+func readAttributes(at string) (list []format.Xattr, gaps []error) {
 	names, err := xattr.LList(at)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		w.gap(path, fmt.Errorf("extended attributes: %w", bare(err)))
+		gaps = append(gaps, fmt.Errorf("extended attributes: %w", bare(err)))
 	}
 	slices.Sort(names)
-	var list []format.Xattr
 	sum := 0
 	for _, name := range names {
 		value, err := xattr.LGet(at, name)
@@ -190,13 +234,13 @@ func (w *walk) attributes(at, path string) []format.Xattr {
 			err = fmt.Errorf("more than %d bytes of attributes", maxAttributes)
 		}
 		if err != nil {
-			w.gap(path, fmt.Errorf("extended attribute %q: %w", name, bare(err)))
+			gaps = append(gaps, fmt.Errorf("extended attribute %q: %w", name, bare(err)))
 			continue
 		}
 		sum += len(name) + len(value)
 		list = append(list, format.Xattr{Name: []byte(name), Value: value})
 	}
-	return list
+	return list, gaps
 }
 
 // bare is the cause alone.
@@ -251,8 +295,7 @@ func largest(holes []uint64) []uint64 {
 
 // links knows the files of a snapshot that have several names.
 type links struct {
-	numbers map[fileID]uint64
-	taken   map[uint64]bool
+	numbers map[uint64]fileID
 	read    map[fileID]*linked
 }
 
@@ -265,20 +308,17 @@ type linked struct {
 // number returns the same number for all names of a file, and another one for
 // every other file. It stays from one snapshot to the next.
 func (l *links) number(id fileID) uint64 {
-	if n := l.numbers[id]; n != 0 {
-		return n
-	}
 	if l.numbers == nil {
-		l.numbers, l.taken, l.read = map[fileID]uint64{}, map[uint64]bool{}, map[fileID]*linked{}
+		l.numbers, l.read = map[uint64]fileID{}, map[fileID]*linked{}
 	}
 	h := fnv.New64a()
 	h.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, id.dev), id.inode))
-	n := h.Sum64()
-	for n == 0 || l.taken[n] {
-		n++
+	for n := h.Sum64(); ; n++ {
+		if other, taken := l.numbers[n]; n != 0 && (!taken || other == id) {
+			l.numbers[n] = id
+			return n
+		}
 	}
-	l.numbers[id], l.taken[n] = n, true
-	return n
 }
 
 // content returns what was read of the file under another name, or nil.
@@ -293,9 +333,10 @@ func (l *links) content(st sysInfo) *fileContent {
 	return r.file
 }
 
-// keep remembers a file that has other names.
+// keep remembers a file that has other names. Beyond a bound it does not, and
+// the file is read once more under each.
 func (l *links) keep(st sysInfo, f *fileContent) {
-	if st.names > 1 {
+	if st.names > 1 && len(l.read) < maxLinked {
 		l.read[st.file] = &linked{f, st.names - 1}
 	}
 }

@@ -87,12 +87,12 @@ func (f *filter) cache(path, at string, entries []fs.DirEntry) bool {
 // folder builds the node list of a folder below a source, which is empty when
 // another file system is mounted there and that is left out.
 func (w *walk) folder(path, at string, fi fs.FileInfo, above uint64) (format.Content, error) {
-	device := sysStat(fi).file.dev
-	if w.filter.foreign(path, device, above) {
+	id := sysStat(fi).file
+	if w.filter.foreign(path, id.dev, above) {
 		w.counts.left.Mounts++
 		return format.NewTreeBuilder(w.putTree).Finish()
 	}
-	return w.dir(path, at, device)
+	return w.dir(path, at, id, id.dev)
 }
 
 // deviceOf returns the device of a folder; 0 when it cannot be asked, which
