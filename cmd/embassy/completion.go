@@ -20,8 +20,7 @@ const completionWait = 3 * time.Second
 // may be followed by a tab and what it means. None: the shell offers files.
 var shells = map[string]string{
 	"bash": `_embassy() {
-	local IFS=$'\n' word=${COMP_WORDS[COMP_CWORD]}
-	COMPREPLY=($(compgen -W "$(embassy complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1)" -- "$word"))
+	mapfile -t COMPREPLY < <(embassy complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1)
 }
 complete -o default -F _embassy embassy
 `,
