@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log/slog"
 	"slices"
@@ -34,6 +35,21 @@ type console struct {
 	args   []string               // of the command line, from the command on
 	shared *daemon                // not nil: the command runs inside of this daemon
 	relay  func(embassy.Progress) // not nil: shows the progress elsewhere
+}
+
+// sharedFlag is a flag of every app. A daemon runs several apps at once, and
+// the library's own would keep what one line gives in one place for all.
+type sharedFlag struct{ *cli.BoolFlag }
+
+// Apply implements cli.Flag.
+func (f sharedFlag) Apply(set *flag.FlagSet) error {
+	own := *f.BoolFlag
+	return own.Apply(set)
+}
+
+func init() {
+	cli.HelpFlag = sharedFlag{&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", DisableDefaultText: true}}
+	cli.VersionFlag = sharedFlag{&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version", DisableDefaultText: true}}
 }
 
 // newApp returns the program. An app is used once.

@@ -188,7 +188,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 		when(jobStart, j.Record.Started, j.Name)
 		when(jobSuccess, j.Record.Succeeded, j.Name)
 		when(jobNext, j.Next, j.Name)
-		put(jobRunning, flag(!j.Held.IsZero()), j.Name)
+		put(jobRunning, oneIf(!j.Held.IsZero()), j.Name)
 		if exit, ok := m.exits[j.Name]; ok {
 			put(jobExit, float64(exit), j.Name)
 		}
@@ -207,8 +207,8 @@ func (m *metrics) datasets(put func(family, float64, ...string), when func(famil
 		if d.RPO > 0 {
 			put(rpoSeconds, d.RPO.Seconds(), d.Name)
 		}
-		put(isLate, flag(d.Late), d.Name)
-		put(isPending, flag(d.Pending != nil), d.Name)
+		put(isLate, oneIf(d.Late), d.Name)
+		put(isPending, oneIf(d.Pending != nil), d.Name)
 		put(copies, float64(d.Copies), d.Name)
 		put(guarded, float64(d.Guarded), d.Name)
 		if r := d.LastRun; r != nil {
@@ -238,9 +238,9 @@ func (m *metrics) targets(put func(family, float64, ...string), when func(family
 	}
 	for i, t := range m.d.site.members {
 		down := t.Down() != nil
-		put(isUp, flag(!down && known[t.Name].Err == nil), t.Name)
-		put(breaker, flag(down), t.Name)
-		put(banned, flag(t.Banned()), t.Name)
+		put(isUp, oneIf(!down && known[t.Name].Err == nil), t.Name)
+		put(breaker, oneIf(down), t.Name)
+		put(banned, oneIf(t.Banned()), t.Name)
 		put(sent, float64(m.traffic[i].Bytes(targets.OpPut)), t.Name)
 		put(received, float64(m.traffic[i].Bytes(targets.OpGet)), t.Name)
 		if k, ok := known[t.Name]; ok {
@@ -248,7 +248,7 @@ func (m *metrics) targets(put func(family, float64, ...string), when func(family
 			if k.Locked != nil && k.Locked.Earliest != nil {
 				when(lockEnd, *k.Locked.Earliest, t.Name)
 			}
-			put(provenGuard, flag(k.Guarded == embassy.Yes), t.Name)
+			put(provenGuard, oneIf(k.Guarded == embassy.Yes), t.Name)
 		}
 		for _, kind := range faultKinds {
 			put(faults, float64(counts[t.Name][kind]), t.Name, string(kind))
@@ -256,7 +256,7 @@ func (m *metrics) targets(put func(family, float64, ...string), when func(family
 	}
 }
 
-func flag(b bool) float64 {
+func oneIf(b bool) float64 {
 	if b {
 		return 1
 	}
