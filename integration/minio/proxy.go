@@ -250,12 +250,26 @@ func (w *wire) Pipe(stub *toxics.ToxicStub) {
 				stub.Close()
 				return
 			}
-			interrupted := w.hold(stub.Interrupt, chunk)
-			stub.Output <- chunk
-			if interrupted {
+			if w.hold(stub.Interrupt, chunk) {
+				last(stub, chunk)
+				return
+			}
+			select {
+			case stub.Output <- chunk:
+			case <-stub.Interrupt:
+				last(stub, chunk)
 				return
 			}
 		}
+	}
+}
+
+// last passes what is held when the wire is interrupted. A link that has ended
+// reads no more, and waits itself for whoever interrupts: it is left alone.
+func last(stub *toxics.ToxicStub, chunk *stream.StreamChunk) {
+	select {
+	case stub.Output <- chunk:
+	case <-time.After(5 * time.Second):
 	}
 }
 
