@@ -217,20 +217,18 @@ func (con *console) snapshotNames(ctx context.Context, dataset string) []string 
 	ctx, cancel := context.WithTimeout(ctx, completionWait)
 	defer cancel()
 	con.quiet = true
-	s, err := con.openSite()
+	var out []string
+	err := con.viewing(ctx, limits{}, asAgent, nil, func(_ *site, view *embassy.View, _ *embassy.Keys) error {
+		list := view.Snapshots(dataset)
+		digits := idDigits(list)
+		out = append(out, "latest\tthe newest")
+		for _, i := range list {
+			out = append(out, fmt.Sprintf("%s\t%s of %s", i.Hash.String()[:digits], i.Summary.Dataset, moment(i.Summary.When())))
+		}
+		return nil
+	})
 	if err != nil {
 		return nil
-	}
-	defer s.close()
-	view, _, err := s.openAgentView(ctx)
-	if err != nil {
-		return nil
-	}
-	list := view.Snapshots(dataset)
-	digits := idDigits(list)
-	out := []string{"latest\tthe newest"}
-	for _, i := range list {
-		out = append(out, fmt.Sprintf("%s\t%s of %s", i.Hash.String()[:digits], i.Summary.Dataset, moment(i.Summary.When())))
 	}
 	return out
 }

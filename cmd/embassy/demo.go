@@ -304,7 +304,7 @@ func (d *demo) restore(ctx context.Context) (report embassy.RestoreReport, err e
 		return report, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openView(ctx, d.con, reader{phrases: d.path("passphrase")})
+	view, keys, err := reader{phrases: d.path("passphrase")}.open(ctx, s, d.con)
 	if err != nil {
 		return report, err
 	}

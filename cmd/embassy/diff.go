@@ -59,45 +59,35 @@ func parseWhen(arg string) when {
 	return when{id: arg}
 }
 
-func runDiff(ctx context.Context, o diffOptions, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openView(ctx, con, o.reader)
-	if err != nil {
-		return err
-	}
-	if _, err := findDataset(keys, o.dataset); err != nil {
-		return err
-	}
-	old, err := view.Pick(o.dataset, o.old.id, o.old.at)
-	if err != nil {
-		return err
-	}
-	new, err := view.Pick(o.dataset, o.new.id, o.new.at)
-	if err != nil {
-		return err
-	}
-	s.screen.close()
-	d := difference{old: old, new: new, dataset: o.dataset}
-	if con.json {
-		d.Changes = []change{}
-	} else if _, err := fmt.Fprintf(con.stdout, "--- %s of %s\n+++ %s of %s\n", short(old.Hash), moment(old.Summary.When()),
-		short(new.Hash), moment(new.Summary.When())); err != nil {
-		return err
-	}
-	err = view.Diff(ctx, old, new, o.path, func(c embassy.Change) error { return d.take(con, c) })
-	if errors.Is(err, fs.ErrNotExist) {
-		return notThere(o.location, new, err)
-	}
-	if con.json {
-		return errors.Join(err, d.printJSON(con))
-	}
-	_, told := fmt.Fprintf(con.stdout, "\n%s added (%s), %s removed (%s), %s changed\n",
-		count(d.Added.Names), size(d.Added.Bytes), count(d.Removed.Names), size(d.Removed.Bytes), count(d.Changed.Names))
-	return errors.Join(err, told)
+func runDiff(ctx context.Context, o diffOptions, con *console) error {
+	return con.viewing(ctx, limits{}, o.open, []string{o.dataset}, func(s *site, view *embassy.View, _ *embassy.Keys) error {
+		old, err := view.Pick(o.dataset, o.old.id, o.old.at)
+		if err != nil {
+			return err
+		}
+		new, err := view.Pick(o.dataset, o.new.id, o.new.at)
+		if err != nil {
+			return err
+		}
+		s.screen.close()
+		d := difference{old: old, new: new, dataset: o.dataset}
+		if con.json {
+			d.Changes = []change{}
+		} else if _, err := fmt.Fprintf(con.stdout, "--- %s of %s\n+++ %s of %s\n", short(old.Hash), moment(old.Summary.When()),
+			short(new.Hash), moment(new.Summary.When())); err != nil {
+			return err
+		}
+		err = view.Diff(ctx, old, new, o.path, func(c embassy.Change) error { return d.take(con, c) })
+		if errors.Is(err, fs.ErrNotExist) {
+			return notThere(o.location, new, err)
+		}
+		if con.json {
+			return errors.Join(err, d.printJSON(con))
+		}
+		_, told := fmt.Fprintf(con.stdout, "\n%s added (%s), %s removed (%s), %s changed\n",
+			count(d.Added.Names), size(d.Added.Bytes), count(d.Removed.Names), size(d.Removed.Bytes), count(d.Changed.Names))
+		return errors.Join(err, told)
+	})
 }
 
 // difference is what differs between two snapshots.

@@ -57,46 +57,36 @@ func decodeDump(c *cli.Context) (o dumpOptions, err error) {
 	return o, err
 }
 
-func runDump(ctx context.Context, o dumpOptions, con *console) (err error) {
+func runDump(ctx context.Context, o dumpOptions, con *console) error {
 	if con.json {
 		return usage("dump writes bytes and no JSON: leave out --json")
 	}
-	s, err := con.openSite()
-	if err != nil {
+	return con.viewing(ctx, limits{}, o.open, []string{o.dataset}, func(s *site, view *embassy.View, _ *embassy.Keys) error {
+		info, err := view.Pick(o.dataset, o.id, o.at)
+		if err != nil {
+			return err
+		}
+		f, ok := con.stdout.(*os.File)
+		shown := ok && xterm.IsTerminal(int(f.Fd()))
+		if shown {
+			s.screen.close() // its lines and the content would mix
+		}
+		report, err := view.Dump(ctx, embassy.DumpOptions{Snapshot: info, Path: o.path, Archive: o.archive, NoArchive: shown}, con.stdout)
+		if errors.Is(err, fs.ErrNotExist) {
+			return notThere(o.location, info, err)
+		}
+		if errors.Is(err, embassy.ErrArchive) {
+			return usage("this writes an archive, and stdout is a terminal: redirect it to a file or a pipe")
+		}
+		s.screen.close()
+		if err == nil && !con.quiet && report.Archive != embassy.Bare {
+			fmt.Fprintf(con.stderr, "dumped %s, %s, %s, %s of snapshot %s of %s\n", plural(report.Files, "file", "files"),
+				plural(report.Dirs, "folder", "folders"), plural(report.Others, "other", "others"), size(report.Bytes),
+				short(info.Hash), moment(info.Summary.When()))
+		}
+		for _, g := range report.SourceGaps {
+			fmt.Fprintf(con.stderr, "not in source: %s: %s\n", printable(string(g.Path)), printable(g.Reason))
+		}
 		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openView(ctx, con, o.reader)
-	if err != nil {
-		return err
-	}
-	if _, err := findDataset(keys, o.dataset); err != nil {
-		return err
-	}
-	info, err := view.Pick(o.dataset, o.id, o.at)
-	if err != nil {
-		return err
-	}
-	f, ok := con.stdout.(*os.File)
-	shown := ok && xterm.IsTerminal(int(f.Fd()))
-	if shown {
-		s.screen.close() // its lines and the content would mix
-	}
-	report, err := view.Dump(ctx, embassy.DumpOptions{Snapshot: info, Path: o.path, Archive: o.archive, NoArchive: shown}, con.stdout)
-	if errors.Is(err, fs.ErrNotExist) {
-		return notThere(o.location, info, err)
-	}
-	if errors.Is(err, embassy.ErrArchive) {
-		return usage("this writes an archive, and stdout is a terminal: redirect it to a file or a pipe")
-	}
-	s.screen.close()
-	if err == nil && !con.quiet && report.Archive != embassy.Bare {
-		fmt.Fprintf(con.stderr, "dumped %s, %s, %s, %s of snapshot %s of %s\n", plural(report.Files, "file", "files"),
-			plural(report.Dirs, "folder", "folders"), plural(report.Others, "other", "others"), size(report.Bytes),
-			short(info.Hash), moment(info.Summary.When()))
-	}
-	for _, g := range report.SourceGaps {
-		fmt.Fprintf(con.stderr, "not in source: %s: %s\n", printable(string(g.Path)), printable(g.Reason))
-	}
-	return err
+	})
 }

@@ -120,53 +120,45 @@ type match struct {
 	Snapshots int       `json:"snapshots"`
 }
 
-func runFind(ctx context.Context, o findOptions, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openView(ctx, con, o.reader)
-	if err != nil {
-		return err
-	}
+func runFind(ctx context.Context, o findOptions, con *console) error {
+	var named []string
 	for _, l := range o.locations {
-		if _, err := findDataset(keys, l.dataset); err != nil {
-			return err
-		}
+		named = append(named, l.dataset)
 	}
-	if len(o.locations) == 0 {
-		for _, c := range keys.Compartments {
-			for _, d := range c.Part.Datasets {
-				if len(view.Snapshots(d.Name)) > 0 {
-					o.locations = append(o.locations, location{dataset: d.Name})
+	return con.viewing(ctx, limits{}, o.open, named, func(s *site, view *embassy.View, keys *embassy.Keys) error {
+		if len(o.locations) == 0 {
+			for _, c := range keys.Compartments {
+				for _, d := range c.Part.Datasets {
+					if len(view.Snapshots(d.Name)) > 0 {
+						o.locations = append(o.locations, location{dataset: d.Name})
+					}
 				}
 			}
 		}
-	}
-	matches := []match{}
-	var broken error
-	for _, l := range o.locations {
-		found, err := view.Find(ctx, l.dataset, l.path, o.match)
-		if errors.Is(err, fs.ErrNotExist) {
-			return usage("there is no %s in any snapshot of %s: look at embassy ls %s", printable(l.path), l.dataset, l.dataset)
+		matches := []match{}
+		var broken error
+		for _, l := range o.locations {
+			found, err := view.Find(ctx, l.dataset, l.path, o.match)
+			if errors.Is(err, fs.ErrNotExist) {
+				return usage("there is no %s in any snapshot of %s: look at embassy ls %s", printable(l.path), l.dataset, l.dataset)
+			}
+			broken = errors.Join(broken, err)
+			for _, f := range found {
+				matches = append(matches, match{
+					l.dataset, newNode(f.Path, f.Node), f.First.Hash.String(), f.First.Summary.When(),
+					f.Last.Hash.String(), f.Last.Summary.When(), f.Snapshots,
+				})
+			}
 		}
-		broken = errors.Join(broken, err)
-		for _, f := range found {
-			matches = append(matches, match{
-				l.dataset, newNode(f.Path, f.Node), f.First.Hash.String(), f.First.Summary.When(),
-				f.Last.Hash.String(), f.Last.Summary.When(), f.Snapshots,
-			})
+		s.screen.close()
+		if con.json {
+			return errors.Join(broken, printJSON(con.stdout, struct {
+				schema
+				Matches []match `json:"matches"`
+			}{schemaV1, matches}))
 		}
-	}
-	s.screen.close()
-	if con.json {
-		return errors.Join(broken, printJSON(con.stdout, struct {
-			schema
-			Matches []match `json:"matches"`
-		}{schemaV1, matches}))
-	}
-	return errors.Join(broken, printMatches(con, matches))
+		return errors.Join(broken, printMatches(con, matches))
+	})
 }
 
 func printMatches(con *console, matches []match) error {

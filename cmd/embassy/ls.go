@@ -90,43 +90,33 @@ func decodeLs(c *cli.Context) (o lsOptions, err error) {
 	return o, err
 }
 
-func runLs(ctx context.Context, o lsOptions, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openView(ctx, con, o.reader)
-	if err != nil {
-		return err
-	}
-	if _, err := findDataset(keys, o.dataset); err != nil {
-		return err
-	}
-	info, err := view.Pick(o.dataset, o.id, o.at)
-	if err != nil {
-		return err
-	}
-	if con.json {
-		nodes := []node{}
-		if err := view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
-			nodes = append(nodes, newNode(p, n))
-			return nil
-		}); err != nil {
-			return notThere(o.location, info, err)
+func runLs(ctx context.Context, o lsOptions, con *console) error {
+	return con.viewing(ctx, limits{}, o.open, []string{o.dataset}, func(_ *site, view *embassy.View, _ *embassy.Keys) error {
+		info, err := view.Pick(o.dataset, o.id, o.at)
+		if err != nil {
+			return err
 		}
-		return printJSON(con.stdout, struct {
-			schema
-			Dataset  string    `json:"dataset"`
-			Snapshot string    `json:"snapshot"`
-			Time     time.Time `json:"time"`
-			Nodes    []node    `json:"nodes"`
-		}{schemaV1, o.dataset, info.Hash.String(), info.Summary.When(), nodes})
-	}
-	return notThere(o.location, info, view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
-		_, err := fmt.Fprintln(con.stdout, listed(p, n, o.long))
-		return err
-	}))
+		if con.json {
+			nodes := []node{}
+			if err := view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
+				nodes = append(nodes, newNode(p, n))
+				return nil
+			}); err != nil {
+				return notThere(o.location, info, err)
+			}
+			return printJSON(con.stdout, struct {
+				schema
+				Dataset  string    `json:"dataset"`
+				Snapshot string    `json:"snapshot"`
+				Time     time.Time `json:"time"`
+				Nodes    []node    `json:"nodes"`
+			}{schemaV1, o.dataset, info.Hash.String(), info.Summary.When(), nodes})
+		}
+		return notThere(o.location, info, view.Walk(ctx, info, o.path, o.recursive, func(p string, n *format.Node) error {
+			_, err := fmt.Fprintln(con.stdout, listed(p, n, o.long))
+			return err
+		}))
+	})
 }
 
 // notThere says of a path that is not in the snapshot where to look.

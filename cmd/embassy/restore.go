@@ -138,43 +138,36 @@ func (o restoreOptions) paths() map[string][]string {
 	return paths
 }
 
-func runRestore(ctx context.Context, o restoreOptions, con *console) (err error) {
-	s, err := con.openLimited(o.limits)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openView(ctx, con, o.reader)
-	if err != nil {
-		return err
-	}
-	picked, without, err := pick(view, keys, o)
-	if err != nil {
-		return err
-	}
-	report, failure := view.Restore(ctx, embassy.RestoreOptions{
-		Snapshots: picked, Paths: o.paths(), Include: o.include, Exclude: o.exclude, To: o.to,
-		Overwrite: o.overwrite, Delete: o.deleting, DryRun: o.dryRun, Verify: o.verifying, First: o.firsts(s.config, picked),
-		Fastest: o.fastest, Privileged: o.privileged, Owners: os.Geteuid() == 0,
+func runRestore(ctx context.Context, o restoreOptions, con *console) error {
+	return con.viewing(ctx, o.limits, o.open, nil, func(s *site, view *embassy.View, keys *embassy.Keys) error {
+		picked, without, err := pick(view, keys, o)
+		if err != nil {
+			return err
+		}
+		report, failure := view.Restore(ctx, embassy.RestoreOptions{
+			Snapshots: picked, Paths: o.paths(), Include: o.include, Exclude: o.exclude, To: o.to,
+			Overwrite: o.overwrite, Delete: o.deleting, DryRun: o.dryRun, Verify: o.verifying, First: o.firsts(s.config, picked),
+			Fastest: o.fastest, Privileged: o.privileged, Owners: os.Geteuid() == 0,
+		})
+		s.screen.close()
+		if failure != nil && !errors.Is(failure, embassy.ErrIncomplete) {
+			return failure
+		}
+		r := restored{report: report, without: without, complete: failure == nil && len(without) == 0, dryRun: o.dryRun}
+		if r.complete && len(o.include) > 0 && r.empty() {
+			fmt.Fprintf(con.stderr, "warning: nothing matches --include %s\n", strings.Join(o.include, ", --include "))
+			r.complete, r.nothing = false, true
+		}
+		if con.json {
+			err = r.printJSON(con.stdout)
+		} else {
+			err = r.print(con.stdout, time.Now())
+		}
+		if err != nil || r.complete {
+			return err
+		}
+		return outcome(1)
 	})
-	s.screen.close()
-	if failure != nil && !errors.Is(failure, embassy.ErrIncomplete) {
-		return failure
-	}
-	r := restored{report: report, without: without, complete: failure == nil && len(without) == 0, dryRun: o.dryRun}
-	if r.complete && len(o.include) > 0 && r.empty() {
-		fmt.Fprintf(con.stderr, "warning: nothing matches --include %s\n", strings.Join(o.include, ", --include "))
-		r.complete, r.nothing = false, true
-	}
-	if con.json {
-		err = r.printJSON(con.stdout)
-	} else {
-		err = r.print(con.stdout, time.Now())
-	}
-	if err != nil || r.complete {
-		return err
-	}
-	return outcome(1)
 }
 
 // firsts returns what comes first in each dataset.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -26,40 +25,28 @@ func snapshotsCommand(con *console) *cli.Command {
 	}
 }
 
-func runSnapshots(ctx context.Context, dataset string, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openAgentView(ctx)
-	if err != nil {
-		return err
-	}
-	if dataset != "" {
-		if _, err := findDataset(keys, dataset); err != nil {
-			return err
+func runSnapshots(ctx context.Context, dataset string, con *console) error {
+	return con.viewing(ctx, limits{}, asAgent, []string{dataset}, func(s *site, view *embassy.View, _ *embassy.Keys) error {
+		s.screen.close()
+		list := view.Snapshots(dataset)
+		if con.json {
+			return printSnapshotsJSON(con, list)
 		}
-	}
-	s.screen.close()
-	list := view.Snapshots(dataset)
-	if con.json {
-		return printSnapshotsJSON(con, list)
-	}
-	if len(list) == 0 {
-		fmt.Fprintln(con.stderr, "The answering targets show no snapshot.")
-		return nil
-	}
-	w := table(con.stdout)
-	fmt.Fprintln(w, "SNAPSHOT\tTIME (UTC)\tAGE\tDATASET\tFILES\tSIZE\tADDED\tERRORS")
-	digits := idDigits(list)
-	now := time.Now()
-	for _, i := range list {
-		m := i.Summary
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Hash.String()[:digits], moment(m.When()), whole(now.Sub(m.When())),
-			m.Dataset, count(m.Files), size(m.Bytes), size(m.Added), count(m.Errors))
-	}
-	return w.Flush()
+		if len(list) == 0 {
+			fmt.Fprintln(con.stderr, "The answering targets show no snapshot.")
+			return nil
+		}
+		w := table(con.stdout)
+		fmt.Fprintln(w, "SNAPSHOT\tTIME (UTC)\tAGE\tDATASET\tFILES\tSIZE\tADDED\tERRORS")
+		digits := idDigits(list)
+		now := time.Now()
+		for _, i := range list {
+			m := i.Summary
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Hash.String()[:digits], moment(m.When()), whole(now.Sub(m.When())),
+				m.Dataset, count(m.Files), size(m.Bytes), size(m.Added), count(m.Errors))
+		}
+		return w.Flush()
+	})
 }
 
 // idDigits is how many digits of a snapshot's name are unique in the list, at

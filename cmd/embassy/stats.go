@@ -45,55 +45,43 @@ type datasetStats struct {
 	Error     string     `json:"error,omitempty"` // why the packs are not known
 }
 
-func runStats(ctx context.Context, dataset string, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	view, keys, err := s.openAgentView(ctx)
-	if err != nil {
-		return err
-	}
-	if dataset != "" {
-		if _, err := findDataset(keys, dataset); err != nil {
-			return err
+func runStats(ctx context.Context, dataset string, con *console) error {
+	return con.viewing(ctx, limits{}, asAgent, []string{dataset}, func(s *site, view *embassy.View, keys *embassy.Keys) error {
+		all := []datasetStats{}
+		var broken error
+		for _, c := range keys.Compartments {
+			for _, d := range c.Part.Datasets {
+				if dataset != "" && d.Name != dataset {
+					continue
+				}
+				one, err := statsOf(ctx, view, d.Name)
+				broken = errors.Join(broken, err)
+				all = append(all, one)
+			}
 		}
-	}
-	all := []datasetStats{}
-	var broken error
-	for _, c := range keys.Compartments {
-		for _, d := range c.Part.Datasets {
-			if dataset != "" && d.Name != dataset {
+		s.screen.close()
+		if con.json {
+			return errors.Join(broken, printJSON(con.stdout, struct {
+				schema
+				Datasets []datasetStats `json:"datasets"`
+			}{schemaV1, all}))
+		}
+		w := table(con.stdout)
+		fmt.Fprintln(w, "DATASET\tSNAPSHOTS\tOLDEST (UTC)\tNEWEST (UTC)\tFILES\tSIZE\tPACKS\tADDED")
+		for _, d := range all {
+			if d.Snapshots == 0 {
+				fmt.Fprintf(w, "%s\t0\t-\t-\t-\t-\t-\t-\n", d.Dataset)
 				continue
 			}
-			one, err := statsOf(ctx, view, d.Name)
-			broken = errors.Join(broken, err)
-			all = append(all, one)
+			packs := fmt.Sprintf("%s in %s", size(d.PackBytes), count(d.Packs))
+			if d.Error != "" {
+				packs = "unknown"
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Dataset, d.Snapshots, moment(*d.Oldest), moment(*d.Newest),
+				count(d.Files), size(d.Bytes), packs, size(d.Added))
 		}
-	}
-	s.screen.close()
-	if con.json {
-		return errors.Join(broken, printJSON(con.stdout, struct {
-			schema
-			Datasets []datasetStats `json:"datasets"`
-		}{schemaV1, all}))
-	}
-	w := table(con.stdout)
-	fmt.Fprintln(w, "DATASET\tSNAPSHOTS\tOLDEST (UTC)\tNEWEST (UTC)\tFILES\tSIZE\tPACKS\tADDED")
-	for _, d := range all {
-		if d.Snapshots == 0 {
-			fmt.Fprintf(w, "%s\t0\t-\t-\t-\t-\t-\t-\n", d.Dataset)
-			continue
-		}
-		packs := fmt.Sprintf("%s in %s", size(d.PackBytes), count(d.Packs))
-		if d.Error != "" {
-			packs = "unknown"
-		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Dataset, d.Snapshots, moment(*d.Oldest), moment(*d.Newest),
-			count(d.Files), size(d.Bytes), packs, size(d.Added))
-	}
-	return errors.Join(broken, w.Flush())
+		return errors.Join(broken, w.Flush())
+	})
 }
 
 // statsOf returns the numbers of a dataset; the error is about its packs.

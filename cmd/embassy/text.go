@@ -1,7 +1,6 @@
 package main
 
 import (
-	"embassy/embassy"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"embassy/embassy"
 )
 
 // schema stands first in every JSON document. A change that breaks readers

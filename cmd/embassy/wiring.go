@@ -241,6 +241,33 @@ func (con *console) using(l limits, check func(*site) error, use func(*site, *em
 	return use(s, service)
 }
 
+// opening is a way to see what the answering targets hold: reader.open, or
+// asAgent.
+type opening func(context.Context, *site, *console) (*embassy.View, *embassy.Keys, error)
+
+// viewing opens the site and a view, lends them to use, and closes the site.
+// The charter must have the datasets; an empty name is none.
+func (con *console) viewing(ctx context.Context, l limits, open opening, datasets []string, use func(*site, *embassy.View, *embassy.Keys) error) (err error) {
+	s, err := con.openLimited(l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	view, keys, err := open(ctx, s, con)
+	if err != nil {
+		return err
+	}
+	for _, name := range datasets {
+		if name == "" {
+			continue
+		}
+		if _, err := findDataset(keys, name); err != nil {
+			return err
+		}
+	}
+	return use(s, view, keys)
+}
+
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
 	if s.shared != nil {
@@ -299,9 +326,9 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 	return root, kit, err
 }
 
-// openView opens the nation with the recovery kit and reads what the answering
+// open opens the nation with the recovery kit and reads what the answering
 // targets hold.
-func (s *site) openView(ctx context.Context, con *console, r reader) (*embassy.View, *embassy.Keys, error) {
+func (r reader) open(ctx context.Context, s *site, con *console) (*embassy.View, *embassy.Keys, error) {
 	keys, err := s.rootKeys(ctx, con, r)
 	if err != nil {
 		return nil, nil, err
@@ -337,9 +364,9 @@ func (s *site) view(ctx context.Context, keys *embassy.Keys) (*embassy.View, err
 	return view, s.brief(err)
 }
 
-// openAgentView opens the nation with this machine's agent key, which shows
-// summaries and no content.
-func (s *site) openAgentView(ctx context.Context) (*embassy.View, *embassy.Keys, error) {
+// asAgent opens the nation with this machine's agent key, which shows summaries
+// and no content.
+func asAgent(ctx context.Context, s *site, _ *console) (*embassy.View, *embassy.Keys, error) {
 	service, err := s.service()
 	if err != nil {
 		return nil, nil, err
