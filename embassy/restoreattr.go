@@ -103,31 +103,47 @@ func (w *restorer) dressed(dir *folder, name string, info fs.FileInfo, m meta) b
 	}
 	same := false
 	err = withAttributes(in, name, false, func(a attributes) error {
-		there, err := a.list()
-		if err != nil {
-			return err
-		}
-		for _, x := range m.xattrs {
-			if powerful(string(x.Name)) && !w.o.Privileged {
-				continue
-			}
-			if old, err := a.get(string(x.Name)); err != nil || !bytes.Equal(old, x.Value) {
-				return err
-			}
-		}
-		for _, old := range there {
-			wanted := slices.ContainsFunc(m.xattrs, func(x format.Xattr) bool { return string(x.Name) == old })
-			if !wanted && !powerful(old) {
-				return nil
-			}
-		}
-		same = true
-		return nil
+		set, drop, err := w.changes(a, m.xattrs)
+		same = err == nil && len(set)+len(drop) == 0
+		return err
 	})
 	if errors.Is(err, errors.ErrUnsupported) {
 		same, err = len(m.xattrs) == 0, nil
 	}
 	return errors.Join(err, in.Close()) == nil && same
+}
+
+// changes returns the attributes of a name that have to be set, and the names
+// of those that have to go.
+func (w *restorer) changes(a attributes, want []format.Xattr) (set []format.Xattr, drop []string, err error) {
+	there, err := a.list()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, x := range want {
+		if w.withheld(x) {
+			continue
+		}
+		if slices.Contains(there, string(x.Name)) {
+			if old, err := a.get(string(x.Name)); err == nil && bytes.Equal(old, x.Value) {
+				continue
+			}
+		}
+		set = append(set, x)
+	}
+	for _, old := range there {
+		wanted := slices.ContainsFunc(want, func(x format.Xattr) bool { return string(x.Name) == old })
+		if !wanted && !powerful(old) { // such as the label of the system that restores
+			drop = append(drop, old)
+		}
+	}
+	return set, drop, nil
+}
+
+// withheld reports whether an attribute is not restored, since nobody asked for
+// what lends rights.
+func (w *restorer) withheld(x format.Xattr) bool {
+	return powerful(string(x.Name)) && !w.o.Privileged
 }
 
 // attributes sets the extended attributes of a name, and takes others away.
@@ -136,30 +152,22 @@ func (w *restorer) attributes(dir *os.Root, name, src string, want []format.Xatt
 		return
 	}
 	err := withAttributes(dir, name, folder, func(a attributes) error {
-		there, err := a.list()
+		set, drop, err := w.changes(a, want)
 		if err != nil {
 			return err
 		}
-		var first error
 		for _, x := range want {
-			if powerful(string(x.Name)) && !w.o.Privileged {
+			if w.withheld(x) {
 				w.leave(leftPowerful, src)
-				continue
-			}
-			if slices.Contains(there, string(x.Name)) {
-				if old, err := a.get(string(x.Name)); err == nil && bytes.Equal(old, x.Value) {
-					continue
-				}
-			}
-			first = cmp.Or(first, a.set(string(x.Name), x.Value))
-		}
-		for _, old := range there {
-			wanted := slices.ContainsFunc(want, func(x format.Xattr) bool { return string(x.Name) == old })
-			if !wanted && !powerful(old) { // such as the label of the system that restores
-				first = cmp.Or(first, a.remove(old))
 			}
 		}
-		return first
+		for _, x := range set {
+			err = cmp.Or(err, a.set(string(x.Name), x.Value))
+		}
+		for _, old := range drop {
+			err = cmp.Or(err, a.remove(old))
+		}
+		return err
 	})
 	if errors.Is(err, errors.ErrUnsupported) && len(want) == 0 {
 		return
