@@ -5,13 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
-)
-
-const (
-	seekData = unix.SEEK_DATA
-	seekHole = unix.SEEK_HOLE
 )
 
 // sysStat returns what the file system says of a file beyond fs.FileInfo.
@@ -24,31 +17,6 @@ func sysStat(fi fs.FileInfo) (st sysInfo) {
 	return st
 }
 
-// openFile opens a regular file for reading. A name that became a link or a
-// pipe since it was looked at is not followed, and does not block.
-func openFile(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-}
-
-// openSource opens a folder that was looked at as the file id; a link is not
-// followed, and another folder is refused. The zero id is any, links included.
-// What lies in the folder is reached as at/name, whatever becomes of its path,
-// and however long that is, until done is called.
-func openSource(at string, id fileID) (d *os.File, inside string, done func(), err error) {
-	flags := os.O_RDONLY | syscall.O_DIRECTORY
-	if id != (fileID{}) {
-		flags |= syscall.O_NOFOLLOW
-	}
-	if d, err = os.OpenFile(at, flags, 0); err != nil {
-		return nil, "", nil, err
-	}
-	fi, err := d.Stat()
-	if err == nil && id != (fileID{}) && sysStat(fi).file != id {
-		err = errSwapped
-	}
-	if err != nil {
-		d.Close()
-		return nil, "", nil, err
-	}
-	return d, fmt.Sprintf("/proc/self/fd/%d", d.Fd()), func() { d.Close() }, nil
-}
+// reach is the path by which what lies in an open folder is reached, whatever
+// becomes of its own path at, and however long that is.
+func reach(d *os.File, _ string) string { return fmt.Sprintf("/proc/self/fd/%d", d.Fd()) }

@@ -5,8 +5,10 @@ import (
 	"os"
 )
 
-// The system finds no holes this way.
-const seekData, seekHole = -1, -1
+const (
+	seekData, seekHole = -1, -1 // the system finds no holes this way
+	asFolder, noFollow = 0, 0   // and has no such flags
+)
 
 // sysStat returns what the file system says of a file beyond fs.FileInfo.
 func sysStat(fs.FileInfo) sysInfo { return sysInfo{} }
@@ -14,10 +16,5 @@ func sysStat(fs.FileInfo) sysInfo { return sysInfo{} }
 // openFile opens a regular file for reading.
 func openFile(path string) (*os.File, error) { return os.Open(path) }
 
-// openSource opens a folder. What lies in it is reached by its path.
-func openSource(at string, _ fileID) (d *os.File, inside string, done func(), err error) {
-	if d, err = os.Open(at); err != nil {
-		return nil, "", nil, err
-	}
-	return d, at, func() { d.Close() }, nil
-}
+// reach is the path by which what lies in an open folder is reached: its own.
+func reach(_ *os.File, at string) string { return at }

@@ -110,7 +110,7 @@ func gapOf(path string, err error) format.Gap {
 func (w *walk) tree(path string, b *branch) (format.Content, error) {
 	if b.source {
 		w.counts.sourcesFound++
-		return w.dir(path, path, fileID{}, deviceOf(path))
+		return w.dir(path, path, fileID{})
 	}
 	t := format.NewTreeBuilder(w.putTree)
 	for _, name := range sortedKeys(b.below) {
@@ -132,7 +132,7 @@ func (w *walk) tree(path string, b *branch) (format.Content, error) {
 		n := w.node(name, fi)
 		switch {
 		case fi.IsDir():
-			n.Xattrs = w.told(child)(readAttributes(cmp.Or(real, child)))
+			n.Xattrs = w.attributes(cmp.Or(real, child), child)
 			c, err := w.tree(child, sub)
 			if err != nil {
 				return format.Content{}, err
@@ -205,19 +205,19 @@ type waitingNode struct {
 	file *fileContent // nil: the node is complete
 }
 
-// dir builds the node list of the source folder path, which is opened as at,
-// was looked at as the file id (zero: a source itself), and lies on that device.
-func (w *walk) dir(path, at string, id fileID, device uint64) (format.Content, error) {
+// dir builds the node list of the source folder path, which is opened as at, and
+// was looked at as the file id (zero: a source itself).
+func (w *walk) dir(path, at string, id fileID) (format.Content, error) {
 	if err := w.ctx.Err(); err != nil {
 		return format.Content{}, err
 	}
 	t := format.NewTreeBuilder(w.putTree)
-	d, at, done, err := openSource(at, id)
+	d, here, at, err := openSource(at, id)
 	if err != nil {
 		w.gap(path, err)
 		return t.Finish()
 	}
-	defer done()
+	defer d.Close()
 	entries, err := d.ReadDir(-1)
 	if err != nil {
 		w.gap(path, err)
@@ -268,12 +268,12 @@ func (w *walk) dir(path, at string, id fileID, device uint64) (format.Content, e
 				return format.Content{}, err
 			}
 		} else {
-			wn.node.Xattrs = w.told(child)(readAttributes(real))
+			wn.node.Xattrs = w.attributes(real, child)
 		}
 		switch wn.node.Type {
 		case format.File:
 		case format.Dir:
-			c, err := w.folder(child, real, fi, device)
+			c, err := w.folder(child, real, fi, here.dev)
 			if err != nil {
 				return format.Content{}, err
 			}

@@ -84,6 +84,32 @@ func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 	return w.store.submit(w.ctx, c.pending)
 }
 
+// openSource opens a folder that was looked at as the file id: a link is not
+// followed, and another folder is refused. The zero id is any, links included.
+// found is what was opened, and what lies in it is reached as inside/name until
+// it is closed.
+func openSource(at string, id fileID) (d *os.File, found fileID, inside string, err error) {
+	flags := os.O_RDONLY | asFolder
+	if id != (fileID{}) {
+		flags |= noFollow
+	}
+	if d, err = os.OpenFile(at, flags, 0); err != nil {
+		return nil, found, "", err
+	}
+	fi, err := d.Stat()
+	if err == nil {
+		found = sysStat(fi).file
+	}
+	if err == nil && id != (fileID{}) && found != id {
+		err = errSwapped
+	}
+	if err != nil {
+		d.Close()
+		return nil, found, "", err
+	}
+	return d, found, reach(d, at), nil
+}
+
 // errSwapped: a name leads to something else than a moment ago.
 var errSwapped = errors.New("was replaced by something else while it was backed up")
 
@@ -206,14 +232,13 @@ func (w *walk) build(f *fileContent) (err error) {
 
 var errChanged = errors.New("changed while it was read: the snapshot may hold a mixture")
 
-// told gives the gaps of a path to the walk.
-func (w *walk) told(path string) func([]format.Xattr, []error) []format.Xattr {
-	return func(list []format.Xattr, gaps []error) []format.Xattr {
-		for _, err := range gaps {
-			w.gap(path, err)
-		}
-		return list
+// attributes reads the extended attributes of a name, and names what it cannot.
+func (w *walk) attributes(at, path string) []format.Xattr {
+	list, gaps := readAttributes(at)
+	for _, err := range gaps {
+		w.gap(path, err)
 	}
+	return list
 }
 
 // readAttributes reads the extended attributes of a name, which ACLs and

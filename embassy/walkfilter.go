@@ -3,7 +3,6 @@ package embassy
 import (
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -92,15 +91,5 @@ func (w *walk) folder(path, at string, fi fs.FileInfo, above uint64) (format.Con
 		w.counts.left.Mounts++
 		return format.NewTreeBuilder(w.putTree).Finish()
 	}
-	return w.dir(path, at, id, id.dev)
-}
-
-// deviceOf returns the device of a folder; 0 when it cannot be asked, which
-// whoever reads the folder tells.
-func deviceOf(path string) uint64 {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return sysStat(fi).file.dev
+	return w.dir(path, at, id)
 }
