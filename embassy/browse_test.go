@@ -203,7 +203,7 @@ func TestBrowseFolder(t *testing.T) {
 	r, a := newRepo(t, 1, "pop")
 	files := dir{}
 	for i := range 20_000 {
-		files[fmt.Sprintf("name-%05d", i)] = ""
+		files[fmt.Sprintf("name-%05d", i)] = link("x")
 	}
 	a.snapshot("pop", dir{"many": files, "none": dir{}, "zero": ""})
 	tree := r.browse(&findings{})

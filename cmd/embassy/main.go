@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = app.RunContext(ctx, args)
 	}
 	code := exitCode(err)
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !as[finished](err) {
 		code = policy.ExitCode(code, 130)
 	}
 	explain(stderr, err, code)
@@ -120,6 +120,11 @@ func explain(stderr io.Writer, err error, code int) {
 type outcome int
 
 func (o outcome) Error() string { return fmt.Sprintf("exit code %d", int(o)) }
+
+// finished is the outcome of what has no other end than an interruption.
+type finished struct{ outcome }
+
+func (f finished) Unwrap() error { return f.outcome }
 
 // reported returns the outcome of the codes, nil for success.
 func reported(codes ...int) error {
