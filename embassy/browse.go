@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"sort"
 
 	"embassy/chunk"
@@ -17,9 +18,9 @@ import (
 
 const (
 	browseTables = 256 << 20 // bytes of the places of chunks of open snapshots
-	browsePacks  = 160 << 20 // bytes of the packs that are read from
-	browseChunks = 48 << 20  // bytes of opened chunks
-	browseNodes  = 32 << 20  // bytes of the nodes of folders
+	browsePacks  = 128 << 20 // bytes of the packs that are read from
+	browseChunks = 24 << 20  // bytes of opened chunks
+	browseNodes  = 16 << 20  // bytes of the nodes of folders
 	openSnapshot = 1 << 20   // bytes that an open snapshot takes beside its places
 	placeSize    = 24        // bytes of a place
 	nodeSize     = 512       // bytes that a node takes beside what is in it
@@ -42,6 +43,7 @@ type Browser struct {
 	packs   *pool[packKey, *packReader]
 	chunks  *recent[chunkKey, []byte]
 	pages   *recent[chunkKey, page]
+	spare   chan []byte // of packs that made way
 }
 
 // packKey names a pack of an open snapshot, by its number in the table.
@@ -63,10 +65,16 @@ func (v *View) Browse() *Browser {
 	b := &Browser{
 		view: v, opening: newTurn(),
 		chunks: newRecent[chunkKey, []byte](browseChunks), pages: newRecent[chunkKey, page](browseNodes),
+		spare: make(chan []byte, 1),
 	}
 	b.packs = newPool(browsePacks, func(_ packKey, l *packReader) {
-		if l != nil {
-			l.r.close()
+		if l == nil {
+			return
+		}
+		l.r.close()
+		select {
+		case b.spare <- l.r.cache[0].buf:
+		default:
 		}
 	})
 	b.trees = newPool(browseTables, func(h format.Hash, r *reading) {
@@ -176,6 +184,11 @@ func (t *Tree) fetch(ctx context.Context, r *reading, id chunk.ID, max int, ahea
 	}
 	if e.value == nil {
 		e.value = &packReader{r: r.contents(int(size))}
+		select {
+		case buf := <-t.b.spare: // makes way for the pack, which takes its memory
+			e.value.r.cache = []*cachedPack{{pack: math.MaxUint32, buf: buf}}
+		default:
+		}
 	}
 	e.value.aim(p, ahead)
 	data, err := e.value.r.chunk(ctx, id, max)

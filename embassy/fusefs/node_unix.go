@@ -60,7 +60,7 @@ func (t *top) OnAdd(ctx context.Context) {
 		}
 		if len(d.Snapshots) > 0 {
 			link := &fs.MemSymlink{Data: []byte(t.names[i][0])}
-			link.Attr.Mode, link.Attr.Size = 0o777, uint64(len(link.Data))
+			link.Attr.Mode, link.Attr.Nlink, link.Attr.Size = 0o777, 1, uint64(len(link.Data))
 			dataset.AddChild(latest, dataset.NewPersistentInode(ctx, link, fs.StableAttr{Mode: unix.S_IFLNK}), true)
 		}
 	}
