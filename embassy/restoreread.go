@@ -137,10 +137,14 @@ func (r *reading) each(ctx context.Context, c format.Content, fn func(id chunk.I
 	if err != nil {
 		return err
 	}
-	return r.eachOf(ctx, ids, c.Depth, fn)
+	return eachChunk(ctx, ids, c.Depth, func(ctx context.Context, id chunk.ID) ([]byte, error) {
+		return r.chunk(ctx, id, format.MaxTreeChunk)
+	}, fn)
 }
 
-func (r *reading) eachOf(ctx context.Context, ids []chunk.ID, depth uint8, fn func(id chunk.ID) error) error {
+// eachChunk calls fn with the chunks that so many levels of lists lead to. list
+// returns a list, valid until its next call.
+func eachChunk(ctx context.Context, ids []chunk.ID, depth uint8, list func(context.Context, chunk.ID) ([]byte, error), fn func(id chunk.ID) error) error {
 	for _, id := range ids {
 		if depth == 0 {
 			if err := fn(id); err != nil {
@@ -148,22 +152,28 @@ func (r *reading) eachOf(ctx context.Context, ids []chunk.ID, depth uint8, fn fu
 			}
 			continue
 		}
-		list, err := r.chunk(ctx, id, format.MaxTreeChunk)
+		data, err := list(ctx, id)
 		if err != nil {
 			return err
 		}
-		below, err := format.ParseIDList(list)
-		if err == nil && len(below) == 0 {
-			err = fmt.Errorf("%w: empty list of chunks", format.ErrMalformed)
-		}
+		below, err := parseList(data)
 		if err == nil {
-			err = r.eachOf(ctx, below, depth-1, fn)
+			err = eachChunk(ctx, below, depth-1, list, fn)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// parseList reads a list of chunks, of which there is at least one.
+func parseList(data []byte) ([]chunk.ID, error) {
+	ids, err := format.ParseIDList(data)
+	if err == nil && len(ids) == 0 {
+		err = fmt.Errorf("%w: empty list of chunks", format.ErrMalformed)
+	}
+	return ids, err
 }
 
 // nodes calls fn with every node of a folder, in order. fn may keep them.
@@ -279,7 +289,7 @@ func (r *reading) fetch(ctx context.Context, p place, id chunk.ID, max int) (dat
 	}
 	if pack.tree < pack.size/2 && (r.ahead == nil || covered < int64(pack.size)/2) {
 		var unfit error
-		err = r.c.source.ranges(ctx, pack.object, cp.buf, blocks, r.fastest, r.tally, func() error {
+		err = r.c.source.ranges(ctx, pack.object, cp.buf, cp.missing(blocks), r.fastest, r.tally, func() error {
 			unfit = again()
 			return nil
 		})
@@ -341,6 +351,27 @@ func (c *cachedPack) has(spans []span) bool {
 		}
 	}
 	return true
+}
+
+// missing returns what of aligned spans is not there, or all of them if nothing
+// is missing: then what is there is bad.
+func (c *cachedPack) missing(spans []span) []span {
+	var out []span
+	for _, s := range spans {
+		for at := s.from; at < s.to; at += rangeAlign {
+			end := min(at+rangeAlign, s.to)
+			if n := len(out); c.have[at/rangeAlign] {
+			} else if n > 0 && out[n-1].to == at {
+				out[n-1].to = end
+			} else {
+				out = append(out, span{at, end})
+			}
+		}
+	}
+	if len(out) == 0 {
+		return spans
+	}
+	return out
 }
 
 // lacking returns the spans that are not all there.

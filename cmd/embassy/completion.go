@@ -204,7 +204,7 @@ func (con *console) arguments(command string) []string {
 		for _, t := range cfg.Targets {
 			out = append(out, t.Name+"\t"+t.Jurisdiction)
 		}
-	case "backup", "restore", "snapshots", "ls", "find", "diff", "dump", "stats":
+	case "backup", "restore", "snapshots", "ls", "find", "diff", "dump", "mount", "stats":
 		for _, d := range cfg.Datasets {
 			out = append(out, d.Name+"\tdataset of "+d.Compartment)
 		}

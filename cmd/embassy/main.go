@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = app.RunContext(ctx, args)
 	}
 	code := exitCode(err)
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !as[finished](err) {
 		code = policy.ExitCode(code, 130)
 	}
 	con.explain(err, code)
@@ -123,6 +123,11 @@ func (con *console) explain(err error, code int) {
 type outcome int
 
 func (o outcome) Error() string { return fmt.Sprintf("exit code %d", int(o)) }
+
+// finished is the outcome of what has no other end than an interruption.
+type finished struct{ outcome }
+
+func (f finished) Unwrap() error { return f.outcome }
 
 // reported returns the outcome of the codes, nil for success.
 func reported(codes ...int) error {
