@@ -90,11 +90,11 @@ func runMount(ctx context.Context, o mountOptions, con *console) error {
 			}
 			if newest := d.Snapshots[0]; newest.Hash == latest.Hash && len(latest.Newer) > 0 {
 				stale = true
-				fmt.Fprintf(con.stderr, "warning: %s: it may not be the latest state: %s committed, such as %s, and no target that answers gives them whole\n",
+				con.warnf("%s: it may not be the latest state: %s committed, such as %s, and no target that answers gives them whole",
 					d.Name, plural(uint64(len(latest.Newer)), "later snapshot is", "later snapshots are"), latest.Newer[0])
 			}
 			if newest := d.Snapshots[0]; newest.Summary.Errors > 0 {
-				fmt.Fprintf(con.stderr, "not in source: %s of %s/%s, which the backup could not read\n",
+				con.warnf("not in source: %s of %s/%s, which the backup could not read",
 					plural(newest.Summary.Errors, "name", "names"), d.Name, fusefs.SnapshotName(newest))
 			}
 		}
@@ -105,7 +105,7 @@ func runMount(ctx context.Context, o mountOptions, con *console) error {
 			Dir: o.dir, Datasets: shown, Browser: browser, AllowOther: o.allowOther,
 			Mounted: func() { con.tellMounted(o.dir, shown) },
 			Busy: func(cause error) {
-				fmt.Fprintf(con.stderr, "embassy: %s is still in use (%v); it is detached, and who uses it gets errors\n", o.dir, cause)
+				con.warnf("%s is still in use (%v); it is detached, and who uses it gets errors", o.dir, cause)
 			},
 			Warn: unread.warn,
 		})
@@ -113,7 +113,7 @@ func runMount(ctx context.Context, o mountOptions, con *console) error {
 			return err
 		}
 		if n := unread.count(); n > 0 {
-			fmt.Fprintf(con.stderr, "embassy: %s could not be read: see the warnings; embassy verify --repair mends what another target has\n", plural(n, "path", "paths"))
+			con.errorf("%s could not be read: see the warnings; embassy verify --repair mends what another target has", plural(n, "path", "paths"))
 			return finished{1}
 		}
 		if stale {
@@ -180,9 +180,6 @@ func (o mountOptions) shown(view *embassy.View) ([]fusefs.Dataset, error) {
 
 // tellMounted says what is where, and how to end it.
 func (con *console) tellMounted(dir string, shown []fusefs.Dataset) {
-	if con.quiet {
-		return
-	}
 	var what []string
 	for _, d := range shown {
 		what = append(what, fmt.Sprintf("%s (%s)", d.Name, plural(uint64(len(d.Snapshots)), "snapshot", "snapshots")))
@@ -194,7 +191,7 @@ func (con *console) tellMounted(dir string, shown []fusefs.Dataset) {
 	if os.Geteuid() == 0 {
 		end = "umount "
 	}
-	fmt.Fprintf(con.stderr, "mounted at %s, read-only: %s\nend it with ctrl-C, or: %s%s\n", printable(dir), strings.Join(what, ", "), end, printable(dir))
+	con.notef("mounted at %s, read-only: %s\nend it with ctrl-C, or: %s%s", printable(dir), strings.Join(what, ", "), end, printable(dir))
 }
 
 // unreadPaths tells what could not be read, each path once. Safe for
