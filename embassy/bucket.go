@@ -138,7 +138,7 @@ func (t *objectTree) list() error {
 		if fault == nil {
 			return nil
 		}
-		if !passing(fault) || try >= attemptsBusy || backOff(t.ctx, max(try, 1)) != nil {
+		if !passing(fault) || try >= bucketAttempts || backOff(t.ctx, max(try, 1)) != nil {
 			return bucketError{fault}
 		}
 	}

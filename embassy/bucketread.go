@@ -19,9 +19,10 @@ import (
 )
 
 const (
-	objectReaders = 8       // objects that are fetched at once: a GET is mostly waiting
-	objectStretch = 1 << 20 // bytes, after which a fetch that breaks off has got somewhere
-	objectsFailed = 16      // in a row, from which on the source is at fault
+	objectReaders  = 8       // objects that are fetched at once: a GET is mostly waiting
+	objectStretch  = 1 << 20 // bytes, after which a fetch that breaks off has got somewhere
+	bucketAttempts = 5       // of what may pass, over some seconds
+	objectsFailed  = 16      // in a row, from which on the source is at fault
 )
 
 // bucketObject is what a fileContent is made of that comes from a bucket.
@@ -107,7 +108,7 @@ func (t *objectTree) complete(f *fileContent) error {
 // look asks once more what is listed of an object.
 func (t *objectTree) look(key string) (e targets.Entry, err error) {
 	for try := 1; ; try++ {
-		if e, err = t.bucket.Look(t.ctx, key); err == nil || !passing(err) || try == attemptsBusy {
+		if e, err = t.bucket.Look(t.ctx, key); err == nil || !passing(err) || try == bucketAttempts {
 			return e, err
 		}
 		if backOff(t.ctx, try) != nil {
@@ -129,7 +130,7 @@ func (t *objectTree) lose(key string, err error) error {
 	err = fault.error
 	if passing(err) && !targets.OfStore(err) {
 		t.failed++
-		if _, e := t.look(key); e != nil && !errors.Is(e, targets.ErrNotFound) {
+		if _, e := t.bucket.Look(t.ctx, key); e != nil && !errors.Is(e, targets.ErrNotFound) {
 			return bucketError{e}
 		}
 	}
@@ -211,7 +212,7 @@ func (r *objectReader) again(err error) error {
 		r.tries = 0
 	}
 	r.from = r.at
-	if r.tries++; !passing(err) || r.tries >= attemptsBusy || r.at > 0 && r.at == r.entry.Size || backOff(r.ctx, r.tries) != nil {
+	if r.tries++; !passing(err) || r.tries >= bucketAttempts || r.at > 0 && r.at == r.entry.Size || backOff(r.ctx, r.tries) != nil {
 		return sourceError{err}
 	}
 	return nil
