@@ -1,7 +1,6 @@
 package embassy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,13 +44,16 @@ func (s *Service) openBucket(b config.Bucket) (Bucket, error) {
 type objectTree struct {
 	*walk
 	bucket Bucket
-	in     *objectFolder // that of the last key
-	line   []objectItem  // in the order of the listing
-	self   format.Node   // what all nodes have in common
-	listed bool          // there was an object
-	failed int           // objects in a row that could not be read though the store answered
-	lost   error         // why the first object of all is not in the snapshot; nil: none was lost
+	in     *objectFolder             // that of the last key
+	line   []objectItem              // in the order of the listing
+	self   format.Node               // what all nodes have in common
+	lists  map[string][]format.Xattr // the attributes of many objects; at most maxLists
+	listed bool                      // there was an object
+	failed int                       // objects in a row that could not be read though the store answered
+	lost   error                     // why the first object of all is not in the snapshot; nil: none was lost
 }
+
+const maxLists = 1 << 10
 
 // objectFolder is a folder of which not every key has been listed, or not
 // every object was read.
@@ -61,11 +63,22 @@ type objectFolder struct {
 	path   string        // in the snapshot; it ends with a slash
 	name   string
 	skip   bool // it is excluded, with all below
-	nodes  []format.Node
+	nodes  []objectNode
 	marker time.Time // of the object that stands for the folder itself; zero: none
 	newest time.Time // of what lies below
 	known  *dirCursor
 	record *dirRecord
+}
+
+// objectNode is what a node of a bucket has of its own. There may be a million
+// in a folder.
+type objectNode struct {
+	name    string
+	at      int64 // when it was modified, in nanoseconds
+	content format.Content
+	xattrs  []format.Xattr
+	dir     bool
+	changed bool
 }
 
 // objectItem is an object that may be on its way, or the end of a folder.
@@ -79,7 +92,7 @@ type objectItem struct {
 func (w *walk) objects(b Bucket, url string) (format.Content, error) {
 	w.counts.sourcesFound = 1
 	uid, gid := uint32(max(0, os.Getuid())), uint32(max(0, os.Getgid())) // -1 where there are none
-	t := &objectTree{walk: w, bucket: b, self: format.Node{
+	t := &objectTree{walk: w, bucket: b, lists: map[string][]format.Xattr{}, self: format.Node{
 		UID: uid, GID: gid, User: w.names.user(uid), Group: w.names.group(gid),
 	}}
 	t.in = t.enter(&objectFolder{path: "/"})
@@ -224,18 +237,16 @@ func (t *objectTree) advance(waiting int) error {
 // keepObject adds an object to its folder when it has been read.
 func (t *objectTree) keepObject(i objectItem) error {
 	d, key := i.folder, i.file.object.entry.Key
-	n := t.self
-	n.Type, n.Mode, n.Name = format.File, 0o600, []byte(i.name)
+	n := format.Node{Name: []byte(i.name)}
 	if ok, err := t.finish("/"+key, &n, i.file, d.record); err != nil || !ok {
 		return err
 	}
-	modified := time.Unix(0, i.file.stat.Mtime)
-	n.Sec, n.Nsec = modified.Unix(), uint32(modified.Nanosecond())
+	kept := objectNode{name: i.name, at: i.file.stat.Mtime, content: *n.Content, xattrs: t.shared(n.Xattrs), changed: n.Changed}
 	if d.path+i.name != "/"+key {
-		n.Xattrs = withKey(n.Xattrs, key)
+		kept.xattrs = withKey(kept.xattrs, key)
 	}
-	d.nodes = append(d.nodes, n)
-	d.newest = later(d.newest, modified)
+	d.nodes = append(d.nodes, kept)
+	d.newest = later(d.newest, time.Unix(0, kept.at))
 	return nil
 }
 
@@ -251,11 +262,8 @@ func (t *objectTree) keepFolder(i objectItem) error {
 	if at.IsZero() {
 		at = d.newest
 	}
-	n := t.self
-	n.Type, n.Mode, n.Name, n.Content = format.Dir, 0o700, []byte(d.name), &c
-	n.Sec, n.Nsec = at.Unix(), uint32(at.Nanosecond())
 	t.counts.dirs++
-	d.up.nodes = append(d.up.nodes, n)
+	d.up.nodes = append(d.up.nodes, objectNode{name: d.name, at: at.UnixNano(), content: c, dir: true})
 	d.up.newest = later(d.up.newest, d.newest)
 	return nil
 }
@@ -263,28 +271,34 @@ func (t *objectTree) keepFolder(i objectItem) error {
 // close builds the node list of a folder. Where an object has the name of a
 // folder, the folder keeps it.
 func (t *objectTree) close(d *objectFolder) (format.Content, error) {
-	byName := func(a, b format.Node) int { return bytes.Compare(a.Name, b.Name) }
+	byName := func(a, b objectNode) int { return strings.Compare(a.name, b.name) }
 	slices.SortFunc(d.nodes, byName)
-	var both bool
+	both := false
 	for i := 1; i < len(d.nodes); i++ {
 		a, b := &d.nodes[i-1], &d.nodes[i]
-		if !bytes.Equal(a.Name, b.Name) {
+		if a.name != b.name {
 			continue
 		}
-		if both = true; a.Type == format.Dir {
+		if both = true; a.dir {
 			a = b
 		}
-		if !slices.ContainsFunc(a.Xattrs, func(x format.Xattr) bool { return string(x.Name) == keyAttribute }) {
-			a.Xattrs = withKey(a.Xattrs, d.key+string(a.Name))
+		if !slices.ContainsFunc(a.xattrs, func(x format.Xattr) bool { return string(x.Name) == keyAttribute }) {
+			a.xattrs = withKey(a.xattrs, d.key+a.name)
 		}
-		a.Name = []byte(besideFolder(string(a.Name)))
+		a.name = besideFolder(a.name)
 	}
 	if both {
 		slices.SortFunc(d.nodes, byName)
 	}
 	b := format.NewTreeBuilder(t.putTree)
-	for i := range d.nodes {
-		if err := b.Add(&d.nodes[i]); err != nil {
+	for _, kept := range d.nodes {
+		n, at := t.self, time.Unix(0, kept.at)
+		n.Type, n.Mode, n.Name, n.Content = format.File, 0o600, []byte(kept.name), &kept.content
+		if kept.dir {
+			n.Type, n.Mode = format.Dir, 0o700
+		}
+		n.Sec, n.Nsec, n.Xattrs, n.Changed = at.Unix(), uint32(at.Nanosecond()), kept.xattrs, kept.changed
+		if err := b.Add(&n); err != nil {
 			return format.Content{}, err
 		}
 	}
@@ -292,6 +306,22 @@ func (t *objectTree) close(d *objectFolder) (format.Content, error) {
 		d.record.close(d.known)
 	}
 	return b.Finish()
+}
+
+// shared returns the same list for objects that have the same attributes: most
+// have the type of the others, and nothing else.
+func (t *objectTree) shared(list []format.Xattr) []format.Xattr {
+	var all strings.Builder
+	for _, x := range list {
+		fmt.Fprintf(&all, "%q%q", x.Name, x.Value)
+	}
+	if known, ok := t.lists[all.String()]; ok {
+		return known
+	}
+	if len(t.lists) < maxLists {
+		t.lists[all.String()] = list
+	}
+	return list
 }
 
 func later(a, b time.Time) time.Time {

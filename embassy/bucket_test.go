@@ -449,3 +449,41 @@ func TestBucketFilter(t *testing.T) {
 		t.Errorf("%v", rep.Err)
 	}
 }
+
+// TestBucketSeveralAtOnce fetches objects of different folders side by side: none
+// of the first eight comes before all of them were asked for.
+func TestBucketSeveralAtOnce(t *testing.T) {
+	const atOnce = 8
+	l, s := newLegacy(), newSite(t, 1, 1)
+	for i := range 3 * atOnce {
+		l.put(fmt.Sprintf("%d/deep/object", i), fmt.Append(nil, i))
+	}
+	var mu sync.Mutex
+	open, most, all := 0, 0, make(chan struct{})
+	reached := sync.OnceFunc(func() { close(all) })
+	l.opening = func(_ string, _ int, body io.Reader) (io.Reader, error) {
+		mu.Lock()
+		open++
+		most = max(most, open)
+		if open == atOnce {
+			reached()
+		}
+		mu.Unlock()
+		defer func() {
+			mu.Lock()
+			defer mu.Unlock()
+			open--
+		}()
+		select {
+		case <-all:
+			return body, nil
+		case <-time.After(20 * time.Second):
+			return nil, targets.ErrDenied
+		}
+	}
+	s.from(l)
+	s.mustBackup(0)
+	if most > atOnce {
+		t.Errorf("%d at once", most)
+	}
+}
