@@ -274,9 +274,11 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, o BackupOptions) 
 	if rep.Gaps = missingSources(d.Sources); len(rep.Gaps) > 0 && len(rep.Gaps) == len(d.Sources) {
 		return rep, fmt.Errorf("%s: %w", strings.Join(d.Sources, ", "), ErrNoSource)
 	}
-	if last, ok, err := l.newestOf(d.Name); err != nil {
+	last, ok, err := l.newestOf(d.Name)
+	if err != nil {
 		return rep, err
-	} else if ok && last.Time.After(rep.Started.Add(clockSlack)) {
+	}
+	if ok && last.Time.After(rep.Started.Add(clockSlack)) {
 		l.s.warn(Finding{Object: "clock", Err: fmt.Errorf("the newest snapshot of %s is dated %s, which is later than now: one of the two clocks was wrong", d.Name, last.Time.Format(time.RFC3339))})
 	}
 	// Another compartment may have made the catalog forget, or the last commit
@@ -296,6 +298,8 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, o BackupOptions) 
 		}
 		r.store.readers = objectReaders
 	}
+	watch := r.watch(ctx, d, last)
+	defer watch.end()
 	root, err := r.execute(ctx, d, o.Stdin, source)
 	c := &r.walk.counts
 	rep.Files, rep.Dirs, rep.Others, rep.New, rep.Changed, rep.Same = c.files, c.dirs, c.others, c.fresh, c.changed, c.same
@@ -317,6 +321,7 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, o BackupOptions) 
 	if o.DryRun {
 		return rep, nil
 	}
+	watch.phase.Store("confirm")
 	if err := l.vouch(d.Name); err != nil { // for the one before
 		return rep, err
 	}
@@ -426,7 +431,7 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	})
 	r.packer = newPacker(session, w, int(cmp.Or(l.s.site.PackSize, config.DefaultPackSize)), r.out, r.sealing)
 	r.store = newStore(cat, r.packer, w, r.used)
-	r.cache = newFileCache(cat, l.chain.id().String()+"/"+d.Name, r.used, l.s.log)
+	r.cache = newFileCache(cat, l.chain.id().String()+"/"+d.Name, r.used, r.packer.flush, l.s.log)
 	r.walk = &walk{
 		store: r.store, cache: r.cache, filter: newFilter(d), keeper: r.store.newKeeper(),
 		names: newNames(), dry: dry,
@@ -434,24 +439,15 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	return r, nil
 }
 
-// execute reads the sources, or the bucket that is the source, and returns when everything they hold is durable
-// on at least one target or in the spool.
+// execute reads the sources, or the bucket that is the source, and returns when
+// everything they hold is durable on at least one target or in the spool.
 func (r *backupRun) execute(ctx context.Context, d config.Dataset, stdin io.Reader, source Bucket) (format.Content, error) {
-	started, last := r.l.s.now(), time.Time{}
-	r.walk.progress = func(c *counts) {
-		if now := r.l.s.now(); now.Sub(last) >= 100*time.Millisecond {
-			last = now
-			r.l.s.progress(Progress{
-				Phase: "backup", Dataset: d.Name, Files: c.files, Bytes: c.bytes,
-				PerTarget: r.out.sentBytes(), Elapsed: now.Sub(started),
-			})
-		}
-	}
+	started := r.l.s.now()
 	var root format.Content
 	g, gctx := errgroup.WithContext(ctx)
 	r.walk.ctx = gctx
-	sctx, stop := context.WithCancel(ctx)
-	defer stop()
+	sctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	sending := new(errgroup.Group)
 	sending.Go(func() error { return r.out.run(sctx) })
 	g.Go(func() error { return r.store.run(gctx) })
@@ -478,7 +474,7 @@ func (r *backupRun) execute(ctx context.Context, d config.Dataset, stdin io.Read
 		err = r.out.drain(ctx)
 	}
 	if err != nil {
-		stop()
+		cancel()
 	}
 	r.out.close()
 	if e := sending.Wait(); err == nil {

@@ -70,10 +70,10 @@ func (t *objectTree) fetch(f *fileContent) error {
 			r.sum = md5.New()
 		}
 		if err := r.reach(); err != nil {
-			return nil, err
+			return nil, sourceError{err}
 		}
 		f.stat.Xattrs, f.gaps = attributesOf(r.body.Header)
-		return r, nil
+		return sourceReader{r, &t.seen.bytes}, nil
 	}}
 	return t.store.submit(t.ctx, f.pending)
 }
@@ -165,7 +165,7 @@ type objectReader struct {
 	tries int       // that broke off since it got somewhere
 }
 
-// Read implements io.Reader. Its errors are sourceErrors.
+// Read implements io.Reader.
 func (r *objectReader) Read(p []byte) (int, error) {
 	for {
 		if err := r.reach(); err != nil {
@@ -213,7 +213,7 @@ func (r *objectReader) again(err error) error {
 	}
 	r.from = r.at
 	if r.tries++; !passing(err) || r.tries >= bucketAttempts || r.at > 0 && r.at == r.entry.Size || backOff(r.ctx, r.tries) != nil {
-		return sourceError{err}
+		return err
 	}
 	return nil
 }

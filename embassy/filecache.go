@@ -15,7 +15,8 @@ import (
 const (
 	cachePart    = 1024    // weight of one record
 	cacheBatch   = 256     // records written to the catalog at once
-	cacheWaiting = 1 << 16 // weight of the files that may wait for their chunks to become durable
+	cachePress   = 1 << 15 // weight of new files after which waiting ones have their packs sent, full or not
+	cacheWaiting = 1 << 18 // weight of the files that may wait for their chunks to become durable
 	cacheWeight  = 512     // bytes of attributes and holes that weigh as much as a file without
 )
 
@@ -79,9 +80,11 @@ type fileCache struct {
 	used    *packSet
 	log     *slog.Logger
 	known   map[PackNum]bool // packs asked for in this run
+	press   func()           // sends the packs that are open
 
 	waiting []waitingPart // oldest first
 	weight  int           // of waiting
+	added   int           // weight of what came since the last press
 	left    int           // of waiting, after the last settle
 	ready   map[string][]byte
 }
@@ -94,9 +97,9 @@ type waitingPart struct {
 	weight int
 }
 
-func newFileCache(cat Catalog, series string, used *packSet, log *slog.Logger) *fileCache {
+func newFileCache(cat Catalog, series string, used *packSet, press func(), log *slog.Logger) *fileCache {
 	return &fileCache{
-		catalog: cat, series: series, used: used, log: log,
+		catalog: cat, series: series, used: used, press: press, log: log,
 		known: map[PackNum]bool{}, ready: map[string][]byte{},
 	}
 }
@@ -207,9 +210,16 @@ func (r *dirRecord) flush(last bool) {
 	r.part.Last, r.part.Shape = last, cacheShape
 	c.waiting = append(c.waiting, waitingPart{partKey(r.path, r.next), r.part, r.heavy})
 	c.weight += r.heavy
+	c.added += r.heavy
 	r.next, r.part, r.heavy = r.next+1, cachedPart{}, 0
-	if len(c.waiting) >= max(cacheBatch, 2*c.left) || c.weight > cacheWaiting {
+	if len(c.waiting) >= max(cacheBatch, 2*c.left) || c.added > cachePress {
 		c.settle()
+	}
+	if c.added > cachePress { // a pack that is never full holds up very many tiny files
+		c.added = 0
+		if c.weight > cachePress {
+			c.press()
+		}
 	}
 }
 

@@ -324,9 +324,11 @@ func (l *ledger) learnIndex(ctx context.Context, chain format.ID, a format.Liste
 
 // newest is what the catalog remembers of a dataset's newest own snapshot.
 type newest struct {
-	Hash format.Hash `json:"hash"`
-	Seq  uint64      `json:"seq"` // of the entry that commits it
-	Time time.Time   `json:"time"`
+	Hash  format.Hash `json:"hash"`
+	Seq   uint64      `json:"seq"` // of the entry that commits it
+	Time  time.Time   `json:"time"`
+	Files uint64      `json:"files,omitempty"`
+	Bytes uint64      `json:"bytes,omitempty"` // of content
 }
 
 func (l *ledger) newestKey(dataset string) string {
@@ -347,7 +349,9 @@ func (l *ledger) remember(seq uint64, object []byte) error {
 	if err != nil {
 		return err
 	}
-	return keepNote(l.s.catalog, l.newestKey(sum.Dataset), newest{Hash: format.HashOf(object), Seq: seq, Time: sum.When()})
+	return keepNote(l.s.catalog, l.newestKey(sum.Dataset), newest{
+		Hash: format.HashOf(object), Seq: seq, Time: sum.When(), Files: sum.Files, Bytes: sum.Bytes,
+	})
 }
 
 // newestOf returns the newest own snapshot of a dataset; ok is false if there

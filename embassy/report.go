@@ -58,6 +58,7 @@ type Progress struct {
 	FilesTotal uint64
 	Bytes      uint64
 	BytesTotal uint64
+	Estimated  bool              // the totals are what is expected, and may be passed
 	PerTarget  map[string]uint64 // bytes sent, or fetched so far; the callee may keep it
 	Elapsed    time.Duration
 }

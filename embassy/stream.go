@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"embassy/embassy/child"
@@ -68,21 +67,6 @@ func (i *input) Close() error {
 	return i.PipeReader.Close()
 }
 
-// metered counts what is read, and marks its errors as faults of the source.
-type metered struct {
-	io.ReadCloser
-	read *atomic.Uint64
-}
-
-func (m metered) Read(p []byte) (int, error) {
-	n, err := m.ReadCloser.Read(p)
-	m.read.Add(uint64(n))
-	if err != nil && err != io.EOF {
-		err = sourceError{err}
-	}
-	return n, err
-}
-
 // stream builds the tree of one file of that name, which is read to its end
 // once. What it does not give to the end gives no tree.
 func (w *walk) stream(name string, started time.Time, open func() (io.ReadCloser, error)) (format.Content, error) {
@@ -91,28 +75,17 @@ func (w *walk) stream(name string, started time.Time, open func() (io.ReadCloser
 	if w.dry {
 		return t.Finish()
 	}
-	var read atomic.Uint64
 	p := &pendingFile{open: func() (io.ReadCloser, error) {
 		r, err := open()
 		if err != nil {
 			return nil, sourceError{err}
 		}
-		return metered{r, &read}, nil
+		return sourceReader{r, &w.seen.bytes}, nil
 	}}
 	if err := w.store.submit(w.ctx, p); err != nil {
 		return format.Content{}, err
 	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for done := false; !done; {
-		select {
-		case <-p.done:
-			done = true
-		case <-tick.C:
-			w.counts.bytes = read.Load()
-			w.progress(&w.counts)
-		}
-	}
+	<-p.done
 	var fault sourceError
 	if errors.As(p.err, &fault) {
 		return format.Content{}, fault.error

@@ -50,16 +50,16 @@ const maxGaps = 20000
 // walk reads the sources of one dataset and builds its tree. It is one
 // goroutine; contents are stored beside it.
 type walk struct {
-	ctx      context.Context
-	store    *store
-	cache    *fileCache
-	filter   filter
-	keeper   *keeper // for tree chunks
-	names    *names
-	counts   counts
-	links    links
-	progress func(c *counts)
-	dry      bool // read nothing, store nothing
+	ctx    context.Context
+	store  *store
+	cache  *fileCache
+	filter filter
+	keeper *keeper // for tree chunks
+	names  *names
+	counts counts
+	seen   seen
+	links  links
+	dry    bool // read nothing, store nothing
 }
 
 // branch is a folder that is in the tree because sources lie below it.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/pkg/xattr"
@@ -80,7 +81,7 @@ func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 		if err != nil {
 			return nil, sourceError{err}
 		}
-		return sourceReader{f}, nil
+		return sourceReader{f, &w.seen.bytes}, nil
 	}}
 	return w.store.submit(w.ctx, c.pending)
 }
@@ -143,6 +144,7 @@ func (c *fileContent) open() (f *os.File, err error) {
 // is named as a gap.
 func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRecord) (bool, error) {
 	w.counts.files++
+	read := false
 	switch {
 	case f.same:
 		w.counts.same++
@@ -161,6 +163,7 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		if err != nil {
 			return false, fmt.Errorf("store %s: %w", path, err)
 		}
+		read = true
 	}
 	if f.fi != nil { // which may be a later look than that of the walk
 		*n = w.node(string(n.Name), f.fi)
@@ -184,7 +187,10 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		}
 		record.add(line, f.same)
 	}
-	w.progress(&w.counts)
+	w.seen.files.Add(1)
+	if !read { // or it was counted as it was read
+		w.seen.bytes.Add(content.Size)
+	}
 	return true, nil
 }
 
@@ -382,11 +388,15 @@ type sourceError struct{ error }
 
 func (e sourceError) Unwrap() error { return e.error }
 
-// sourceReader marks read errors as faults of the source.
-type sourceReader struct{ *os.File }
+// sourceReader counts what is read, and marks errors as faults of the source.
+type sourceReader struct {
+	io.ReadCloser
+	read *atomic.Uint64
+}
 
 func (r sourceReader) Read(p []byte) (int, error) {
-	n, err := r.File.Read(p)
+	n, err := r.ReadCloser.Read(p)
+	r.read.Add(uint64(n))
 	if err != nil && err != io.EOF {
 		err = sourceError{err}
 	}

@@ -75,7 +75,7 @@ func runBackup(ctx context.Context, o backupOptions, con *console) error {
 		codes = append(codes, r.Exit)
 		for _, e := range []error{r.Err, r.PostErr} {
 			if e != nil {
-				fmt.Fprintf(con.stderr, "embassy: dataset %s: %s\n", r.Dataset, oneLine(e))
+				con.errorf("dataset %s: %s", r.Dataset, oneLine(e))
 			}
 		}
 	}

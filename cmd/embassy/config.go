@@ -88,7 +88,7 @@ func runConfigCheck(_ context.Context, _ struct{}, con *console) error {
 		return err
 	}
 	for _, w := range warnings {
-		fmt.Fprintf(con.stderr, "warning: %s\n", w)
+		con.warnf("%s", w)
 	}
 	return printMeaning(con, cfg)
 }
@@ -121,7 +121,7 @@ func runConfigReplicator(_ context.Context, _ struct{}, con *console) error {
 	for _, c := range cfg.Compartments {
 		signed, err := keys.Named(c.Name)
 		if err != nil {
-			fmt.Fprintf(con.stderr, "warning: %s, and is left out: run embassy charter apply with the recovery kit\n", oneLine(err))
+			con.warnf("%s, and is left out: run embassy charter apply with the recovery kit", oneLine(err))
 			continue
 		}
 		c.ID, listed[signed.ID] = signed.ID, true
@@ -129,7 +129,7 @@ func runConfigReplicator(_ context.Context, _ struct{}, con *console) error {
 	}
 	for _, c := range keys.Charter.Compartments {
 		if !listed[c.ID] {
-			fmt.Fprintf(con.stderr, "warning: compartment %s of the charter is not in %s, and is left out: add it to what is printed, or it is not copied\n", c.ID, con.config)
+			con.warnf("compartment %s of the charter is not in %s, and is left out: add it to what is printed, or it is not copied", c.ID, con.config)
 		}
 	}
 	if len(r.Compartments) == 0 {
@@ -204,10 +204,10 @@ func printMeaning(con *console, cfg *config.Config) error {
 		return err
 	}
 	if cfg.Keyless() && len(cfg.Compartments) == 0 {
-		fmt.Fprintln(con.stderr, "There are no compartments, so every one of the charter is copied to every target.")
+		con.notef("There are no compartments, so every one of the charter is copied to every target.")
 	}
 	if len(cfg.Datasets) == 0 && !cfg.Keyless() {
-		fmt.Fprintln(con.stderr, "warning: there is no dataset, so nothing is backed up from this machine")
+		con.warnf("there is no dataset, so nothing is backed up from this machine")
 	}
 	return nil
 }

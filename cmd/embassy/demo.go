@@ -48,7 +48,7 @@ func runDemo(ctx context.Context, o demoOptions, con *console) (err error) {
 	}
 	defer func() {
 		if o.keep || err != nil {
-			fmt.Fprintf(con.stderr, "The demo's folder is kept: %s\n", dir)
+			con.notef("The demo's folder is kept: %s", dir)
 			return
 		}
 		err = os.RemoveAll(dir)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 
@@ -79,13 +78,13 @@ func runDump(ctx context.Context, o dumpOptions, con *console) error {
 			return usage("this writes an archive, and stdout is a terminal: redirect it to a file or a pipe")
 		}
 		s.screen.close()
-		if err == nil && !con.quiet && report.Archive != embassy.Bare {
-			fmt.Fprintf(con.stderr, "dumped %s, %s, %s, %s of snapshot %s of %s\n", plural(report.Files, "file", "files"),
+		if err == nil && report.Archive != embassy.Bare {
+			con.notef("dumped %s, %s, %s, %s of snapshot %s of %s", plural(report.Files, "file", "files"),
 				plural(report.Dirs, "folder", "folders"), plural(report.Others, "other", "others"), size(report.Bytes),
 				short(info.Hash), moment(info.Summary.When()))
 		}
 		for _, g := range report.SourceGaps {
-			fmt.Fprintf(con.stderr, "not in source: %s: %s\n", printable(string(g.Path)), printable(g.Reason))
+			con.warnf("not in source: %s: %s", printable(string(g.Path)), printable(g.Reason))
 		}
 		return err
 	})

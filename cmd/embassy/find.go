@@ -163,7 +163,7 @@ func runFind(ctx context.Context, o findOptions, con *console) error {
 
 func printMatches(con *console, matches []match) error {
 	if len(matches) == 0 {
-		fmt.Fprintln(con.stderr, "Nothing in the snapshots matches.")
+		con.notef("Nothing in the snapshots matches.")
 		return nil
 	}
 	w := table(con.stdout)

@@ -97,7 +97,7 @@ func runInit(ctx context.Context, o initOptions, con *console) (err error) {
 		}
 	}
 	for _, path := range lacking(cfg) {
-		fmt.Fprintf(con.stderr, "warning: the source %s does not exist yet\n", path)
+		con.warnf("the source %s does not exist yet", path)
 	}
 	s, err := con.openSiteWith(con.createDir)
 	if err != nil {
@@ -134,7 +134,7 @@ func (con *console) createDir(path string) (*targets.Dir, error) {
 	_, err := os.Lstat(path)
 	d, failure := targets.CreateDir(path)
 	if failure == nil && errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintf(con.stderr, "warning: made the target directory %s; if a disk belongs there, it is not mounted: remove the directory and mount it\n", path)
+		con.warnf("made the target directory %s; if a disk belongs there, it is not mounted: remove the directory and mount it", path)
 	}
 	return d, failure
 }
@@ -264,9 +264,7 @@ func printInit(con *console, r embassy.InitReport, cfg *config.Config) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if !con.quiet {
-		advise(con, r, cfg)
-	}
+	advise(con, r, cfg)
 	return published(r.Targets)
 }
 
@@ -280,15 +278,15 @@ func kitAt(r embassy.InitReport) string {
 // advise says what to do next.
 func advise(con *console, r embassy.InitReport, cfg *config.Config) {
 	if r.KitFound {
-		fmt.Fprintf(con.stderr, "\nMove the recovery kit off this machine now: print it, or copy it to two safe places, apart\n"+
+		con.notef("\nMove the recovery kit off this machine now: print it, or copy it to two safe places, apart\n"+
 			"from its passphrase, and then delete %s.\n"+
-			"Whoever has the kit and the passphrase has everything. Without both, nothing can be restored.\n", r.KitPath)
+			"Whoever has the kit and the passphrase has everything. Without both, nothing can be restored.", r.KitPath)
 	}
 	next := "embassy backup"
 	if len(cfg.Datasets) == 0 {
 		next = "add datasets to " + cfg.File + ", then embassy charter apply and embassy backup"
 	}
-	fmt.Fprintf(con.stderr, "\nNext: %s\n", next)
+	con.notef("\nNext: %s", next)
 }
 
 // targetResult is embassy.TargetResult in JSON.

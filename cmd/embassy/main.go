@@ -35,7 +35,8 @@ func main() {
 
 // run is the whole program. It returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	app := newApp(stdin, stdout, stderr)
+	con := &console{stdin: stdin, stdout: stdout, stderr: stderr}
+	app := con.app()
 	err := strict.Check(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, args)
@@ -44,7 +45,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err != nil && ctx.Err() != nil {
 		code = policy.ExitCode(code, 130)
 	}
-	explain(stderr, err, code)
+	con.explain(err, code)
 	return code
 }
 
@@ -94,25 +95,27 @@ func as[T any](err error) bool {
 }
 
 // explain tells a person what an error means.
-func explain(stderr io.Writer, err error, code int) {
+func (con *console) explain(err error, code int) {
+	told := func(text string) { con.say(event{Event: errorEvent, Text: text, Exit: code}) }
 	var usage *usageError
 	var mistakes *config.Errors
 	switch {
 	case err == nil:
 	case code == 130:
-		fmt.Fprintln(stderr, "embassy: interrupted; run the same command again to go on")
+		told("interrupted; run the same command again to go on")
 	case as[outcome](err): // its report has told all
 	case errors.As(err, &mistakes):
 		for _, p := range mistakes.Problems {
-			if p.Line == 0 { // of a flag
-				fmt.Fprint(stderr, "embassy: ")
+			if p.Line == 0 || con.json { // of a flag
+				told(p.String())
+			} else {
+				fmt.Fprintln(con.stderr, p)
 			}
-			fmt.Fprintln(stderr, p)
 		}
 	case errors.As(err, &usage) && usage.command != "":
-		fmt.Fprintf(stderr, "embassy: %s\nRun: %s --help\n", err, usage.command)
+		told(fmt.Sprintf("%s\nRun: %s --help", err, usage.command))
 	default:
-		fmt.Fprintf(stderr, "embassy: %s\n", strings.ReplaceAll(err.Error(), embassy.ErrDown.Error()+": ", ""))
+		told(strings.ReplaceAll(err.Error(), embassy.ErrDown.Error()+": ", ""))
 	}
 }
 

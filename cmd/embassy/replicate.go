@@ -81,7 +81,7 @@ func runReplicate(ctx context.Context, o replicateOptions, con *console) error {
 		return err
 	}
 	for _, c := range report.Unplaced {
-		fmt.Fprintf(con.stderr, "warning: compartment %s of the charter has no place in %s, and is not copied: add it to compartments\n", c, file)
+		con.warnf("compartment %s of the charter has no place in %s, and is not copied: add it to compartments", c, file)
 	}
 	if con.json {
 		err = printReplicateJSON(con, report, locks)

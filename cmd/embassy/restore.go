@@ -155,7 +155,7 @@ func runRestore(ctx context.Context, o restoreOptions, con *console) error {
 		}
 		r := restored{report: report, without: without, complete: failure == nil && len(without) == 0, dryRun: o.dryRun}
 		if r.complete && len(o.include) > 0 && r.empty() {
-			fmt.Fprintf(con.stderr, "warning: nothing matches --include %s\n", strings.Join(o.include, ", --include "))
+			con.warnf("nothing matches --include %s", strings.Join(o.include, ", --include "))
 			r.complete, r.nothing = false, true
 		}
 		if con.json {

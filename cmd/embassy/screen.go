@@ -21,6 +21,7 @@ import (
 
 const (
 	plainEvery  = 10 * time.Second // between two progress lines without a terminal
+	jsonEvery   = time.Second      // and as JSON
 	rateWindow  = 10 * time.Second // that a rate is measured over
 	rateFloor   = 3 * time.Second  // below which a rate says nothing
 	warningsMax = 20               // shown of one run; the report has the counts
@@ -39,7 +40,10 @@ type screen struct {
 	bars     *mpb.Progress
 	drawn    []*mpb.Bar
 	samples  []embassy.Progress
-	plain    time.Time // of the last plain line
+	json     bool
+	held     []byte    // the last line as JSON, unless it is printed
+	long     bool      // the first line was due
+	plain    time.Time // of the last line that was not drawn
 	warnings int
 
 	// paint guards what the bars show. The bars draw while mu is held by one
@@ -49,8 +53,8 @@ type screen struct {
 }
 
 func newScreen(con *console, targets []string) *screen {
-	s := &screen{out: con.stderr, order: targets, wanted: !con.quiet, relay: con.relay, plain: time.Now()}
-	if f, ok := con.stderr.(*os.File); ok && s.wanted && xterm.IsTerminal(int(f.Fd())) {
+	s := &screen{out: con.stderr, order: targets, wanted: !con.quiet, relay: con.relay, json: con.json, plain: time.Now()}
+	if f, ok := con.stderr.(*os.File); ok && s.wanted && !s.json && xterm.IsTerminal(int(f.Fd())) {
 		s.bars = mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(100*time.Millisecond))
 	}
 	return s
@@ -58,7 +62,7 @@ func newScreen(con *console, targets []string) *screen {
 
 // logger returns a logger that writes above the progress.
 func (s *screen) logger(level slog.Level) *slog.Logger {
-	return slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: level}))
+	return logger(s, level, s.json)
 }
 
 // Write prints whole lines above the progress.
@@ -80,7 +84,10 @@ func (s *screen) warn(f embassy.Finding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.warnings++; s.warnings <= warningsMax {
-		s.printf("warning: %s\n", oneLine(errors.New(f.String())))
+		if !s.json {
+			f = embassy.Finding{Err: errors.New(f.String())}
+		}
+		s.say(event{Event: warningEvent, Target: f.Target, Object: f.Object, Text: oneLine(f.Err)})
 	}
 }
 
@@ -89,7 +96,7 @@ func (s *screen) waits(who string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.wanted {
-		s.printf("waiting up to %s for the catalog, in use by %s\n", lockWait, who)
+		s.say(event{Event: noteEvent, Text: fmt.Sprintf("waiting up to %s for the catalog, in use by %s", lockWait, who)})
 	}
 }
 
@@ -100,10 +107,8 @@ func (s *screen) warned() bool {
 	return s.warnings > 0
 }
 
-func (s *screen) printf(format string, args ...any) {
-	// Nobody can be told that stderr is gone.
-	_, _ = s.write(fmt.Appendf(nil, format, args...))
-}
+// say prints an event. Nobody can be told that stderr is gone.
+func (s *screen) say(e event) { _, _ = s.write(e.line(s.json)) }
 
 // progress shows where the run is.
 func (s *screen) progress(p embassy.Progress) {
@@ -116,17 +121,12 @@ func (s *screen) progress(p embassy.Progress) {
 		s.relay(p)
 		return
 	}
-	now := time.Now()
-	if s.bars == nil && now.Sub(s.plain) < plainEvery {
+	if s.bars == nil {
+		s.tell(p, time.Now())
 		return
 	}
 	s.remember(p)
 	lines := s.describe(p)
-	if s.bars == nil {
-		s.plain = now
-		s.printf("%s\n", lines[0])
-		return
-	}
 	s.paint.Lock()
 	s.lines = lines
 	s.paint.Unlock()
@@ -139,6 +139,36 @@ func (s *screen) progress(p embassy.Progress) {
 		}
 		s.drawn = append(s.drawn, bar)
 	}
+}
+
+// tell prints a line now and then, and, as JSON, the last one of every phase;
+// of a run that is over before the first line is due, none.
+func (s *screen) tell(p embassy.Progress, now time.Time) {
+	if !s.json {
+		if now.Sub(s.plain) >= plainEvery {
+			s.plain = now
+			s.remember(p)
+			_, _ = s.write([]byte(s.describe(p)[0] + "\n")) // as of say
+		}
+		return
+	}
+	if s.remember(p) {
+		s.flush()
+	}
+	v := s.speed(p)
+	s.held = jsonLine(newProgressLine(p, v.rate, v.left))
+	if now.Sub(s.plain) >= jsonEvery {
+		s.plain, s.long = now, true
+		s.flush()
+	}
+}
+
+// flush prints the line that is held back, of a run that is long enough.
+func (s *screen) flush() {
+	if s.long && len(s.held) > 0 {
+		_, _ = s.write(s.held) // as of say
+	}
+	s.held = nil
 }
 
 func (s *screen) draw(w io.Writer, i, width int) error {
@@ -156,45 +186,77 @@ func (s *screen) draw(w io.Writer, i, width int) error {
 	return err
 }
 
-// remember keeps what a rate is computed from.
-func (s *screen) remember(p embassy.Progress) {
-	if n := len(s.samples); n > 0 && (s.samples[n-1].Phase != p.Phase || s.samples[n-1].Dataset != p.Dataset || s.samples[n-1].Elapsed > p.Elapsed) {
+// remember keeps what a rate is computed from, and reports whether p is the
+// first of another phase.
+func (s *screen) remember(p embassy.Progress) (another bool) {
+	if n := len(s.samples); n > 0 {
+		last := s.samples[n-1]
+		another = last.Phase != p.Phase || last.Dataset != p.Dataset || last.Elapsed > p.Elapsed
+	}
+	if another {
 		s.samples = nil
 	}
 	for len(s.samples) > 1 && p.Elapsed-s.samples[1].Elapsed > rateWindow {
 		s.samples = s.samples[1:]
 	}
 	s.samples = append(s.samples, p)
+	return another
+}
+
+// speed is how fast a run has been lately, and how long it needs at that speed.
+type speed struct {
+	since embassy.Progress // what it is measured from
+	known bool
+	rate  float64       // bytes per second
+	left  time.Duration // 0: not known
+}
+
+func (s *screen) speed(p embassy.Progress) speed {
+	v := speed{}
+	if len(s.samples) > 1 {
+		v.since = s.samples[0]
+	}
+	if v.known = p.Elapsed-v.since.Elapsed >= rateFloor; !v.known {
+		return v
+	}
+	v.rate = v.of(p, p.Bytes, v.since.Bytes)
+	if p.BytesTotal > p.Bytes && v.rate > 0 {
+		v.left = time.Duration(float64(p.BytesTotal-p.Bytes) / v.rate * float64(time.Second))
+	}
+	return v
+}
+
+// of is the rate of one of the counts of p.
+func (v speed) of(p embassy.Progress, now, then uint64) float64 {
+	return float64(now-min(now, then)) / (p.Elapsed - v.since.Elapsed).Seconds()
 }
 
 // describe returns the line of the whole and those of the targets.
 func (s *screen) describe(p embassy.Progress) []string {
-	first := embassy.Progress{}
-	if len(s.samples) > 1 {
-		first = s.samples[0]
-	}
-	measured := p.Elapsed-first.Elapsed >= rateFloor
-	rate := func(now, then uint64) float64 {
-		if span := (p.Elapsed - first.Elapsed).Seconds(); measured && now > then {
-			return float64(now-then) / span
-		}
-		return 0
-	}
 	words := []string{p.Phase}
 	if p.Dataset != "" {
 		words = append(words, p.Dataset)
 	}
-	line := strings.Join(words, " ") + "  " + ofTotal(count(p.Files), count(p.FilesTotal), p.FilesTotal) + " " + p.Unit() + "  " +
-		ofTotal(size(p.Bytes), size(p.BytesTotal), p.BytesTotal)
-	speed := rate(p.Bytes, first.Bytes)
+	total := func(of string, known uint64) string {
+		switch {
+		case known == 0:
+			return ""
+		case p.Estimated:
+			return " of about " + of
+		}
+		return " of " + of
+	}
+	line := strings.Join(words, " ") + "  " + count(p.Files) + total(count(p.FilesTotal), p.FilesTotal) + " " + p.Unit() + "  " +
+		size(p.Bytes) + total(size(p.BytesTotal), p.BytesTotal)
 	if p.BytesTotal > 0 {
 		line += fmt.Sprintf("  %d%%", min(100, 100*p.Bytes/p.BytesTotal))
 	}
-	if measured {
-		line += "  " + size(uint64(speed)) + "/s"
+	v := s.speed(p)
+	if v.known {
+		line += "  " + size(uint64(v.rate)) + "/s"
 	}
-	if p.BytesTotal > p.Bytes && speed > 0 {
-		line += "  ETA " + whole(time.Duration(float64(p.BytesTotal-p.Bytes)/speed*float64(time.Second))+time.Second-1)
+	if v.left > 0 {
+		line += "  ETA " + whole(v.left+time.Second-1)
 	}
 	lines := []string{line}
 	widest := 0
@@ -204,8 +266,8 @@ func (s *screen) describe(p embassy.Progress) []string {
 	for _, name := range s.order {
 		if n, ok := p.PerTarget[name]; ok {
 			line := fmt.Sprintf("  %-*s  %10s", widest, name, size(n))
-			if measured {
-				line += fmt.Sprintf("  %10s/s", size(uint64(rate(n, first.PerTarget[name]))))
+			if v.known {
+				line += fmt.Sprintf("  %10s/s", size(uint64(v.of(p, n, v.since.PerTarget[name]))))
 			}
 			lines = append(lines, line)
 		}
@@ -213,16 +275,10 @@ func (s *screen) describe(p embassy.Progress) []string {
 	return lines
 }
 
-func ofTotal(done, total string, known uint64) string {
-	if known == 0 {
-		return done
-	}
-	return done + " of " + total
-}
-
 // close removes the progress from the screen.
 func (s *screen) close() {
 	s.mu.Lock()
+	s.flush()
 	bars, drawn := s.bars, slices.Clone(s.drawn)
 	s.bars, s.drawn, s.wanted = nil, nil, false
 	if s.warnings > warningsMax {
@@ -239,5 +295,5 @@ func (s *screen) close() {
 }
 
 func (s *screen) more(n int) {
-	fmt.Fprintf(s.out, "warning: and %d more like these\n", n)
+	s.say(event{Event: warningEvent, Text: fmt.Sprintf("and %d more like these", n)})
 }

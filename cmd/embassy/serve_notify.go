@@ -210,12 +210,12 @@ func (n *notifier) tellAll(ctx context.Context) error {
 			n.log.Error("notify command failed", "subject", name, "err", err)
 			return err
 		}
-		n.log.Info("people were told", "subject", name, "event", event(s))
+		n.log.Info("people were told", "subject", name, "event", eventName(s))
 	}
 	return nil
 }
 
-func event(s subject) string {
+func eventName(s subject) string {
 	if s.Exit == 0 {
 		return "recovery"
 	}
@@ -238,13 +238,13 @@ func (n *notifier) tell(ctx context.Context, name string, s subject) error {
 		Since   time.Time `json:"since"`
 		Nation  string    `json:"nation"`
 		Host    string    `json:"host"`
-	}{schemaV1, event(s), name, s.Text, s.Exit, s.Since.UTC(), n.nation, host})
+	}{schemaV1, eventName(s), name, s.Text, s.Exit, s.Since.UTC(), n.nation, host})
 	if err != nil {
 		return err
 	}
 	c := child.Command{
 		Args: n.command, Stdin: bytes.NewReader(append(input, '\n')), Timeout: notifyTime,
-		Env: []string{"EMBASSY_EVENT=" + event(s), "EMBASSY_SUBJECT=" + name, "EMBASSY_TEXT=" + strings.ReplaceAll(s.Text, "\x00", "")},
+		Env: []string{"EMBASSY_EVENT=" + eventName(s), "EMBASSY_SUBJECT=" + name, "EMBASSY_TEXT=" + strings.ReplaceAll(s.Text, "\x00", "")},
 	}
 	for _, v := range []string{"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"} {
 		if value, ok := os.LookupEnv(v); ok {

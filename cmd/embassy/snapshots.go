@@ -33,7 +33,7 @@ func runSnapshots(ctx context.Context, dataset string, con *console) error {
 			return printSnapshotsJSON(con, list)
 		}
 		if len(list) == 0 {
-			fmt.Fprintln(con.stderr, "The answering targets show no snapshot.")
+			con.notef("The answering targets show no snapshot.")
 			return nil
 		}
 		w := table(con.stdout)

@@ -135,7 +135,7 @@ func route(con *console, path string, commands []*cli.Command) {
 func (d *daemon) instead(c *cli.Context, con *console, jobs func(*daemon, []string) []string, run cli.ActionFunc) error {
 	claimed := jobs(d, c.Args().Slice())
 	release, err := d.runner.Claim(c.Context, claimed, func(job string) {
-		fmt.Fprintf(con.stderr, "embassy: waiting for the run of %s to end\n", job)
+		con.notef("waiting for the run of %s to end", job)
 	})
 	if busy := (*schedule.BusyError)(nil); errors.As(err, &busy) {
 		return fmt.Errorf("%w in the daemon, process %d: wait for its end, and see embassy status for its outcome", busy, os.Getpid())
@@ -266,10 +266,14 @@ func (d *daemon) client(ctx context.Context, conn *net.UnixConn) {
 		_, _ = io.Copy(io.Discard, conn)
 		cancel()
 	}()
-	code := d.command(run, req, in.stdin, w)
+	con := &console{stdin: strings.NewReader(""), stdout: w.stdout(), stderr: w.stderr(), json: req.JSON, shared: d, relay: w.progress}
+	if in.stdin != nil {
+		con.stdin = in.stdin
+	}
+	code := d.command(run, req, con)
 	if code == 130 && ctx.Err() != nil {
 		code = 1
-		fmt.Fprintln(w.stderr(), "embassy: the daemon was stopped in the middle of this; run the same command again to go on")
+		con.errorf("the daemon was stopped in the middle of this; run the same command again to go on")
 	}
 	// Nobody is there to be told that they are gone.
 	_ = w.send(frame{Exit: &code})
@@ -279,13 +283,9 @@ func (d *daemon) client(ctx context.Context, conn *net.UnixConn) {
 
 // command runs one command line and returns its exit code; 130, of which
 // nothing has been said, when it was cancelled.
-func (d *daemon) command(ctx context.Context, req request, stdin *os.File, w *wire) int {
-	con := &console{stdin: strings.NewReader(""), stdout: w.stdout(), stderr: w.stderr(), shared: d, relay: w.progress}
-	if stdin != nil {
-		con.stdin = stdin
-	}
-	if err := d.mayServe(req, con.stderr); err != nil {
-		explain(con.stderr, err, exitCode(err))
+func (d *daemon) command(ctx context.Context, req request, con *console) int {
+	if err := d.mayServe(req, con); err != nil {
+		con.explain(err, exitCode(err))
 		return exitCode(err)
 	}
 	args := []string{"embassy", "--config", d.site.config.File, "--log-level", req.Level}
@@ -299,12 +299,12 @@ func (d *daemon) command(ctx context.Context, req request, stdin *os.File, w *wi
 	if err != nil && ctx.Err() != nil {
 		return 130
 	}
-	explain(con.stderr, err, exitCode(err))
+	con.explain(err, exitCode(err))
 	return exitCode(err)
 }
 
 // mayServe refuses clients that mean another configuration.
-func (d *daemon) mayServe(req request, stderr io.Writer) error {
+func (d *daemon) mayServe(req request, con *console) error {
 	switch {
 	case req.Protocol != socketProtocol:
 		return usage("the daemon, process %d, is of another version of embassy: restart it", os.Getpid())
@@ -313,7 +313,7 @@ func (d *daemon) mayServe(req request, stderr io.Writer) error {
 		return usage("the daemon, process %d, has the catalog and works with %s, which is not the same as %s: name that file, or stop the daemon",
 			os.Getpid(), d.site.config.File, req.Config)
 	default:
-		fmt.Fprintf(stderr, "warning: %s has changed since the daemon, process %d, read it: restart the daemon\n", req.Config, os.Getpid())
+		con.warnf("%s has changed since the daemon, process %d, read it: restart the daemon", req.Config, os.Getpid())
 	}
 	return nil
 }

@@ -105,7 +105,7 @@ func runTargetList(ctx context.Context, _ struct{}, con *console) (err error) {
 			if a.Hint != "" {
 				text += "; " + a.Hint
 			}
-			fmt.Fprintf(con.stderr, "embassy: target %s: %s\n", a.Name, text)
+			con.errorf("target %s: %s", a.Name, text)
 		}
 	}
 	return reported(code)

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +109,52 @@ func TestScreenDescribe(t *testing.T) {
 	}
 	if strings.Join(lines, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// As JSON, lines are as rare, whatever a run tells, and the last one of each
+// phase is there.
+func TestScreenJSON(t *testing.T) {
+	var out strings.Builder
+	s := &screen{out: &out, json: true, wanted: true}
+	now := time.Now()
+	s.plain = now
+	for _, phase := range []string{"backup", "confirm"} {
+		for i := range 50 {
+			if i == 10 {
+				now = now.Add(jsonEvery)
+			}
+			s.tell(embassy.Progress{
+				Phase: phase, Files: uint64(i), FilesTotal: 49, Estimated: true, Bytes: uint64(i) << 20, BytesTotal: 98 << 20,
+				PerTarget: map[string]uint64{"vault": uint64(i)}, Elapsed: time.Duration(i) * time.Second,
+			}, now)
+		}
+	}
+	s.warn(embassy.Finding{Target: "vault", Object: "a/b", Err: errors.New("is bad\nand worse")})
+	s.close()
+	type line struct {
+		Version                    int
+		Event, Phase, Target, Text string
+		Done                       uint64
+		Rate                       uint64  `json:"bytes_per_second"`
+		Left                       float64 `json:"seconds_left"`
+		Estimated                  bool    `json:"totals_estimated"`
+		Targets                    map[string]uint64
+	}
+	var got []string
+	for text := range strings.Lines(out.String()) {
+		var l line
+		if err := json.Unmarshal([]byte(text), &l); err != nil || l.Version != 1 {
+			t.Fatalf("%q: %v", text, err)
+		}
+		got = append(got, fmt.Sprint(l.Event, " ", l.Phase, l.Target, " ", l.Done, l.Rate>>20, l.Left, l.Targets["vault"], l.Estimated, " ", l.Text))
+	}
+	want := []string{
+		"progress backup 10 1 88 10 true ", "progress backup 49 1 49 49 true ", "progress confirm 10 1 88 10 true ",
+		"warning vault 0 0 0 0 false is bad; and worse", "progress confirm 49 1 49 49 true ",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

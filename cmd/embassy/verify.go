@@ -89,7 +89,7 @@ func runVerify(ctx context.Context, o verifyOptions, con *console) error {
 		return err
 	}
 	for _, c := range report.Unplaced {
-		fmt.Fprintf(con.stderr, "warning: compartment %s of the charter has no place in %s, and is not verified: add it to compartments\n", c, file)
+		con.warnf("compartment %s of the charter has no place in %s, and is not verified: add it to compartments", c, file)
 	}
 	if con.json {
 		err = printVerifyJSON(con.stdout, report)

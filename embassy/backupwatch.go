@@ -1,0 +1,116 @@
+package embassy
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"embassy/embassy/config"
+)
+
+// seen is what a walk has come past. It may be read at any time.
+type seen struct {
+	files, bytes atomic.Uint64 // of content: read twice, counted twice
+}
+
+// watch tells how far a backup is, until its end.
+type watch struct {
+	phase atomic.Value // string
+	end   func()
+}
+
+// watch starts to tell. What is expected is what the last snapshot held, if any.
+func (r *backupRun) watch(ctx context.Context, d config.Dataset, last newest) *watch {
+	ctx, cancel := context.WithCancel(ctx)
+	whole, scanned := r.walk.filter.expect(ctx, d, last)
+	w := &watch{}
+	w.phase.Store("backup")
+	started := r.l.s.now()
+	tell := func() {
+		r.l.s.progress(Progress{
+			Phase: w.phase.Load().(string), Dataset: d.Name, Estimated: true,
+			Files: r.walk.seen.files.Load(), FilesTotal: whole.files.Load(), Bytes: r.walk.seen.bytes.Load(), BytesTotal: whole.bytes.Load(),
+			PerTarget: r.out.sentBytes(), Elapsed: r.l.s.now().Sub(started),
+		})
+	}
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				tell()
+				return
+			case <-tick.C:
+				tell()
+			}
+		}
+	}()
+	w.end = func() {
+		cancel()
+		<-told
+		<-scanned
+	}
+	return w
+}
+
+// expected is how much a backup will look at, for people who watch it: what the
+// last snapshot of its dataset held, or, for the first one, what a scan beside
+// it has counted so far. Both may be wrong by the end.
+type expected struct{ files, bytes atomic.Uint64 }
+
+// expect starts the scan when there was no snapshot yet. It reads no file, and
+// leaves every fault to the walk. It has ended when done is closed.
+func (f *filter) expect(ctx context.Context, d config.Dataset, last newest) (e *expected, done <-chan struct{}) {
+	e = &expected{}
+	e.files.Store(last.Files)
+	e.bytes.Store(last.Bytes)
+	scanned := make(chan struct{})
+	go func() {
+		defer close(scanned)
+		for _, s := range d.Sources {
+			if fi, err := os.Stat(s); err == nil && last.Files == 0 {
+				e.scan(ctx, f, s, fi, sysStat(fi).file.dev)
+			}
+		}
+	}()
+	return e, scanned
+}
+
+// scan counts a file, or what lies below a folder; above is the device of the
+// folder that it lies in.
+func (e *expected) scan(ctx context.Context, f *filter, path string, fi fs.FileInfo, above uint64) {
+	here := sysStat(fi).file.dev
+	switch {
+	case ctx.Err() != nil:
+		return
+	case fi.Mode().IsRegular():
+		e.files.Add(1)
+		e.bytes.Add(uint64(fi.Size()))
+		return
+	case !fi.IsDir() || f.foreign(path, here, above):
+		return
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return
+	}
+	cache := f.cache(path, path, entries)
+	for _, entry := range entries {
+		if cache && entry.Name() != cacheTag {
+			continue
+		}
+		child := filepath.Join(path, entry.Name())
+		if f.excluded(child, entry.IsDir()) {
+			continue
+		}
+		if fi, err := os.Lstat(child); err == nil && !f.tooLarge(fi) {
+			e.scan(ctx, f, child, fi, here)
+		}
+	}
+}
