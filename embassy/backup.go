@@ -291,9 +291,16 @@ func (l *ledger) backup(ctx context.Context, d config.Dataset, o BackupOptions) 
 		return rep, err
 	}
 	defer r.session.Wipe()
+	var source Bucket
+	if !d.S3.IsZero() {
+		if source, err = l.s.openBucket(d.S3); err != nil {
+			return rep, err
+		}
+		r.store.readers = objectReaders
+	}
 	watch := r.watch(ctx, d, last)
 	defer watch.end()
-	root, err := r.execute(ctx, d, o.Stdin)
+	root, err := r.execute(ctx, d, o.Stdin, source)
 	c := &r.walk.counts
 	rep.Files, rep.Dirs, rep.Others, rep.New, rep.Changed, rep.Same = c.files, c.dirs, c.others, c.fresh, c.changed, c.same
 	rep.Bytes, rep.Read, rep.Gaps = c.bytes, c.read, c.gaps
@@ -432,9 +439,9 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	return r, nil
 }
 
-// execute reads the sources and returns when everything they hold is durable
-// on at least one target or in the spool.
-func (r *backupRun) execute(ctx context.Context, d config.Dataset, stdin io.Reader) (format.Content, error) {
+// execute reads the sources, or the bucket that is the source, and returns when
+// everything they hold is durable on at least one target or in the spool.
+func (r *backupRun) execute(ctx context.Context, d config.Dataset, stdin io.Reader, source Bucket) (format.Content, error) {
 	started := r.l.s.now()
 	var root format.Content
 	g, gctx := errgroup.WithContext(ctx)
@@ -447,7 +454,9 @@ func (r *backupRun) execute(ctx context.Context, d config.Dataset, stdin io.Read
 	g.Go(func() error {
 		defer r.store.close()
 		var err error
-		if open := inputOf(gctx, d, stdin); open != nil {
+		if source != nil {
+			root, err = r.walk.objects(source, d.S3.URL)
+		} else if open := inputOf(gctx, d, stdin); open != nil {
 			root, err = r.walk.stream(d.Filename, started, open)
 		} else {
 			root, err = r.walk.tree("/", sourceTree(d.Sources))
@@ -494,6 +503,9 @@ func (r *backupRun) snapshot(d config.Dataset, root format.Content, rep BackupRe
 		inner := format.Root{Tree: root, Errors: rep.Gaps, Host: host, Program: "embassy"}
 		for _, s := range d.Sources {
 			inner.Sources = append(inner.Sources, []byte(s))
+		}
+		if !d.S3.IsZero() {
+			inner.Sources = append(inner.Sources, []byte(d.S3.URL))
 		}
 		return format.SealSnapshot(r.session, r.l.comp.Current(), summary, inner)
 	}

@@ -2,6 +2,7 @@ package embassy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -35,6 +36,7 @@ type site struct {
 	wrap    func(i int, t targets.Target) targets.Target // what a process sees of a target
 	catalog *memCatalog
 	root    *crypto.Root
+	bucket  *legacy // what a dataset with s3 is backed up from; nil: none
 
 	mu       sync.Mutex
 	findings []embassy.Finding
@@ -155,6 +157,12 @@ func (s *site) start() *embassy.Service {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.findings = append(s.findings, f)
+		},
+		Bucket: func(config.Bucket) (embassy.Bucket, error) {
+			if s.bucket == nil {
+				return nil, errors.New("no bucket")
+			}
+			return s.bucket, nil
 		},
 	})
 	if err != nil {

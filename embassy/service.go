@@ -25,6 +25,9 @@ type Options struct {
 	Log      *slog.Logger
 	Warn     func(Finding)  // called from several goroutines
 	Progress func(Progress) // called from one goroutine at a time
+
+	// Bucket opens what a dataset with s3 is backed up from; nil: none can be.
+	Bucket func(config.Bucket) (Bucket, error)
 }
 
 // Service is Embassy on one machine: it makes the nation, signs charters with
@@ -40,6 +43,7 @@ type Service struct {
 	log      *slog.Logger
 	warn     func(Finding)
 	progress func(Progress)
+	bucket   func(config.Bucket) (Bucket, error)
 }
 
 // shared is what the services of one process have in common.
@@ -64,7 +68,7 @@ func New(o Options) (*Service, error) {
 	s := &Service{
 		shared: &shared{own: semaphore.NewWeighted(1), room: semaphore.NewWeighted(copyRoom)},
 		site:   o.Site, order: o.Members, members: map[string]*Member{}, catalog: o.Catalog,
-		now: o.Now, log: o.Log, warn: o.Warn, progress: o.Progress,
+		now: o.Now, log: o.Log, warn: o.Warn, progress: o.Progress, bucket: o.Bucket,
 	}
 	if s.now == nil {
 		s.now = time.Now

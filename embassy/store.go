@@ -29,6 +29,8 @@ type store struct {
 	poly    func() (chunk.Polynomial, error) // derived for the first large file: that takes milliseconds
 	used    *packSet
 
+	readers int // files that are read at once
+
 	files  chan *pendingFile
 	pieces chan piece
 	small  chan []byte // free buffers; nil stands for one not yet allocated
@@ -59,7 +61,7 @@ type pendingFile struct {
 
 func newStore(cat Catalog, p *packer, w *format.Writer, used *packSet) *store {
 	s := &store{
-		catalog: cat, packer: p, writer: w, poly: sync.OnceValues(w.Polynomial), used: used,
+		catalog: cat, packer: p, writer: w, poly: sync.OnceValues(w.Polynomial), used: used, readers: fileReaders,
 		files: make(chan *pendingFile, 2*fileReaders), pieces: make(chan piece, smallBuffers),
 		small: make(chan []byte, smallBuffers), large: make(chan []byte, largeBuffers),
 	}
@@ -76,7 +78,7 @@ func newStore(cat Catalog, p *packer, w *format.Writer, used *packSet) *store {
 func (s *store) run(ctx context.Context) error {
 	workers, wctx := errgroup.WithContext(ctx)
 	var readers sync.WaitGroup
-	for range fileReaders {
+	for range s.readers {
 		readers.Go(func() {
 			split := sync.OnceValues(func() (*chunk.Splitter, error) {
 				p, err := s.poly()

@@ -36,7 +36,8 @@ type fileContent struct {
 	changed error
 	failed  error // why there is none
 	pending *pendingFile
-	wants   []chunk.ID // of a file that was read
+	wants   []chunk.ID    // of a file that was read
+	object  *bucketObject //  of a bucket; nil: a file
 }
 
 // recall returns the content of a file that was stored under another name of
@@ -181,7 +182,9 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 	w.counts.bytes += content.Size
 	if record != nil && !w.dry {
 		line := f.stat
-		line.Name, line.wants = cbor.ByteString(n.Name), f.wants
+		if line.wants = f.wants; f.object == nil { // whose name is that of its key
+			line.Name = cbor.ByteString(n.Name)
+		}
 		record.add(line, f.same)
 	}
 	w.seen.files.Add(1)
@@ -196,6 +199,9 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 func (w *walk) build(f *fileContent) (err error) {
 	if f.failed != nil {
 		return f.failed
+	}
+	if f.object != nil {
+		return f.object.build(f)
 	}
 	defer func() { f.failed = err }() // for its other names
 	for again := 0; ; again++ {
@@ -220,6 +226,11 @@ func (w *walk) build(f *fileContent) (err error) {
 			return err
 		}
 	}
+	return w.assemble(f)
+}
+
+// assemble makes the content of a file of what was read of it.
+func (w *walk) assemble(f *fileContent) error {
 	f.wants = f.pending.ids
 	c, err := format.BuildContent(f.pending.size, f.pending.ids, func(list []byte) (chunk.ID, error) {
 		id, err := w.putTree(list)

@@ -42,6 +42,14 @@ func Patiently(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, patienceKey{}, d)
 }
 
+type expectedKey struct{}
+
+// expecting returns a context in which the answer to a GET is an object, of so
+// many bytes.
+func expecting(ctx context.Context, length int64) context.Context {
+	return context.WithValue(ctx, expectedKey{}, length)
+}
+
 func newGuard(c S3Config) (*guard, error) {
 	var tlsConfig *tls.Config
 	if c.Secure {
@@ -103,11 +111,14 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp.Header.Del("Set-Cookie") // minio-go would keep them, and a host could send many
 	body := &boundedBody{body: resp.Body, ctx: ctx, cancel: cancel}
 	object := req.Method == http.MethodGet && req.Header.Get("Range") != ""
+	expected, whole := ctx.Value(expectedKey{}).(int64)
 	switch {
 	case resp.StatusCode >= http.StatusMultipleChoices:
 		body.limit = maxErrorBody
-	case object:
-		body.limit = maxObjectBody
+	case object, whole:
+		if body.limit = maxObjectBody; whole {
+			body.limit = expected + 1 // which its reader refuses
+		}
 		body.watch = newWatch(g.stall, "no byte came", cancel)
 	case req.Method == http.MethodGet:
 		body.limit = maxListBody

@@ -23,6 +23,11 @@ import (
 // hostile opens a bucket with short timeouts on a server that answers as it likes.
 func hostile(t *testing.T, answer http.HandlerFunc) *targets.S3 {
 	t.Helper()
+	return openS3(t, hostileConfig(t, answer))
+}
+
+func hostileConfig(t *testing.T, answer http.HandlerFunc) targets.S3Config {
+	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A server that has not read the whole request does not notice that
 		// its client has gone, so the end of the test ends the answer.
@@ -32,10 +37,10 @@ func hostile(t *testing.T, answer http.HandlerFunc) *targets.S3 {
 		answer(w, r.WithContext(ctx))
 	}))
 	t.Cleanup(srv.Close)
-	return openS3(t, targets.S3Config{
+	return targets.S3Config{
 		Endpoint: strings.TrimPrefix(srv.URL, "http://"), Bucket: "bucket", AccessKey: "key", SecretKey: "secret",
 		HeaderTimeout: 300 * time.Millisecond, StallTimeout: 300 * time.Millisecond, AnswerTimeout: 600 * time.Millisecond,
-	})
+	}
 }
 
 // s3Header makes an answer look like one from S3.

@@ -65,21 +65,29 @@ func (s *S3) list(ctx context.Context, prefix string, versions bool, yield func(
 		query.Set("list-type", "2")
 	}
 	order := order{prefix: prefix, versions: versions}
+	return s.pages(ctx, query, func(e listEntry, encoded bool) (bool, error) {
+		v, err := s.version(e, encoded)
+		if err == nil {
+			err = order.next(v)
+		}
+		if err != nil {
+			return false, err
+		}
+		return CheckName(v.Name) != nil || yield(v), nil
+	})
+}
+
+// pages gives the entries of a listing to each, page after page, until that
+// returns false or an error.
+func (s *S3) pages(ctx context.Context, query url.Values, each func(e listEntry, encoded bool) (bool, error)) error {
 	for empty := 0; ; {
 		page, err := s.page(ctx, query)
 		if err != nil {
 			return err
 		}
 		for _, e := range page.entries {
-			v, err := s.version(e, page.encoded)
-			if err == nil {
-				err = order.next(v)
-			}
-			if err != nil {
+			if more, err := each(e, page.encoded); err != nil || !more {
 				return err
-			}
-			if CheckName(v.Name) == nil && !yield(v) {
-				return nil
 			}
 		}
 		if empty++; len(page.entries) > 0 {
@@ -169,6 +177,7 @@ type listEntry struct {
 	Key       string    `xml:"Key"`
 	Size      int64     `xml:"Size"`
 	Modified  time.Time `xml:"LastModified"`
+	ETag      string    `xml:"ETag"`
 	VersionID string    `xml:"VersionId"`
 	Latest    bool      `xml:"IsLatest"`
 	marker    bool

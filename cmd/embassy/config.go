@@ -254,6 +254,8 @@ func ruleText(r policy.Rule) string {
 func datasetText(d config.Dataset) string {
 	from := strings.Join(d.Sources, ", ")
 	switch {
+	case !d.S3.IsZero():
+		from = d.S3.URL
 	case !d.Command.IsZero():
 		from = "output of " + printable(strings.Join(d.Command.Args, " ")) + ", as " + d.Filename
 	case d.Stdin:

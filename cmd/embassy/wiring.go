@@ -129,13 +129,23 @@ func openTarget(t config.Target, dir func(path string) (*targets.Dir, error)) (t
 	if err != nil {
 		return nil, err
 	}
-	return open.Target(loc, open.Credentials{
-		AccessKeyEnv: t.Credentials.AccessKeyEnv, SecretKeyEnv: t.Credentials.SecretKeyEnv,
-		File: t.Credentials.File, Profile: t.Credentials.Profile,
-	}, open.Options{
+	return open.Target(loc, keysOf(t.Credentials), open.Options{
 		CAFile: t.CAFile, Region: t.Region, Insecure: t.Insecure, Dir: dir,
 		Lock: targets.LockRule{Mode: t.Lock.Mode, For: t.Lock.Period()},
 	})
+}
+
+func keysOf(c config.Credentials) open.Credentials {
+	return open.Credentials{AccessKeyEnv: c.AccessKeyEnv, SecretKeyEnv: c.SecretKeyEnv, File: c.File, Profile: c.Profile}
+}
+
+// openBucket opens a bucket that a dataset is backed up from.
+func openBucket(b config.Bucket) (embassy.Bucket, error) {
+	loc, err := targets.Parse(b.URL)
+	if err != nil {
+		return nil, err
+	}
+	return open.Bucket(loc, keysOf(b.Credentials), open.Options{CAFile: b.CAFile, Region: b.Region, Insecure: b.Insecure})
 }
 
 // openCatalog opens the catalog of this machine. One that is damaged, or that
@@ -275,6 +285,7 @@ func (s *site) service() (*embassy.Service, error) {
 	}
 	o := embassy.Options{
 		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
+		Bucket: openBucket,
 	}
 	if s.catalog != nil { // a nil *Catalog is no nil Catalog
 		o.Catalog = s.catalog

@@ -120,7 +120,7 @@ type Compartment struct {
 }
 
 // Dataset is a unit of sources, schedule and restore priority. What it holds
-// comes from Sources, from Command or from Stdin: from one of the three.
+// comes from Sources, from S3, from Command or from Stdin: from one of them.
 type Dataset struct {
 	Name        string
 	Compartment string
@@ -132,9 +132,10 @@ type Dataset struct {
 	ExcludeCaches     bool  // so is what folders with a valid CACHEDIR.TAG hold
 	ExcludeLargerThan int64 // so are regular files of more bytes; zero: no bound
 
-	Command  Program // its output is what is backed up
+	S3       Bucket  // its objects are what is backed up
+	Command  Program // its output is
 	Stdin    bool    // the input of the backup is
-	Filename string  // of that output or input in the snapshot; the dataset's name unless given; empty with Sources
+	Filename string  // of that output or input in the snapshot; the dataset's name unless given; empty with Sources and S3
 
 	Pre, Post Program // run before and after a backup
 

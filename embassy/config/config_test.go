@@ -250,12 +250,12 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, d := range c.Datasets {
 			origins := 0
-			for _, is := range []bool{len(d.Sources) > 0, !d.Command.IsZero(), d.Stdin} {
+			for _, is := range []bool{len(d.Sources) > 0, !d.S3.IsZero(), !d.Command.IsZero(), d.Stdin} {
 				if is {
 					origins++
 				}
 			}
-			if origins != 1 || (d.Filename == "") != (len(d.Sources) > 0) {
+			if origins != 1 || (d.Filename == "") != (len(d.Sources) > 0 || !d.S3.IsZero()) {
 				t.Fatalf("dataset from %d origins: %+v", origins, d)
 			}
 			if _, ok := c.Compartment(d.Compartment); !ok || d.Retention.MinAge <= 0 || c.Keyless() {

@@ -10,10 +10,12 @@ import (
 // origin gathers the keys that a dataset gives about where its data comes
 // from, by the origin that they belong to.
 type origin struct {
-	files, commands, inputs []givenKey
-	streams                 []givenKey // of a command or the input
-	schedules               []givenKey // of all but the input
-	need                    string     // what to write for sources; empty: they are not needed
+	files, commands, inputs, buckets []givenKey
+
+	trees     []givenKey // of files or a bucket
+	streams   []givenKey // of a command or the input
+	schedules []givenKey // of all but the input
+	need      string     // what to write for sources; empty: they are not needed
 }
 
 // givenKey is a key that stands in the file.
@@ -49,18 +51,24 @@ func (s *sections) oneOrigin(n *yaml.Node, d *Dataset, o origin) {
 		}
 	}
 	switch {
+	case given(n, "s3"):
+		refuse(o.files, "with s3: what is stored is the bucket", "remove it, or make a dataset of its own for the files")
+		refuse(o.commands, "with s3", "remove it, or remove s3")
+		refuse(o.inputs, "with s3", "remove it, or remove s3")
+		refuse(o.streams, "with s3, whose objects keep their names", "remove it")
+		return
 	case given(n, "command"):
-		refuse(o.files, "with a command, whose output is all that is stored", "remove it, or make a dataset of its own for the files")
+		refuse(append(o.files, o.trees...), "with a command, whose output is all that is stored", "remove it, or make a dataset of its own for the files")
 		refuse(o.inputs, "with a command", "remove it, or remove command")
 	case d.Stdin:
-		refuse(o.files, "with stdin, which is all that is stored", "remove it, or make a dataset of its own for the files")
+		refuse(append(o.files, o.trees...), "with stdin, which is all that is stored", "remove it, or make a dataset of its own for the files")
 		refuse(o.commands, "with stdin", "remove it, or remove stdin")
 		refuse(o.schedules, "with stdin: nobody feeds a scheduled run", `remove it and run "embassy backup `+d.Name+` <FILE", or write a command instead of stdin`)
 	default:
 		refuse(o.commands, "without a command", `write "command: [PROGRAM, ARGUMENT]", or remove it`)
 		refuse(o.streams, "with sources, which keep their names", "remove it")
 		if o.need == "" && !given(n, "sources") {
-			s.fail(n, "a dataset has no sources", `write "sources: [/PATH]", "command: [PROGRAM, ARGUMENT]" or "stdin: true"`)
+			s.fail(n, "a dataset has no sources", `write "sources: [/PATH]", "command: [PROGRAM, ARGUMENT]", "s3: {url: s3+https://HOST/BUCKET}" or "stdin: true"`)
 		}
 		return
 	}

@@ -33,28 +33,17 @@ type sections struct {
 // it goes, so that what refers to it is not wrong as well.
 func (s *sections) target(n *yaml.Node) {
 	var t Target
-	var s3Only []key // given keys that mean nothing for a directory
-	var at []*yaml.Node
-	s3 := func(name string, read func(*yaml.Node)) key {
-		return key{name, func(n *yaml.Node) {
-			s3Only, at = append(s3Only, key{name: name}), append(at, n)
-			read(n)
-		}, ""}
-	}
-	var file *yaml.Node
-	s.mapping(n, "a target",
-		key{"name", s.name("a target", s.taken, &t.Name), `write "name: NAME"`},
-		s3("insecure", s.boolean("insecure", &t.Insecure)),
-		s3("credentials", s.credentials(&t.Credentials)),
-		s3("credentials_file", func(n *yaml.Node) {
-			file = n
-			s.path("credentials_file", &t.Credentials.File)(n)
-		}),
-		s3("credentials_profile", s.string("credentials_profile", &t.Credentials.Profile)),
-		s3("ca_file", s.path("ca_file", &t.CAFile)),
-		s3("region", s.string("region", &t.Region)),
-		s3("lock", s.lock(&t.Lock)),
-		key{"url", s.url(&t), `write "url: s3+https://HOST/BUCKET" or "url: dir:/PATH"`},
+	var a access
+	keys := append([]key{{"name", s.name("a target", s.taken, &t.Name), `write "name: NAME"`}}, s.accessKeys(&a)...)
+	s.mapping(n, "a target", append(keys,
+		s.of(&a.s3Only, "lock", s.lock(&t.Lock), ""),
+		key{"url", s.url(&a, func(n *yaml.Node, at targets.Location) {
+			if other := s.stores[at]; other != nil {
+				s.fail(n, "this url is already used"+line(other)+", and one store holds only one copy", "remove one of them, or write another url")
+				return
+			}
+			s.stores[at] = n
+		}), `write "url: s3+https://HOST/BUCKET" or "url: dir:/PATH"`},
 		key{"jurisdiction", s.text("jurisdiction", func(n *yaml.Node, text string) { t.Jurisdiction = s.code(n, text) }), ""},
 		key{"legal_regimes", s.strings("legal_regimes", &t.LegalRegimes, func(n *yaml.Node, text string) (string, bool) {
 			code := s.code(n, text)
@@ -65,20 +54,14 @@ func (s *sections) target(n *yaml.Node) {
 		key{"clearance", s.string("clearance", &t.Clearance), ""},
 		key{"limit_upload", s.rate("limit_upload", &t.Limits.Upload), ""},
 		key{"limit_download", s.rate("limit_download", &t.Limits.Download), ""},
-	)
-	if strings.HasPrefix(t.URL, "dir:") {
-		for i, k := range s3Only {
-			s.fail(at[i], k.name+" means nothing for a directory", "remove it, or give the target an s3+https:// URL")
+	)...)
+	if strings.HasPrefix(a.URL, "dir:") {
+		for _, k := range a.s3Only {
+			s.fail(k.at, k.name+" means nothing for a directory", "remove it, or give the target an s3+https:// URL")
 		}
 	}
-	switch c := &t.Credentials; {
-	case file != nil && c.AccessKeyEnv != "":
-		s.fail(file, "the target has both credentials and credentials_file", "keep one of them")
-	case file == nil && c.Profile != "":
-		s.fail(n, "credentials_profile is given without credentials_file", `add "credentials_file: PATH" or remove it`)
-	case file != nil && c.Profile == "":
-		c.Profile = "default"
-	}
+	s.complete(n, "the target", &a)
+	t.URL, t.Credentials, t.CAFile, t.Region, t.Insecure = a.URL, a.Credentials, a.CAFile, a.Region, a.Insecure
 	s.Targets = append(s.Targets, t)
 	s.named = append(s.named, n)
 }
@@ -129,39 +112,6 @@ func (s *sections) code(n *yaml.Node, text string) string {
 		return ""
 	}
 	return code
-}
-
-// url takes the URL of a target; t.Insecure is already set.
-func (s *sections) url(t *Target) func(*yaml.Node) {
-	return s.text("url", func(n *yaml.Node, text string) {
-		at, err := targets.Parse(text)
-		if err != nil {
-			s.fail(n, err.Error(), "")
-			return
-		}
-		if at.Scheme == targets.SchemeDir {
-			var ok bool
-			if at.Path, ok = s.resolve(n, "the path of dir:", at.Path); !ok {
-				return
-			}
-		}
-		if t.URL, _ = s.bounded("url")(n, at.String()); t.URL == "" {
-			return
-		}
-		plain := at.Scheme == targets.SchemeS3HTTP
-		if plain && !t.Insecure && !loopback(at.Endpoint) {
-			s.fail(n, "s3+http would send everything unencrypted to "+quote(at.Endpoint), `write s3+https, or add "insecure: true" when the network itself is trusted`)
-		}
-		if t.Insecure && !plain {
-			s.fail(n, "insecure is meant for s3+http only", "remove insecure")
-		}
-		at.Endpoint = strings.ToLower(at.Endpoint)
-		if other := s.stores[at]; other != nil {
-			s.fail(n, "this url is already used"+line(other)+", and one store holds only one copy", "remove one of them, or write another url")
-			return
-		}
-		s.stores[at] = n
-	})
 }
 
 // loopback reports whether an endpoint, with or without a port, is this machine.
@@ -368,7 +318,7 @@ func (s *sections) dataset(n *yaml.Node) {
 		needCompartment = `write "compartment: NAME" with ` + among(names)
 	}
 	o := origin{need: `write "sources: [/PATH]"`}
-	if given(n, "command") || given(n, "stdin") {
+	if given(n, "command") || given(n, "stdin") || given(n, "s3") {
 		o.need = ""
 	}
 	s.mapping(n, "a dataset",
@@ -386,14 +336,15 @@ func (s *sections) dataset(n *yaml.Node) {
 				s.fail(n, "sources is an empty list", `write "sources: [/PATH]"`)
 			}
 		}, o.need),
-		s.of(&o.files, "exclude", s.strings("exclude", &d.Exclude), ""),
+		s.of(&o.trees, "exclude", s.strings("exclude", &d.Exclude), ""),
 		s.of(&o.files, "one_file_system", s.boolean("one_file_system", &d.OneFileSystem), ""),
 		s.of(&o.files, "exclude_caches", s.boolean("exclude_caches", &d.ExcludeCaches), ""),
-		s.of(&o.files, "exclude_larger_than", s.quantity("exclude_larger_than", "size", ParseSize, &d.ExcludeLargerThan,
+		s.of(&o.trees, "exclude_larger_than", s.quantity("exclude_larger_than", "size", ParseSize, &d.ExcludeLargerThan,
 			"write a number of bytes, or one with a unit such as 500MB or 1GiB"), ""),
 		s.of(&o.commands, "command", s.words("command", &d.Command.Args), ""),
 		s.of(&o.commands, "timeout", s.duration("timeout", &d.Command.Timeout), ""),
 		s.of(&o.inputs, "stdin", s.boolean("stdin", &d.Stdin), ""),
+		s.of(&o.buckets, "s3", s.bucket(&d.S3), ""),
 		s.of(&o.streams, "filename", s.text("filename", func(n *yaml.Node, text string) { d.Filename = s.filename(n, text) }), ""),
 		key{"pre", s.hook("pre", &d.Pre), ""},
 		key{"post", s.hook("post", &d.Post), ""},

@@ -52,17 +52,31 @@ func Target(loc targets.Location, creds Credentials, o Options) (targets.Target,
 	return targets.Limit(t, o.Upload, o.Download), nil
 }
 
-func s3(loc targets.Location, creds Credentials, o Options) (targets.Target, error) {
-	k, err := creds.find()
+// Bucket opens a bucket of others to be read. The limits are not used.
+func Bucket(loc targets.Location, creds Credentials, o Options) (*targets.Bucket, error) {
+	c, err := s3Config(loc, creds, o)
 	if err != nil {
 		return nil, err
 	}
-	return targets.OpenS3(targets.S3Config{
+	return targets.OpenBucket(c)
+}
+
+func s3(loc targets.Location, creds Credentials, o Options) (targets.Target, error) {
+	c, err := s3Config(loc, creds, o)
+	if err != nil {
+		return nil, err
+	}
+	return targets.OpenS3(c)
+}
+
+func s3Config(loc targets.Location, creds Credentials, o Options) (targets.S3Config, error) {
+	k, err := creds.find()
+	return targets.S3Config{
 		Endpoint: loc.Endpoint, Secure: loc.Scheme == targets.SchemeS3HTTPS,
 		Bucket: loc.Bucket, Prefix: loc.Prefix, Region: o.Region,
 		AccessKey: k.access, SecretKey: k.secret, SessionToken: k.session,
 		CAFile: o.CAFile, Insecure: o.Insecure, Lock: o.Lock,
-	})
+	}, err
 }
 
 func directory(loc targets.Location, _ Credentials, o Options) (targets.Target, error) {
