@@ -47,13 +47,13 @@ type objectTree struct {
 	in     *objectFolder             // that of the last key
 	line   []objectItem              // in the order of the listing
 	self   format.Node               // what all nodes have in common
-	lists  map[string][]format.Xattr // the attributes of many objects; at most maxLists
+	lists  map[string][]format.Xattr // the attributes of many objects; at most maxListings
 	listed bool                      // there was an object
 	failed int                       // objects in a row that could not be read though the store answered
 	lost   error                     // why the first object of all is not in the snapshot; nil: none was lost
 }
 
-const maxLists = 1 << 10
+const maxListings = 1 << 10
 
 // objectFolder is a folder of which not every key has been listed, or not
 // every object was read.
@@ -318,7 +318,7 @@ func (t *objectTree) shared(list []format.Xattr) []format.Xattr {
 	if known, ok := t.lists[all.String()]; ok {
 		return known
 	}
-	if len(t.lists) < maxLists {
+	if len(t.lists) < maxListings {
 		t.lists[all.String()] = list
 	}
 	return list
