@@ -43,14 +43,31 @@ func TestBackupChangingFile(t *testing.T) {
 					t.Error(err)
 				}
 			}
+			var changing sync.WaitGroup
+			done := make(chan struct{})
 			if rests {
 				change = sync.OnceFunc(change)
+			} else {
+				again := change
+				change = func() {}
+				changing.Go(func() {
+					for {
+						select {
+						case <-done:
+							return
+						default:
+							again()
+						}
+					}
+				})
 			}
 			service, err := embassy.New(embassy.Options{Site: s.config, Members: s.members(), Catalog: hookedCatalog{s.catalog, change}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			reports, err := service.Backup(t.Context(), embassy.BackupOptions{})
+			close(done)
+			changing.Wait()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -24,10 +23,13 @@ type watch struct {
 
 // watch starts to tell. What is expected is what the last snapshot held, if any.
 func (r *backupRun) watch(ctx context.Context, d config.Dataset, last newest) *watch {
+	w := &watch{end: func() {}}
+	w.phase.Store("backup")
+	if r.l.s.progress == nil {
+		return w
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	whole, scanned := r.walk.filter.expect(ctx, d, last)
-	w := &watch{}
-	w.phase.Store("backup")
 	started := r.l.s.now()
 	tell := func() {
 		r.l.s.progress(Progress{
@@ -96,21 +98,21 @@ func (e *expected) scan(ctx context.Context, f *filter, path string, fi fs.FileI
 	case !fi.IsDir() || f.foreign(path, here, above):
 		return
 	}
-	entries, err := os.ReadDir(path)
+	d, err := os.Open(path)
 	if err != nil {
 		return
 	}
-	cache := f.cache(path, path, entries)
-	for _, entry := range entries {
-		if cache && entry.Name() != cacheTag {
-			continue
-		}
-		child := filepath.Join(path, entry.Name())
-		if f.excluded(child, entry.IsDir()) {
-			continue
-		}
-		if fi, err := os.Lstat(child); err == nil && !f.tooLarge(fi) {
-			e.scan(ctx, f, child, fi, here)
+	defer d.Close()
+	cache := f.cache(path, path, []string{cacheTag})
+	for err == nil {
+		var names []string
+		names, err = d.Readdirnames(1 << 10)
+		for _, name := range names {
+			child := below(path, name)
+			fi, err := lstatAt(d, child, name)
+			if err == nil && !f.excluded(child, fi.IsDir()) && !f.tooLarge(fi) && (!cache || name == cacheTag) {
+				e.scan(ctx, f, child, fi, here)
+			}
 		}
 	}
 }

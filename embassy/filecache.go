@@ -32,7 +32,14 @@ type cachedFile struct {
 	Xattrs  []format.Xattr  `cbor:"8,keyasint,omitempty"`
 	Holes   []uint64        `cbor:"9,keyasint,omitempty"`
 
-	wants []chunk.ID // chunks whose packs are not known yet
+	wants []chunk.ID  // chunks whose packs are not known yet
+	from  *remembered // nil: it was not remembered
+}
+
+// remembered is the record that a file was found in.
+type remembered struct {
+	part, files int
+	last        bool
 }
 
 func statOf(fi fs.FileInfo) cachedFile {
@@ -111,12 +118,12 @@ type dirCursor struct {
 	path  string
 	next  int // part to be read
 	part  cachedPart
+	from  *remembered
 	at    int
-	same  bool // no remembered file is gone so far
 }
 
 func (c *fileCache) open(path string) *dirCursor {
-	d := &dirCursor{cache: c, path: path, same: true}
+	d := &dirCursor{cache: c, path: path}
 	d.load()
 	return d
 }
@@ -130,8 +137,8 @@ func (d *dirCursor) load() {
 	d.next++
 	if !ok || cbor.Unmarshal(raw, &d.part) != nil || d.part.Shape != cacheShape {
 		d.part = cachedPart{Last: true}
-		d.same = false
 	}
+	d.from = &remembered{d.next - 1, len(d.part.Files), d.part.Last}
 }
 
 // find returns what is remembered of a name, or nil. Names ascend.
@@ -144,9 +151,9 @@ func (d *dirCursor) find(name string) *cachedFile {
 			}
 			d.at++
 			if string(f.Name) == name {
+				f.from = d.from
 				return f
 			}
-			d.same = false // a remembered file is gone
 		}
 		if d.part.Last {
 			return nil
@@ -181,7 +188,7 @@ type dirRecord struct {
 	next  int
 	part  cachedPart
 	heavy int  // weight of part
-	fresh bool // something is not as it was remembered
+	fresh bool // something in part is not as it was remembered, or was in another one
 }
 
 func (c *fileCache) record(path string) *dirRecord { return &dirRecord{cache: c, path: path} }
@@ -189,29 +196,31 @@ func (c *fileCache) record(path string) *dirRecord { return &dirRecord{cache: c,
 // add appends a file; same says that it is as it was remembered.
 func (r *dirRecord) add(f cachedFile, same bool) {
 	r.part.Files = append(r.part.Files, f)
-	r.fresh = r.fresh || !same
+	r.fresh = r.fresh || !same || f.from != r.part.Files[0].from
 	if r.heavy += f.weight(); r.heavy >= cachePart {
 		r.flush(false)
 	}
 }
 
-// close ends the folder. One that is as its cursor remembers it is not
-// written again.
+// close ends the folder; was has gone through what is remembered of it.
 func (r *dirRecord) close(was *dirCursor) {
-	unchanged := was.same && was.next == 1 && was.part.Last && was.at == len(was.part.Files)
-	if unchanged && !r.fresh && r.next == 0 {
-		return
+	if len(r.part.Files)+len(was.part.Files) > 0 || was.next != r.next+1 {
+		r.flush(true)
 	}
-	r.flush(true)
 }
 
+// flush ends a part. One that is remembered just so is not written again.
 func (r *dirRecord) flush(last bool) {
 	c := r.cache
+	if n := len(r.part.Files); n > 0 && !r.fresh && *r.part.Files[0].from == (remembered{r.next, n, last}) {
+		r.next, r.part.Files, r.heavy = r.next+1, r.part.Files[:0], 0
+		return
+	}
 	r.part.Last, r.part.Shape = last, cacheShape
 	c.waiting = append(c.waiting, waitingPart{partKey(r.path, r.next), r.part, r.heavy})
 	c.weight += r.heavy
 	c.added += r.heavy
-	r.next, r.part, r.heavy = r.next+1, cachedPart{}, 0
+	r.next, r.part, r.heavy, r.fresh = r.next+1, cachedPart{}, 0, false
 	if len(c.waiting) >= max(cacheBatch, 2*c.left) || c.added > cachePress {
 		c.settle()
 	}

@@ -24,7 +24,7 @@ type Options struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 	Warn     func(Finding)  // called from several goroutines
-	Progress func(Progress) // called from one goroutine at a time
+	Progress func(Progress) // called from one goroutine at a time; nil: nobody watches
 
 	// Bucket opens what a dataset with s3 is backed up from; nil: none can be.
 	Bucket func(config.Bucket) (Bucket, error)
@@ -78,9 +78,6 @@ func New(o Options) (*Service, error) {
 	}
 	if s.warn == nil {
 		s.warn = func(Finding) {}
-	}
-	if s.progress == nil {
-		s.progress = func(Progress) {}
 	}
 	for _, m := range o.Members {
 		s.members[m.Name] = m

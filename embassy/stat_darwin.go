@@ -16,5 +16,8 @@ func sysStat(fi fs.FileInfo) (st sysInfo) {
 	return st
 }
 
+// lstatAt is os.Lstat of a name in an open folder, which is also reached by path.
+func lstatAt(_ *os.File, path, _ string) (fs.FileInfo, error) { return os.Lstat(path) }
+
 // reach is the path by which what lies in an open folder is reached: its own.
 func reach(_ *os.File, at string) string { return at }

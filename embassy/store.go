@@ -50,6 +50,7 @@ type piece struct {
 type pendingFile struct {
 	open func() (io.ReadCloser, error)
 	hint int64 // expected size
+	firm bool  // whoever opens it finds out by itself when there was more
 
 	done chan struct{}
 	left sync.WaitGroup
@@ -166,8 +167,12 @@ func (f *pendingFile) read(ctx context.Context, s *store, splitter func() (*chun
 			f.fail(err)
 			return
 		}
-		n, err := io.ReadFull(r, buf)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
+		want := buf
+		if f.firm {
+			want = buf[:f.hint]
+		}
+		n, err := io.ReadFull(r, want)
+		if f.firm && err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
 			if n == 0 {
 				s.small <- buf
 				return

@@ -218,14 +218,14 @@ func (w *walk) dir(path, at string, id fileID) (format.Content, error) {
 		return t.Finish()
 	}
 	defer d.Close()
-	entries, err := d.ReadDir(-1)
+	names, err := d.Readdirnames(-1)
 	if err != nil {
 		w.gap(path, err)
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	if w.filter.cache(path, at, entries) {
+	slices.Sort(names)
+	if w.filter.cache(path, at, names) {
 		w.counts.left.Caches++
-		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() != cacheTag })
+		names = []string{cacheTag}
 	}
 	known, record := w.cache.open(path), w.cache.record(path)
 	var line []waitingNode
@@ -246,13 +246,13 @@ func (w *walk) dir(path, at string, id fileID) (format.Content, error) {
 		}
 		return nil
 	}
-	for _, e := range entries {
-		child, real := filepath.Join(path, e.Name()), filepath.Join(at, e.Name())
-		if w.filter.excluded(child, e.IsDir()) {
+	for _, name := range names {
+		child, real := below(path, name), below(at, name)
+		fi, err := lstatAt(d, real, name)
+		if w.filter.excluded(child, err == nil && fi.IsDir()) {
 			w.counts.left.Excluded++
 			continue
 		}
-		fi, err := os.Lstat(real)
 		if err != nil {
 			w.gap(child, err)
 			continue
@@ -262,7 +262,7 @@ func (w *walk) dir(path, at string, id fileID) (format.Content, error) {
 			w.counts.left.LargerBytes += uint64(fi.Size())
 			continue
 		}
-		wn := waitingNode{path: child, node: w.node(e.Name(), fi)}
+		wn := waitingNode{path: child, node: w.node(name, fi)}
 		if wn.node.Type == format.File {
 			if wn.file, err = w.recall(real, child, fi, known); err != nil {
 				return format.Content{}, err
@@ -312,6 +312,20 @@ func (w *walk) putTree(list []byte) (chunk.ID, error) {
 	return w.keeper.keep(w.ctx, format.TreeChunk, list)
 }
 
+// below is the path of a name in a folder.
+func below(folder, name string) string {
+	if strings.HasSuffix(folder, string(filepath.Separator)) {
+		return folder + name
+	}
+	return folder + string(filepath.Separator) + name
+}
+
+// specialBits are those of a mode beyond the permissions, in fs and in a node.
+var specialBits = [...]struct {
+	mode fs.FileMode
+	node uint32
+}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}}
+
 // node describes a file without its content.
 func (w *walk) node(name string, fi fs.FileInfo) format.Node {
 	st := sysStat(fi)
@@ -323,9 +337,9 @@ func (w *walk) node(name string, fi fs.FileInfo) format.Node {
 	if st.names > 1 && !fi.IsDir() {
 		n.Hard = w.links.number(st.file)
 	}
-	for bit, mode := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
-		if fi.Mode()&bit != 0 {
-			n.Mode |= mode
+	for _, bit := range specialBits {
+		if fi.Mode()&bit.mode != 0 {
+			n.Mode |= bit.node
 		}
 	}
 	switch m := fi.Mode(); {

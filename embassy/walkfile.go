@@ -29,6 +29,7 @@ const (
 type fileContent struct {
 	at      string      // where it is opened
 	fi      fs.FileInfo // of the reading; nil: as it is remembered
+	then    fs.FileInfo // of the same file when it was read; nil: that is not known
 	stat    cachedFile
 	gaps    []error // of the reading: attributes that were not to be had
 	same    bool
@@ -71,17 +72,17 @@ func (w *walk) content(at string, fi fs.FileInfo) (*fileContent, error) {
 
 // read starts to read the content of a file that was looked at as fi.
 func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
-	c.fi, c.stat = fi, statOf(fi)
+	c.fi, c.then, c.stat = fi, nil, statOf(fi)
 	if w.dry {
 		return nil
 	}
-	c.stat.Xattrs, c.gaps = readAttributes(c.at)
-	c.pending = &pendingFile{hint: c.stat.Size, open: func() (io.ReadCloser, error) {
+	c.pending = &pendingFile{hint: c.stat.Size, firm: true, open: func() (io.ReadCloser, error) {
 		f, err := c.open()
 		if err != nil {
 			return nil, sourceError{err}
 		}
-		return sourceReader{f, &w.seen.bytes}, nil
+		c.stat.Xattrs, c.gaps = readAttributes(openAttributes{f})
+		return sourceReader{&sourceFile{f, c}, &w.seen.bytes}, nil
 	}}
 	return w.store.submit(w.ctx, c.pending)
 }
@@ -211,10 +212,10 @@ func (w *walk) build(f *fileContent) (err error) {
 			return failed
 		}
 		w.counts.read += f.pending.size
-		fi, err := os.Lstat(f.at)
-		if failed == nil && err == nil && f.stat.sameStat(statOf(fi)) && f.pending.size == uint64(f.stat.Size) {
+		if failed == nil && f.then != nil && f.stat.sameStat(statOf(f.then)) && f.pending.size == uint64(f.stat.Size) {
 			break
 		}
+		fi, err := os.Lstat(f.at)
 		if err != nil || !fi.Mode().IsRegular() || again == rereads {
 			if failed != nil {
 				return failed
@@ -249,26 +250,57 @@ func (w *walk) assemble(f *fileContent) error {
 
 var errChanged = errors.New("changed while it was read: the snapshot may hold a mixture")
 
+// sourceFile looks once more at a file that was read.
+type sourceFile struct {
+	*os.File
+	of *fileContent
+}
+
+func (f *sourceFile) Close() error {
+	if fi, err := f.Stat(); err == nil {
+		f.of.then = fi
+	}
+	return f.File.Close()
+}
+
+// attributeSource is what has extended attributes.
+type attributeSource interface {
+	list() ([]string, error)
+	get(name string) ([]byte, error)
+}
+
+// namedAttributes are those of a name, of a symbolic link its own.
+type namedAttributes string
+
+func (n namedAttributes) list() ([]string, error)         { return xattr.LList(string(n)) }
+func (n namedAttributes) get(name string) ([]byte, error) { return xattr.LGet(string(n), name) }
+
+// openAttributes are those of an open file.
+type openAttributes struct{ *os.File }
+
+func (o openAttributes) list() ([]string, error)         { return xattr.FList(o.File) }
+func (o openAttributes) get(name string) ([]byte, error) { return xattr.FGet(o.File, name) }
+
 // attributes reads the extended attributes of a name, and names what it cannot.
 func (w *walk) attributes(at, path string) []format.Xattr {
-	list, gaps := readAttributes(at)
+	list, gaps := readAttributes(namedAttributes(at))
 	for _, err := range gaps {
 		w.gap(path, err)
 	}
 	return list
 }
 
-// readAttributes reads the extended attributes of a name, which ACLs and
-// capabilities are, and says which could not be had.
-func readAttributes(at string) (list []format.Xattr, gaps []error) {
-	names, err := xattr.LList(at)
+// readAttributes reads extended attributes, which ACLs and capabilities are,
+// and says which could not be had.
+func readAttributes(of attributeSource) (list []format.Xattr, gaps []error) {
+	names, err := of.list()
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		gaps = append(gaps, fmt.Errorf("extended attributes: %w", bare(err)))
 	}
 	slices.Sort(names)
 	sum := 0
 	for _, name := range names {
-		value, err := xattr.LGet(at, name)
+		value, err := of.get(name)
 		if errors.Is(err, xattr.ENOATTR) {
 			continue // gone since
 		}

@@ -67,10 +67,8 @@ const (
 
 // cache reports whether a folder, which is opened as at, is a cache. A tag that
 // cannot be read makes none: what is in doubt is stored.
-func (f *filter) cache(path, at string, entries []fs.DirEntry) bool {
-	if !f.caches || f.sources[path] || !slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
-		return e.Name() == cacheTag && e.Type().IsRegular()
-	}) {
+func (f *filter) cache(path, at string, names []string) bool {
+	if !f.caches || f.sources[path] || !slices.Contains(names, cacheTag) {
 		return false
 	}
 	tag, err := openFile(filepath.Join(at, cacheTag))
@@ -78,6 +76,9 @@ func (f *filter) cache(path, at string, entries []fs.DirEntry) bool {
 		return false
 	}
 	defer tag.Close()
+	if fi, err := tag.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return false
+	}
 	start := make([]byte, len(cacheSignature))
 	_, err = io.ReadFull(tag, start)
 	return err == nil && string(start) == cacheSignature

@@ -110,6 +110,14 @@ func (s *screen) warned() bool {
 // say prints an event. Nobody can be told that stderr is gone.
 func (s *screen) say(e event) { _, _ = s.write(e.line(s.json)) }
 
+// teller returns progress, or nil when nobody wants to see it.
+func (s *screen) teller() func(embassy.Progress) {
+	if !s.wanted {
+		return nil
+	}
+	return s.progress
+}
+
 // progress shows where the run is.
 func (s *screen) progress(p embassy.Progress) {
 	s.mu.Lock()

@@ -51,7 +51,7 @@ func (d *daemon) jobs() []schedule.Job {
 // runJob does one scheduled run.
 func (d *daemon) runJob(ctx context.Context, name string, do doing) schedule.Outcome {
 	run := d.logRun(name, "schedule")
-	exit, text, err := do(ctx, d.service.With(warnTo(run.log), func(embassy.Progress) {}, run.log))
+	exit, text, err := do(ctx, d.service.With(warnTo(run.log), nil, run.log))
 	if ctx.Err() != nil && (err != nil || exit != 0) {
 		run.end(130, "cut short, goes on at the next start")
 		return schedule.Cut

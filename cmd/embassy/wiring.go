@@ -281,10 +281,10 @@ func (con *console) viewing(ctx context.Context, l limits, open opening, dataset
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
 	if s.shared != nil {
-		return s.shared.service.With(s.screen.warn, s.screen.progress, s.log), nil
+		return s.shared.service.With(s.screen.warn, s.screen.teller(), s.log), nil
 	}
 	o := embassy.Options{
-		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
+		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.teller(),
 		Bucket: openBucket,
 	}
 	if s.catalog != nil { // a nil *Catalog is no nil Catalog
@@ -370,7 +370,7 @@ func (s *site) view(ctx context.Context, keys *embassy.Keys) (*embassy.View, err
 	}
 	view, err := embassy.OpenView(ctx, embassy.ViewOptions{
 		Keys: keys, Members: s.members, Order: service.Ranked,
-		Log: s.log, Warn: s.screen.warn, Progress: s.screen.progress,
+		Log: s.log, Warn: s.screen.warn, Progress: s.screen.teller(),
 	})
 	return view, s.brief(err)
 }
