@@ -179,20 +179,18 @@ func (t *objectTree) add(e targets.Entry) error {
 	name := objectName(part)
 	switch {
 	case t.in.skip:
-		return nil
 	case t.filter.excluded(t.in.path+name, false):
 		t.counts.left.Excluded++
-		return nil
 	case t.filter.largest > 0 && e.Size > t.filter.largest:
 		t.counts.left.Larger++
 		t.counts.left.LargerBytes += uint64(e.Size)
-		return nil
+	default:
+		f, err := t.recallObject(part, e)
+		if err != nil {
+			return err
+		}
+		t.line = append(t.line, objectItem{t.in, name, f})
 	}
-	f, err := t.recallObject(part, e)
-	if err != nil {
-		return err
-	}
-	t.line = append(t.line, objectItem{t.in, name, f})
 	return t.advance(filesAhead)
 }
 
@@ -218,9 +216,11 @@ func (t *objectTree) leave(d *objectFolder) {
 	}
 }
 
-// advance completes what came first, until so many items wait.
+// advance completes what came first, until it is on its way and no more than
+// so many items wait. So a source that fails is noticed at once, and not when
+// everything that was asked for ahead has failed as well.
 func (t *objectTree) advance(waiting int) error {
-	for len(t.line) > waiting {
+	for len(t.line) > waiting || len(t.line) > 0 && t.line[0].ready() {
 		head := t.line[0]
 		t.line = t.line[1:]
 		keep := t.keepObject
@@ -232,6 +232,19 @@ func (t *objectTree) advance(waiting int) error {
 		}
 	}
 	return nil
+}
+
+// ready reports whether an item is complete without waiting for the source.
+func (i objectItem) ready() bool {
+	if i.file == nil || i.file.pending == nil {
+		return true
+	}
+	select {
+	case <-i.file.pending.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // keepObject adds an object to its folder when it has been read.

@@ -10,11 +10,14 @@ import (
 	"iter"
 	"maps"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -338,6 +341,11 @@ func TestBucketFaults(t *testing.T) {
 				return io.MultiReader(io.LimitReader(body, 1000), iotest.ErrReader(targets.ErrUnreadable)), nil
 			})
 		}},
+		"breaks off with the last bytes that came": {set: func(l *legacy) {
+			l.opening = of("b/c", 1, func(body io.Reader) (io.Reader, error) {
+				return iotest.DataErrReader(io.MultiReader(io.LimitReader(body, 1000), iotest.ErrReader(targets.ErrUnreadable))), nil
+			})
+		}},
 		"changes": {set: func(l *legacy) {
 			l.opening = of("b/c", 1, func(body io.Reader) (io.Reader, error) {
 				l.put("b/c", []byte("changed"))
@@ -485,5 +493,37 @@ func TestBucketSeveralAtOnce(t *testing.T) {
 	s.mustBackup(0)
 	if most > atOnce {
 		t.Errorf("%d at once", most)
+	}
+}
+
+// TestBucketGone loses the store after some objects: it is noticed by what was
+// asked for then, and not after everything that may wait has failed.
+func TestBucketGone(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	b, err := targets.OpenBucket(targets.S3Config{Endpoint: server.Listener.Addr().String(), Bucket: "old", AccessKey: "a", SecretKey: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, gone := b.Look(t.Context(), "k")
+	if !targets.OfStore(gone) {
+		t.Fatal(gone)
+	}
+	l, s := newLegacy(), newSite(t, 1, 1)
+	for i := range 1000 {
+		l.put(fmt.Sprint(i), fmt.Append(nil, i))
+	}
+	var asked, late atomic.Int64
+	l.opening = func(_ string, _ int, body io.Reader) (io.Reader, error) {
+		if asked.Add(1) <= 500 {
+			return body, nil
+		}
+		late.Add(1)
+		time.Sleep(10 * time.Millisecond)
+		return nil, gone
+	}
+	s.from(l)
+	if s.mustBackup(1); late.Load() > 100 {
+		t.Errorf("%d objects were asked for of a store that is gone", late.Load())
 	}
 }

@@ -179,11 +179,11 @@ func (r *objectReader) Read(p []byte) (int, error) {
 		if err == io.EOF && r.sum != nil && r.body.MD5 != nil && !bytes.Equal(r.sum.Sum(nil), r.body.MD5) {
 			r.unlike = fmt.Errorf("its bytes are not those of its ETag %s: it may be damaged in the bucket", r.entry.ETag)
 		}
-		if n > 0 || err == nil || err == io.EOF {
-			return n, err
+		if err != nil && err != io.EOF {
+			err = r.again(err)
 		}
-		if err := r.again(err); err != nil {
-			return 0, err
+		if n > 0 || err != nil {
+			return n, err
 		}
 	}
 }

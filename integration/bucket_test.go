@@ -249,7 +249,7 @@ func (s *site) says(l *legacySource, text string, change func()) result {
 }
 
 // TestBucketSourceDies loses the source in the middle of a backup. There is no
-// snapshot, and what was read is not read again when the source is back.
+// snapshot until it is back.
 func TestBucketSourceDies(t *testing.T) {
 	t.Parallel()
 	stores := borrow(t, 2)

@@ -136,7 +136,8 @@ type Field struct{ Name, Value string }
 // Open reads an object from offset, which is below its size or zero. The reader
 // yields exactly the bytes that the entry announces and then io.EOF, or an
 // error: ErrCorrupt when the answer is shorter or longer than that. An object
-// that is not that of the entry is ErrChanged, here or while it is read.
+// that is not that of the entry is ErrChanged, and so is the rest of one without
+// an ETag, which nothing tells from another.
 func (b *Bucket) Open(ctx context.Context, e Entry, offset int64) (*Source, error) {
 	s, err := b.open(ctx, e, offset)
 	if err == nil {
@@ -157,6 +158,9 @@ func (b *Bucket) Open(ctx context.Context, e Entry, offset int64) (*Source, erro
 
 func (b *Bucket) open(ctx context.Context, e Entry, offset int64) (*Source, error) {
 	left := e.Size - offset
+	if offset > 0 && e.ETag == "" {
+		return nil, ErrChanged
+	}
 	var opts minio.GetObjectOptions
 	if e.ETag != "" {
 		if err := opts.SetMatchETag(e.ETag); err != nil {

@@ -208,6 +208,17 @@ func TestBucketOpen(t *testing.T) {
 	}
 }
 
+// TestBucketNoETag asks for no rest of an object that may be another one now.
+func TestBucketNoETag(t *testing.T) {
+	b := legacy(t, func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("asked for %s", r.Header.Get("Range"))
+		w.WriteHeader(http.StatusNotFound)
+	})
+	if _, err := b.Open(t.Context(), targets.Entry{Key: "k", Size: 10}, 4); !errors.Is(err, targets.ErrChanged) {
+		t.Error(err)
+	}
+}
+
 // TestBucketLarge reads an object that is larger than any that a target holds.
 func TestBucketLarge(t *testing.T) {
 	const size = 200 << 20

@@ -80,7 +80,7 @@ func (s *sections) url(a *access, use func(n *yaml.Node, at targets.Location)) f
 		if a.Insecure && !plain {
 			s.fail(n, "insecure is meant for s3+http only", "remove insecure")
 		}
-		at.Endpoint = strings.ToLower(at.Endpoint)
+		at.Endpoint = server(at)
 		use(n, at)
 	})
 }
@@ -110,6 +110,16 @@ func (s *sections) bucket(dst *Bucket) func(*yaml.Node) {
 // overlap reports whether what lies in one of two stores may lie in the other.
 func overlap(a, b targets.Location) bool {
 	inside := func(a, b string) bool { return b == "" || strings.HasPrefix(a+"/", b+"/") }
-	return b.Scheme != targets.SchemeDir && strings.EqualFold(a.Endpoint, b.Endpoint) && a.Bucket == b.Bucket &&
+	return b.Scheme != targets.SchemeDir && server(a) == server(b) && a.Bucket == b.Bucket &&
 		(inside(a.Prefix, b.Prefix) || inside(b.Prefix, a.Prefix))
+}
+
+// server is the endpoint of a store as everybody may write it: in lower case,
+// without the port that it has anyway.
+func server(l targets.Location) string {
+	port := ":443"
+	if l.Scheme == targets.SchemeS3HTTP {
+		port = ":80"
+	}
+	return strings.TrimSuffix(strings.ToLower(l.Endpoint), port)
 }
