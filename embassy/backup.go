@@ -431,7 +431,11 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	})
 	r.packer = newPacker(session, w, int(cmp.Or(l.s.site.PackSize, config.DefaultPackSize)), r.out, r.sealing)
 	r.store = newStore(cat, r.packer, w, r.used)
-	r.cache = newFileCache(cat, l.chain.id().String()+"/"+d.Name, r.used, r.packer.flush, l.s.log)
+	series := l.chain.id().String() + "/" + d.Name
+	if !d.S3.IsZero() {
+		series += "/" + d.S3.URL // another bucket may have the same keys
+	}
+	r.cache = newFileCache(cat, series, r.used, r.packer.flush, l.s.log)
 	r.walk = &walk{
 		store: r.store, cache: r.cache, filter: newFilter(d), keeper: r.store.newKeeper(),
 		names: newNames(), dry: dry,
