@@ -25,6 +25,8 @@ const (
 	placeSize    = 24        // bytes of a place
 	nodeSize     = 512       // bytes that a node takes beside what is in it
 
+	browseOpeners = 4 // of about 12 MB
+
 	maxLists  = 1 << 16 // pieces that the list of chunks of one content is in: more than 64 TB, or 4 GB of nodes
 	aheadMin  = 512 << 10
 	aheadMost = 8 << 20 // bytes that are fetched at once beyond what is wanted
@@ -43,7 +45,8 @@ type Browser struct {
 	packs   *pool[packKey, *packReader]
 	chunks  *recent[chunkKey, []byte]
 	pages   *recent[chunkKey, page]
-	spare   chan []byte // of packs that made way
+	spare   chan []byte  // of packs that made way
+	openers chan *opener // that nobody uses; each keeps what the largest chunk took
 }
 
 // packKey names a pack of an open snapshot, by its number in the table.
@@ -65,13 +68,12 @@ func (v *View) Browse() *Browser {
 	b := &Browser{
 		view: v, opening: newTurn(),
 		chunks: newRecent[chunkKey, []byte](browseChunks), pages: newRecent[chunkKey, page](browseNodes),
-		spare: make(chan []byte, 1),
+		spare: make(chan []byte, 1), openers: make(chan *opener, browseOpeners),
 	}
 	b.packs = newPool(browsePacks, func(_ packKey, l *packReader) {
-		if l == nil {
+		if l == nil || len(l.r.cache) == 0 {
 			return
 		}
-		l.r.close()
 		select {
 		case b.spare <- l.r.cache[0].buf:
 		default:
@@ -89,6 +91,35 @@ func (v *View) Browse() *Browser {
 // Close releases what the Browser holds. Nobody may use it any more.
 func (b *Browser) Close() {
 	b.trees.forget(func(format.Hash) bool { return true })
+	for {
+		select {
+		case o := <-b.openers:
+			o.close()
+		default:
+			return
+		}
+	}
+}
+
+// opener lends what opens the chunks of a compartment until done is called.
+func (b *Browser) opener(c *compartmentView) (o *opener, done func()) {
+	select {
+	case o = <-b.openers:
+	default:
+	}
+	if o == nil || o.c != c {
+		if o != nil {
+			o.close()
+		}
+		o = newOpener(c)
+	}
+	return o, func() {
+		select {
+		case b.openers <- o:
+		default:
+			o.close()
+		}
+	}
 }
 
 // Tree is a snapshot that is opened when something in it is wanted.
@@ -183,15 +214,27 @@ func (t *Tree) fetch(ctx context.Context, r *reading, id chunk.ID, max int, ahea
 		return data, nil // another one fetched it meanwhile
 	}
 	if e.value == nil {
-		e.value = &packReader{r: r.contents(int(size))}
+		e.value = &packReader{r: &reading{view: r.view, c: r.c, table: r.table, room: int(size)}}
 		select {
 		case buf := <-t.b.spare: // makes way for the pack, which takes its memory
-			e.value.r.cache = []*cachedPack{{pack: math.MaxUint32, buf: buf}}
+			if fits(buf, int(size)) {
+				e.value.r.cache = []*cachedPack{{pack: math.MaxUint32, buf: buf}}
+			}
 		default:
 		}
 	}
+	l := e.value.r
+	opener, back := t.b.opener(r.c)
+	l.opener = opener
+	defer func() {
+		l.opener = nil
+		back()
+		if len(l.cache) > 0 && (l.cache[0].pack != pack || !fits(l.cache[0].buf, int(size))) {
+			l.cache = nil // another place of the chunk was tried, in a pack that has no room here
+		}
+	}()
 	e.value.aim(p, ahead)
-	data, err := e.value.r.chunk(ctx, id, max)
+	data, err := l.chunk(ctx, id, max)
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +242,9 @@ func (t *Tree) fetch(ctx context.Context, r *reading, id chunk.ID, max int, ahea
 	t.b.chunks.add(key, data, len(data))
 	return data, nil
 }
+
+// fits reports whether memory is of about the size that a pack is counted with.
+func fits(buf []byte, size int) bool { return cap(buf) >= size && cap(buf)-size <= size/8 }
 
 // aim sets what is fetched with a chunk that is not there yet: what the reader
 // of a long file asks for, and the more, the longer the pack was read in order.

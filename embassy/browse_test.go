@@ -8,12 +8,14 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"embassy/chunk"
 	"embassy/embassy"
 	"embassy/embassy/format"
 	"embassy/targets"
@@ -307,5 +309,96 @@ func TestBrowseHostile(t *testing.T) {
 		if nodes, err := tree.Folder(n).Page(t.Context(), 0); !errors.Is(err, format.ErrMalformed) {
 			t.Errorf("%s: %d nodes, %v", name, len(nodes), err)
 		}
+	}
+}
+
+// alive returns the bytes that are in use.
+func alive() int64 {
+	runtime.GC()
+	runtime.GC() // what finalizers let go
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestBrowseMemory: what is kept of packs is what it is counted with, whatever
+// comes out of them and whoever had the memory before.
+func TestBrowseMemory(t *testing.T) {
+	r, a := newRepo(t, 1, "pop")
+	a.full = 64 << 20
+	files := dir{}
+	put := func(name string, pieces ...[]byte) {
+		c := format.Content{}
+		for _, piece := range pieces {
+			id := a.chunk(format.DataChunk, piece)
+			c.Size, c.Chunks = c.Size+uint64(len(piece)), append(c.Chunks, id[:]...)
+		}
+		files[name] = format.Node{Type: format.File, Mode: 0o644, Content: &c}
+		a.seal()
+	}
+	const small, zeros, piece = 35, 100, 2 << 20
+	for i := range 2 {
+		var pieces [][]byte
+		for j := range 30 {
+			pieces = append(pieces, random(uint64(100*i+j), piece))
+		}
+		put(fmt.Sprint("large", i), pieces...)
+	}
+	for i := range small {
+		put(fmt.Sprint("small", i), random(uint64(1000+i), piece))
+	}
+	for i := range zeros {
+		data := make([]byte, chunk.MaxSize)
+		data[0] = byte(i)
+		put(fmt.Sprint("zeros", i), data)
+	}
+	a.snapshot("pop", files)
+	tree := r.browse(&findings{})
+	read := func(name string, off int64) {
+		n, err := lookUp(t.Context(), tree, name)
+		r.must(err)
+		_, err = tree.File(n).ReadAt(t.Context(), make([]byte, 1), off)
+		r.must(err)
+	}
+	before := alive()
+	for i := range zeros {
+		read(fmt.Sprint("zeros", i), 0)
+	}
+	if grown := alive() - before; grown > 120<<20 {
+		t.Errorf("%d MiB for small packs of large chunks", grown>>20)
+	}
+	for i := range 15 { // the large pack makes way for the last of the small ones
+		read(fmt.Sprint("large", i%2), int64(2*i)*piece)
+		for j := range 32 {
+			read(fmt.Sprint("small", (i+j)%small), 0)
+		}
+	}
+	if grown := alive() - before; grown > 220<<20 {
+		t.Errorf("%d MiB for packs that make way", grown>>20)
+	}
+}
+
+// TestBrowseEndlessFile: who gives up on a file whose lists of chunks are all
+// the same few need not wait until they are gone through.
+func TestBrowseEndlessFile(t *testing.T) {
+	r, a := newRepo(t, 1, "pop")
+	data := make([]byte, chunk.MaxSize)
+	id := a.chunk(format.DataChunk, data)
+	for range 2 {
+		id = a.chunk(format.TreeChunk, bytes.Repeat(id[:], 8192))
+	}
+	c := format.Content{Size: uint64(len(data)) * 8192 * 8192 * 4, Depth: 2, Chunks: bytes.Repeat(id[:], 4)}
+	a.snapshot("pop", dir{"f": format.Node{Type: format.File, Mode: 0o644, Content: &c}})
+	tree := r.browse(&findings{})
+	n, err := lookUp(t.Context(), tree, "f")
+	r.must(err)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if n, err := tree.File(n).ReadAt(ctx, make([]byte, 1), 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("it took %v to give up", took)
 	}
 }

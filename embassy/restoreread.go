@@ -146,6 +146,9 @@ func (r *reading) each(ctx context.Context, c format.Content, fn func(id chunk.I
 // returns a list, valid until its next call.
 func eachChunk(ctx context.Context, ids []chunk.ID, depth uint8, list func(context.Context, chunk.ID) ([]byte, error), fn func(id chunk.ID) error) error {
 	for _, id := range ids {
+		if err := ctx.Err(); err != nil { // a list that is kept asks nobody
+			return err
+		}
 		if depth == 0 {
 			if err := fn(id); err != nil {
 				return err
