@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
@@ -135,7 +134,7 @@ func (e *entry) request(ctx context.Context, do func(ctx context.Context) error)
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, iofs.ErrNotExist):
+	case err == iofs.ErrNotExist: // of Lookup itself: the kernel keeps it for long
 		return syscall.ENOENT
 	case ctx.Err() != nil:
 		return syscall.EINTR
