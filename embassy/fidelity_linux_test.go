@@ -48,7 +48,10 @@ func TestAnyTree(t *testing.T) {
 			}
 			to := filepath.Join(s.dir, "out")
 			for _, o := range []embassy.RestoreOptions{{To: to}, {To: over, Overwrite: embassy.OverwriteAlways, Delete: true, Verify: true}} {
-				o.Snapshots, o.Privileged, o.Owners = []embassy.SnapshotInfo{snap}, true, os.Geteuid() == 0
+				o.Snapshots, o.Privileged = []embassy.SnapshotInfo{snap}, true
+				if os.Geteuid() == 0 {
+					o.Owners = embassy.OwnersByNumber
+				}
 				if rep, err := v.Restore(t.Context(), o); err != nil {
 					rt.Fatalf("%v: %+v", err, rep)
 				}

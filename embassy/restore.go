@@ -49,6 +49,17 @@ const (
 	OverwriteAlways
 )
 
+// Owners say whose the restored names are. Only a superuser may give them to
+// others.
+type Owners int
+
+// Owners of a restored name.
+const (
+	OwnersLeft     Owners = iota // the user who restores
+	OwnersByNumber               // as in the snapshot
+	OwnersByName                 // as in the snapshot, where this system knows no user or group of the name
+)
+
 // RestoreOptions say what to restore and where.
 type RestoreOptions struct {
 	Snapshots []SnapshotInfo      // in the order in which they are to be restored; one per dataset
@@ -62,7 +73,7 @@ type RestoreOptions struct {
 	// Privileged restores what lends rights as well: setuid and setgid bits of
 	// files, devices, and attributes such as file capabilities.
 	Privileged bool
-	Owners     bool // set owners, which only a superuser may
+	Owners     Owners
 	// Delete removes what is in a restored folder and not in that of the
 	// snapshot, as far as it is asked for by Paths, Include and Exclude. It takes
 	// OverwriteIfChanged or OverwriteAlways. Links are never followed.

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -105,4 +107,32 @@ func TestRestoreKeepsOthersMarker(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare(t, to, map[string][]byte{"pop/one": []byte("1"), "pop/two": []byte("22")})
+}
+
+// TestRestoreOwners: by number, or by name where the system knows the name.
+func TestRestoreOwners(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	known, err := user.Lookup("daemon")
+	if err != nil {
+		t.Skip(err)
+	}
+	r, a := newRepo(t, 1, "pop")
+	one, two := a.node("known", "1"), a.node("unknown", "2")
+	one.UID, one.GID, one.User, one.Group = 70001, 70002, "daemon", "daemon"
+	two.UID, two.GID, two.User, two.Group = 70003, 70004, "nobody-has-this-name", ""
+	a.snapshot("pop", dir{"d": dir{"known": one, "unknown": two}})
+	for how, want := range map[embassy.Owners]string{
+		embassy.OwnersLeft: "0:0 0:0", embassy.OwnersByNumber: "70001:70002 70003:70004", embassy.OwnersByName: known.Uid + ":" + known.Gid + " 70003:70004",
+	} {
+		to := t.TempDir()
+		if _, err := r.restore(&findings{}, embassy.RestoreOptions{To: to, Owners: how}, "pop"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := exec.Command("stat", "-c", "%u:%g", to+"/pop/d/known", to+"/pop/d/unknown").Output()
+		if err != nil || strings.Join(strings.Fields(string(got)), " ") != want {
+			t.Errorf("owners %d: %q, %v; want %s", how, got, err, want)
+		}
+	}
 }

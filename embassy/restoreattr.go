@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
+	"os/user"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +27,65 @@ type meta struct {
 	xattrs   []format.Xattr
 }
 
-func metaOf(n *format.Node) meta { return meta{n.Mode, n.UID, n.GID, n.Sec, n.Nsec, n.Xattrs} }
+// metaOf takes the owners by their names if there are such.
+func metaOf(n *format.Node, named *owners) meta {
+	m := meta{n.Mode, n.UID, n.GID, n.Sec, n.Nsec, n.Xattrs}
+	if named != nil {
+		m.uid, m.gid = named.user(n.User, n.UID), named.group(n.Group, n.GID)
+	}
+	return m
+}
+
+// owners finds the numbers that names have on this system. Not for concurrent use.
+type owners struct{ users, groups map[string]uint32 }
+
+func (o *owners) user(name string, otherwise uint32) uint32 {
+	return o.number(&o.users, name, otherwise, func() (string, error) {
+		u, err := user.Lookup(name)
+		if err != nil {
+			return "", err
+		}
+		return u.Uid, nil
+	})
+}
+
+func (o *owners) group(name string, otherwise uint32) uint32 {
+	return o.number(&o.groups, name, otherwise, func() (string, error) {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
+		}
+		return g.Gid, nil
+	})
+}
+
+// maxOwners bounds the names that are remembered.
+const maxOwners = 1 << 16
+
+// unowned stands for a name that the system does not know.
+const unowned = math.MaxUint32
+
+func (o *owners) number(known *map[string]uint32, name string, otherwise uint32, look func() (string, error)) uint32 {
+	id, ok := (*known)[name]
+	if !ok && name != "" {
+		id = unowned
+		if text, err := look(); err == nil {
+			if n, err := strconv.ParseUint(text, 10, 32); err == nil {
+				id = uint32(n)
+			}
+		}
+		if *known == nil {
+			*known = map[string]uint32{}
+		}
+		if len(*known) < maxOwners {
+			(*known)[name] = id
+		}
+	}
+	if name == "" || id == unowned {
+		return otherwise
+	}
+	return id
+}
 
 // size is about how many bytes its attributes take.
 func (m meta) size() (n int) {
@@ -71,7 +132,7 @@ func fileMode(mode uint32, setid bool) fs.FileMode {
 // owner takes capabilities away. A symbolic link has no mode; open, which may
 // be nil, is what the name is open as.
 func (w *restorer) dress(dir *os.Root, name, src string, m meta, t format.NodeType, open *os.File) {
-	if w.o.Owners {
+	if w.o.Owners != OwnersLeft {
 		w.note("owner", src, dir.Lchown(name, int(m.uid), int(m.gid)))
 	}
 	w.attributes(dir, name, src, m.xattrs, t == format.Dir)
@@ -94,7 +155,7 @@ func (w *restorer) dress(dir *os.Root, name, src string, m meta, t format.NodeTy
 func (w *restorer) dressed(dir *folder, name string, info fs.FileInfo, m meta) bool {
 	st := sysStat(info)
 	if info.Mode() != fileMode(m.mode, w.o.Privileged) || !info.ModTime().Equal(m.time()) ||
-		w.o.Owners && (st.uid != m.uid || st.gid != m.gid) {
+		w.o.Owners != OwnersLeft && (st.uid != m.uid || st.gid != m.gid) {
 		return false
 	}
 	in, err := w.to.OpenRoot(w.path(dir))

@@ -49,9 +49,9 @@ type restoredFile struct {
 	err      error
 }
 
-func newRestoredFile(dir *folder, n *format.Node, src string) *restoredFile {
+func newRestoredFile(dir *folder, n *format.Node, src string, named *owners) *restoredFile {
 	name := string(n.Name)
-	f := &restoredFile{dir: dir, name: name, work: name, src: src, size: n.Content.Size, meta: metaOf(n), holes: n.Holes, hard: n.Hard != 0}
+	f := &restoredFile{dir: dir, name: name, work: name, src: src, size: n.Content.Size, meta: metaOf(n, named), holes: n.Holes, hard: n.Hard != 0}
 	f.jobs.Store(1)
 	return f
 }

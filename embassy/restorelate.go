@@ -173,7 +173,7 @@ func (w *restorer) usable(n *format.Node, src string) bool {
 		return errors.Is(err, fs.ErrNotExist)
 	}
 	if n.Type == format.File {
-		return w.untouched(info, n.Content.Size, metaOf(n))
+		return w.untouched(info, n.Content.Size, metaOf(n, nil))
 	}
 	return w.alike(src, info, n.Type, string(n.Link), n.Rdev)
 }

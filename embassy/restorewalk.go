@@ -139,6 +139,7 @@ type walker struct {
 	spare  func(name string) bool                // no name to restore; nil: none
 	names  bool                                  // note which names a folder has
 	first  firstNames
+	named  *owners // nil: owners are numbers
 	early  bool // only what comes first
 	held   int  // bytes of the attributes of the open folders
 	w      *window
@@ -278,7 +279,7 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth in
 	}
 	early := dir.early || k.order != nil && k.order.Match(strings.Split(src[1:], "/"), n.Type == format.Dir)
 	if n.Type == format.Dir {
-		below := &folder{parent: dir, src: src, meta: metaOf(n), inside: inside, early: early}
+		below := &folder{parent: dir, src: src, meta: metaOf(n, k.named), inside: inside, early: early}
 		if k.held += below.meta.size(); k.held > maxHeld {
 			k.refuse(src+"/", "the attributes of it and of the folders above take too much memory")
 			k.held -= below.meta.size()
@@ -302,7 +303,7 @@ func (k *walker) node(ctx context.Context, n *format.Node, dir *folder, depth in
 	if early && !k.early {
 		return nil // it was restored in the first walk
 	}
-	meta := metaOf(n)
+	meta := metaOf(n, k.named)
 	k.w.items += 1 + (len(src)+len(n.Link)+8*len(n.Holes)+meta.size())/longPath
 	first := ""
 	if k.usable == nil || n.Hard == 0 || k.usable(n, src) {
@@ -348,7 +349,7 @@ func (f *folder) claim(folded string) bool {
 
 // file puts the parts of a file into windows.
 func (k *walker) file(ctx context.Context, n *format.Node, dir *folder, src string) error {
-	f := newRestoredFile(dir, n, src)
+	f := newRestoredFile(dir, n, src, k.named)
 	if k.spare != nil {
 		f.work = workName(f.name)
 	}

@@ -121,6 +121,9 @@ func (w *restorer) run(ctx context.Context, chosen *selection, order gitignore.M
 				return ctx.Err()
 			}
 		}}
+		if w.o.Owners == OwnersByName {
+			k.named = &owners{}
+		}
 		if w.o.Overwrite == OverwriteNever && w.to != nil {
 			k.usable, k.spare = w.usable, isWorkName
 		}

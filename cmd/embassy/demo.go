@@ -312,7 +312,7 @@ func (d *demo) restore(ctx context.Context) (report embassy.RestoreReport, err e
 	if err != nil {
 		return report, err
 	}
-	report, err = view.Restore(ctx, embassy.RestoreOptions{Snapshots: picked, To: d.path("restored"), Owners: os.Geteuid() == 0})
+	report, err = view.Restore(ctx, embassy.RestoreOptions{Snapshots: picked, To: d.path("restored"), Owners: ownersHere()})
 	if err != nil {
 		return report, err
 	}

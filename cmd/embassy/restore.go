@@ -30,6 +30,7 @@ type restoreOptions struct {
 	overwrite                   embassy.Overwrite
 	fastest, privileged         bool
 	deleting, dryRun, verifying bool
+	owners                      embassy.Owners
 }
 
 // overwrites are the values of --overwrite.
@@ -63,6 +64,7 @@ func restoreCommand(con *console) *cli.Command {
 			&cli.BoolFlag{Name: "verify", Usage: "read what was written once more, from the disk, and compare"},
 			&cli.StringSliceFlag{Name: "first", Usage: "before all else in a dataset, what matches `PATTERN`; repeat it; instead of restore_first in the configuration"},
 			limitFlag("download", "fetch"),
+			&cli.StringFlag{Name: "owners", Usage: "`WHOSE` the files are: numbers, as in the snapshot (the default for root, who alone may give files away), or names, where this system has users and groups of these names"},
 			&cli.BoolFlag{Name: "privileged", Usage: "restore what lends rights as well: setuid and setgid bits, devices, file capabilities"}),
 		Action: action(con, decodeRestore, runRestore),
 	}
@@ -80,6 +82,9 @@ func decodeRestore(c *cli.Context) (o restoreOptions, err error) {
 		if o.overwrite, known = overwrites[when]; !known {
 			return o, usage("--overwrite %s: say when a file that is there is replaced: never, if-changed or always", when)
 		}
+	}
+	if o.owners, err = decodeOwners(c); err != nil {
+		return o, err
 	}
 	if o.limits, err = decodeLimits(c); err != nil {
 		return o, err
@@ -109,6 +114,30 @@ func decodeRestore(c *cli.Context) (o restoreOptions, err error) {
 		err = usage("--snapshot %s names a snapshot of one dataset: name only that dataset, or use --at TIME", o.id)
 	}
 	return o, err
+}
+
+// decodeOwners reads --owners. Who is not root owns what it restores.
+func decodeOwners(c *cli.Context) (embassy.Owners, error) {
+	how := c.String("owners")
+	if how != "" && how != "numbers" && how != "names" {
+		return 0, usage("--owners %s: give what is restored to the users of the same numbers, or of the same names", how)
+	}
+	owners := ownersHere()
+	switch {
+	case how != "" && owners == embassy.OwnersLeft:
+		return 0, usage("--owners: only root may give files to others; without it they belong to who restores")
+	case how == "names":
+		owners = embassy.OwnersByName
+	}
+	return owners, nil
+}
+
+// ownersHere are those that this user may set, as in the snapshot.
+func ownersHere() embassy.Owners {
+	if os.Geteuid() == 0 {
+		return embassy.OwnersByNumber
+	}
+	return embassy.OwnersLeft
 }
 
 // datasets returns the named datasets, each once.
@@ -147,7 +176,7 @@ func runRestore(ctx context.Context, o restoreOptions, con *console) error {
 		report, failure := view.Restore(ctx, embassy.RestoreOptions{
 			Snapshots: picked, Paths: o.paths(), Include: o.include, Exclude: o.exclude, To: o.to,
 			Overwrite: o.overwrite, Delete: o.deleting, DryRun: o.dryRun, Verify: o.verifying, First: o.firsts(s.config, picked),
-			Fastest: o.fastest, Privileged: o.privileged, Owners: os.Geteuid() == 0,
+			Fastest: o.fastest, Privileged: o.privileged, Owners: o.owners,
 		})
 		s.screen.close()
 		if failure != nil && !errors.Is(failure, embassy.ErrIncomplete) {
