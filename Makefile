@@ -21,10 +21,10 @@ export PATH := $(CURDIR)/$(TOOLS):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo cross $(CROSS) tools judges man test lint fuzz clean
+.PHONY: help build demo cross $(CROSS) tools judges man test lint fuzz bench bench-quick bench-stages clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## build bin/embassy and bin/embassy-rescue
 	$(BUILD) -o bin/ ./cmd/embassy
@@ -105,6 +105,21 @@ fuzz: ## run each fuzz target for 20 seconds
 		echo "$$pkg $$name"; \
 		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 10x "$$pkg" </dev/null || exit 1; \
 	done
+
+BENCH_DATA   ?= $(CURDIR)/.bench
+BENCH_ROUNDS ?= 5
+BENCH := $(GO) test ./integration/bench -run '^$$' -bench Peers -benchtime 1x -timeout 6h -args -program $(CURDIR)/bin/embassy -data $(BENCH_DATA)
+
+bench: build $(TOOLS)/minio ## compare with restic and kopia, where they are in the PATH; BENCH_FLAGS="-profile tiny -stores dir"
+	@mkdir -p $(BENCH_DATA)
+	$(BENCH) -rounds $(BENCH_ROUNDS) $(BENCH_FLAGS)
+
+bench-quick: build $(TOOLS)/minio ## two minutes of it, alone, against the first such run on this machine
+	@mkdir -p $(BENCH_DATA)
+	$(BENCH) -rounds 3 -profile quick -peers none -stores dir,minio -baseline $(BENCH_DATA)/baseline.json $(BENCH_FLAGS)
+
+bench-stages: ## each stage by itself, in the form that benchstat reads
+	$(GO) test -run '^$$' -bench 'ID|Encode|Decode|Split|SealKey|ParseNodes|FindChunks|AddPack' -count 6 ./chunk ./crypto ./embassy/format ./catalog
 
 clean: ## remove bin/ (the tools stay; remove .tools/ for those)
 	rm -rf bin

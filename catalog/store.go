@@ -18,8 +18,10 @@ import (
 )
 
 // valueThreshold is the size in bytes from which a value goes to the value
-// log. It must fit into a transaction, which is 15 % of a memtable.
-const valueThreshold = 256 << 10
+// log. It must fit into a transaction, which is 15 % of a memtable. What large
+// folders are remembered by is above it: tables that hold such values grow, and
+// with them the memory that compactions take.
+const valueThreshold = 16 << 10
 
 // openStore opens Badger with little memory. Chunk ids do not compress, and
 // without compression and block cache Badger reads tables, their indexes and
