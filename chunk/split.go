@@ -17,7 +17,7 @@ import (
 const (
 	MinSize     = 512 << 10      // bytes
 	MaxSize     = 4<<20 - 64<<10 // bytes
-	AverageBits = 20             // a cut per 2^20 bytes on average, once past MinSize
+	AverageBits = 17             // a cut per 2^17 bytes on average, once past MinSize; see docs/PERFORMANCE.md
 	secretSize  = 32             // bytes
 )
 
