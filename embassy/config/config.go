@@ -56,7 +56,7 @@ type Config struct {
 }
 
 // DefaultPackSize is the size of a full pack, in bytes, where none is given.
-const DefaultPackSize = 32 << 20
+const DefaultPackSize = 16 << 20
 
 // Target is one store.
 type Target struct {

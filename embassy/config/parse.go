@@ -193,7 +193,7 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 }
 
 func (s *sections) packSize(n *yaml.Node) {
-	const hint = "write 16MiB for thin links, 32MiB, which is the default, or 64MiB"
+	const hint = "write 16MiB, which is the default, 32MiB or 64MiB"
 	before := len(s.problems)
 	s.quantity("pack_size", "size", ParseSize, &s.PackSize, hint)(n)
 	if size := s.PackSize; len(s.problems) == before && (size < 16<<20 || size > format.MaxPackSize || size&(size-1) != 0) {
