@@ -37,6 +37,7 @@ type fileContent struct {
 	changed error
 	failed  error // why there is none
 	pending *pendingFile
+	twin    *fileContent  // the same file, which is read under another name; nil: it is not
 	wants   []chunk.ID    // of a file that was read
 	object  *bucketObject //  of a bucket; nil: a file
 }
@@ -55,7 +56,7 @@ func (w *walk) recall(at, path string, fi fs.FileInfo, known *dirCursor) (*fileC
 	}
 	st := sysStat(fi)
 	if f := w.links.content(st); f != nil && f.stat.sameStat(now) {
-		return f, nil
+		return &fileContent{at: at, fi: fi, stat: now, twin: f}, nil
 	}
 	f, err := w.content(at, fi)
 	if err == nil {
@@ -145,7 +146,6 @@ func (c *fileContent) open() (f *os.File, err error) {
 // is named as a gap.
 func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRecord) (bool, error) {
 	w.counts.files++
-	read := false
 	switch {
 	case f.same:
 		w.counts.same++
@@ -164,7 +164,6 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		if err != nil {
 			return false, fmt.Errorf("store %s: %w", path, err)
 		}
-		read = true
 	}
 	if f.fi != nil { // which may be a later look than that of the walk
 		*n = w.node(string(n.Name), f.fi)
@@ -189,7 +188,7 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		record.add(line, f.same)
 	}
 	w.seen.files.Add(1)
-	if !read { // or it was counted as it was read
+	if f.same || w.dry || f.twin != nil { // or it was counted as it was read
 		w.seen.bytes.Add(content.Size)
 	}
 	return true, nil
@@ -205,6 +204,11 @@ func (w *walk) build(f *fileContent) (err error) {
 		return f.object.build(f)
 	}
 	defer func() { f.failed = err }() // for its other names
+	if f.twin != nil {
+		if done, err := w.share(f); done || err != nil {
+			return err
+		}
+	}
 	for again := 0; ; again++ {
 		<-f.pending.done
 		failed := f.pending.err
@@ -228,6 +232,30 @@ func (w *walk) build(f *fileContent) (err error) {
 		}
 	}
 	return w.assemble(f)
+}
+
+// share takes the content that the file has under its other name. When that led
+// to another file in the end, or to none, the file is read under its own.
+func (w *walk) share(f *fileContent) (done bool, err error) {
+	t := f.twin
+	if !t.built {
+		if err := w.build(t); err != nil && !errors.As(err, new(sourceError)) {
+			return false, err
+		}
+	}
+	if t.built && sysStat(t.fi).file == sysStat(f.fi).file {
+		f.fi, f.stat, f.gaps, f.changed, f.wants, f.built = t.fi, t.stat, t.gaps, t.changed, t.wants, true
+		return true, nil
+	}
+	fi, err := os.Lstat(f.at)
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errSwapped
+	}
+	if err != nil {
+		return false, sourceError{err}
+	}
+	f.twin = nil
+	return false, w.read(f, fi)
 }
 
 // assemble makes the content of a file of what was read of it.
