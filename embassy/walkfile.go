@@ -1,6 +1,8 @@
 package embassy
 
 import (
+	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/pkg/xattr"
@@ -23,6 +26,9 @@ const (
 	maxAttributes = 64 << 10 // bytes of one name's extended attributes
 	maxHoles      = 4 << 10  // of one file; of more, the largest
 	maxLinked     = 1 << 17  // files whose other names are waited for
+
+	tick       = 20 * time.Millisecond // of the clock that files get their times from, at the most
+	coarseTick = 2 * time.Second       // of that of file systems which know no parts of a second
 )
 
 // fileContent is the content of a file: remembered, or on its way.
@@ -78,6 +84,7 @@ func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 		return nil
 	}
 	c.pending = &pendingFile{hint: c.stat.Size, firm: true, open: func() (io.ReadCloser, error) {
+		c.stat.outlast(w.ctx)
 		f, err := c.open()
 		if err != nil {
 			return nil, sourceError{err}
@@ -86,6 +93,27 @@ func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 		return sourceReader{&sourceFile{f, c}, &w.seen.bytes}, nil
 	}}
 	return w.store.submit(w.ctx, c.pending)
+}
+
+// outlast waits until a file that was changed a moment ago gets another time when
+// it is changed again: two changes within a tick look like one. The clock is
+// that of the system; files of a time to come are not waited for.
+func (f *cachedFile) outlast(ctx context.Context) {
+	changed := cmp.Or(f.Ctime, f.Mtime)
+	length := tick
+	if changed%int64(time.Second) == 0 {
+		length = coarseTick
+	}
+	ago := time.Since(time.Unix(0, changed))
+	if ago < -length || ago > length {
+		return
+	}
+	over := time.NewTimer(length - max(ago, 0))
+	defer over.Stop()
+	select {
+	case <-over.C:
+	case <-ctx.Done():
+	}
 }
 
 // openSource opens a folder that was looked at as the file id: a link is not
