@@ -11,6 +11,7 @@ import (
 
 	"embassy/chunk"
 	"embassy/embassy"
+	"embassy/embassy/format"
 )
 
 // hookedCatalog calls a function whenever a chunk is looked up, which is while
@@ -87,5 +88,46 @@ func TestBackupChangingFile(t *testing.T) {
 			}
 			s.restore(0)
 		})
+	}
+}
+
+// TestBackupLinkReplaced: a name that is given to another file, while what it
+// named is read, takes nothing from the other name of that.
+func TestBackupLinkReplaced(t *testing.T) {
+	s := newSite(t, 1, 1)
+	// More than fits between reading and looking up.
+	s.write("a", bytes.Repeat([]byte("0123456789abcdef"), 4<<20))
+	s.write("new", []byte("another file"))
+	at := func(name string) string { return filepath.Join(s.src, name) }
+	if err := os.Link(at("a"), at("b")); err != nil {
+		t.Fatal(err)
+	}
+	replace := sync.OnceFunc(func() {
+		if err := os.Rename(at("new"), at("a")); err != nil {
+			t.Error(err)
+		}
+	})
+	service, err := embassy.New(embassy.Options{Site: s.config, Members: s.members(), Catalog: hookedCatalog{s.catalog, replace}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reports, err := service.Backup(t.Context(), embassy.BackupOptions{}); err != nil || len(reports[0].Gaps) > 1 {
+		t.Fatalf("%v: %+v", err, reports)
+	}
+	v, err := s.view(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := map[string]uint64{}
+	if err := v.Walk(t.Context(), v.Snapshots("")[0], "", true, func(path string, n *format.Node) error {
+		if n.Content != nil && n.Type == format.File {
+			sizes[filepath.Base(path)] = n.Content.Size
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if sizes["a"] != 12 || sizes["b"] != 64<<20 {
+		t.Errorf("stored %v", sizes)
 	}
 }

@@ -167,12 +167,12 @@ func (f *pendingFile) read(ctx context.Context, s *store, splitter func() (*chun
 			f.fail(err)
 			return
 		}
-		want := buf
-		if f.firm {
-			want = buf[:f.hint]
+		want, least := buf, len(buf)
+		if f.firm { // a byte more, for files that hold more than they say
+			want, least = buf[:f.hint+1], max(int(f.hint), 1)
 		}
-		n, err := io.ReadFull(r, want)
-		if f.firm && err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
+		n, err := io.ReadAtLeast(r, want, least)
+		if err == nil && n < len(want) || err == io.EOF || err == io.ErrUnexpectedEOF {
 			if n == 0 {
 				s.small <- buf
 				return

@@ -1,6 +1,8 @@
 package embassy
 
 import (
+	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/pkg/xattr"
@@ -23,6 +26,9 @@ const (
 	maxAttributes = 64 << 10 // bytes of one name's extended attributes
 	maxHoles      = 4 << 10  // of one file; of more, the largest
 	maxLinked     = 1 << 17  // files whose other names are waited for
+
+	tick       = 20 * time.Millisecond // of the clock that files get their times from, at the most
+	coarseTick = 2 * time.Second       // of that of file systems which know no parts of a second
 )
 
 // fileContent is the content of a file: remembered, or on its way.
@@ -37,6 +43,7 @@ type fileContent struct {
 	changed error
 	failed  error // why there is none
 	pending *pendingFile
+	twin    *fileContent  // the same file, which is read under another name; nil: it is not
 	wants   []chunk.ID    // of a file that was read
 	object  *bucketObject //  of a bucket; nil: a file
 }
@@ -55,7 +62,7 @@ func (w *walk) recall(at, path string, fi fs.FileInfo, known *dirCursor) (*fileC
 	}
 	st := sysStat(fi)
 	if f := w.links.content(st); f != nil && f.stat.sameStat(now) {
-		return f, nil
+		return &fileContent{at: at, fi: fi, stat: now, twin: f}, nil
 	}
 	f, err := w.content(at, fi)
 	if err == nil {
@@ -77,6 +84,7 @@ func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 		return nil
 	}
 	c.pending = &pendingFile{hint: c.stat.Size, firm: true, open: func() (io.ReadCloser, error) {
+		c.stat.outlast(w.ctx)
 		f, err := c.open()
 		if err != nil {
 			return nil, sourceError{err}
@@ -85,6 +93,27 @@ func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 		return sourceReader{&sourceFile{f, c}, &w.seen.bytes}, nil
 	}}
 	return w.store.submit(w.ctx, c.pending)
+}
+
+// outlast waits until a file that was changed a moment ago gets another time when
+// it is changed again: two changes within a tick look like one. The clock is
+// that of the system; files of a time to come are not waited for.
+func (f *cachedFile) outlast(ctx context.Context) {
+	changed := cmp.Or(f.Ctime, f.Mtime)
+	length := tick
+	if changed%int64(time.Second) == 0 {
+		length = coarseTick
+	}
+	ago := time.Since(time.Unix(0, changed))
+	if ago < -length || ago > length {
+		return
+	}
+	over := time.NewTimer(length - max(ago, 0))
+	defer over.Stop()
+	select {
+	case <-over.C:
+	case <-ctx.Done():
+	}
 }
 
 // openSource opens a folder that was looked at as the file id: a link is not
@@ -145,7 +174,6 @@ func (c *fileContent) open() (f *os.File, err error) {
 // is named as a gap.
 func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRecord) (bool, error) {
 	w.counts.files++
-	read := false
 	switch {
 	case f.same:
 		w.counts.same++
@@ -164,7 +192,6 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		if err != nil {
 			return false, fmt.Errorf("store %s: %w", path, err)
 		}
-		read = true
 	}
 	if f.fi != nil { // which may be a later look than that of the walk
 		*n = w.node(string(n.Name), f.fi)
@@ -189,7 +216,7 @@ func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRe
 		record.add(line, f.same)
 	}
 	w.seen.files.Add(1)
-	if !read { // or it was counted as it was read
+	if f.same || w.dry || f.twin != nil { // or it was counted as it was read
 		w.seen.bytes.Add(content.Size)
 	}
 	return true, nil
@@ -205,6 +232,11 @@ func (w *walk) build(f *fileContent) (err error) {
 		return f.object.build(f)
 	}
 	defer func() { f.failed = err }() // for its other names
+	if f.twin != nil {
+		if done, err := w.share(f); done || err != nil {
+			return err
+		}
+	}
 	for again := 0; ; again++ {
 		<-f.pending.done
 		failed := f.pending.err
@@ -228,6 +260,30 @@ func (w *walk) build(f *fileContent) (err error) {
 		}
 	}
 	return w.assemble(f)
+}
+
+// share takes the content that the file has under its other name. When that led
+// to another file in the end, or to none, the file is read under its own.
+func (w *walk) share(f *fileContent) (done bool, err error) {
+	t := f.twin
+	if !t.built {
+		if err := w.build(t); err != nil && !errors.As(err, new(sourceError)) {
+			return false, err
+		}
+	}
+	if t.built && sysStat(t.fi).file == sysStat(f.fi).file {
+		f.fi, f.stat, f.gaps, f.changed, f.wants, f.built = t.fi, t.stat, t.gaps, t.changed, t.wants, true
+		return true, nil
+	}
+	fi, err := os.Lstat(f.at)
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errSwapped
+	}
+	if err != nil {
+		return false, sourceError{err}
+	}
+	f.twin = nil
+	return false, w.read(f, fi)
 }
 
 // assemble makes the content of a file of what was read of it.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -49,6 +50,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	err := strict.Check(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, args)
+	} else { // no flag was taken yet
+		con.json = slices.Contains(args, "--json")
 	}
 	code := exitCode(err)
 	if err != nil && ctx.Err() != nil && !as[finished](err) {
