@@ -98,7 +98,7 @@ func (e *expected) scan(ctx context.Context, f *filter, path string, fi fs.FileI
 	case !fi.IsDir() || f.foreign(path, here, above):
 		return
 	}
-	d, err := os.Open(path)
+	d, err := os.OpenFile(path, os.O_RDONLY|asFolder, 0)
 	if err != nil {
 		return
 	}

@@ -140,8 +140,8 @@ type walker struct {
 	names  bool                                  // note which names a folder has
 	first  firstNames
 	named  *owners // nil: owners are numbers
-	early  bool // only what comes first
-	held   int  // bytes of the attributes of the open folders
+	early  bool    // only what comes first
+	held   int     // bytes of the attributes of the open folders
 	w      *window
 	err    error // of emit, or errTooMuch
 }
