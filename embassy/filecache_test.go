@@ -3,6 +3,7 @@ package embassy_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -19,6 +20,8 @@ import (
 	"embassy/chunk"
 	"embassy/embassy"
 )
+
+var cacheSeed = flag.Uint64("cache.seed", 1, "what TestFileCacheModel does")
 
 // lossyCatalog loses records of the file cache as a crash does, and calls find
 // at every look-up of chunks.
@@ -94,10 +97,8 @@ func (c *cachedTree) change() {
 // records, what is unchanged since a complete run is known as such, nothing
 // else is, and what is restored is what is there.
 func TestFileCacheModel(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
 	s := newSite(t, 1, 1)
-	c := &cachedTree{s: s, rng: rand.New(rand.NewPCG(seed, 0)), files: map[string]known{}}
+	c := &cachedTree{s: s, rng: rand.New(rand.NewPCG(*cacheSeed, 0)), files: map[string]known{}}
 	exact := false // the last run was complete, and its records were kept
 	for round := range 8 {
 		for range c.rng.IntN(5) {
