@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -20,13 +21,21 @@ func grow(b *testing.B, c *catalog.Catalog, have, want int) {
 	}
 }
 
-var sizes = []int{10_000, 100_000, 1_000_000}
+var most = flag.Int("chunks", 1_000_000, "chunks that a catalog grows to in benchmarks, by factors of ten")
+
+// sizes are the numbers of chunks that are measured at.
+func sizes() (all []int) {
+	for n := 10_000; n <= *most; n *= 10 {
+		all = append(all, n)
+	}
+	return all
+}
 
 // BenchmarkFindChunks asks for 256 ids, half of them unknown.
 func BenchmarkFindChunks(b *testing.B) {
 	c := open(b, b.TempDir())
 	have := 0
-	for _, size := range sizes {
+	for _, size := range sizes() {
 		grow(b, c, have, size)
 		have = size
 		rnd := rand.New(rand.NewPCG(1, 2))
@@ -50,8 +59,8 @@ func BenchmarkFindChunks(b *testing.B) {
 // BenchmarkAddPack adds packs of 1,000 new chunks.
 func BenchmarkAddPack(b *testing.B) {
 	c := open(b, b.TempDir())
-	have, next := 0, 1_000_000
-	for _, size := range sizes {
+	have, next := 0, *most
+	for _, size := range sizes() {
 		grow(b, c, have, size)
 		have = size
 		b.Run(fmt.Sprint("known=", size), func(b *testing.B) {

@@ -20,9 +20,8 @@ import (
 
 const cacheSignature = "Signature: 8a477f597d28d172789f06886806bc55\n# made by a test\n"
 
-// restored restores the newest snapshot of the dataset, and returns its files
-// and folders below a folder of it, in order.
-func (s *site) restored(below string) []string {
+// latest restores the newest snapshot of the dataset into a folder.
+func (s *site) latest() (v *embassy.View, snap embassy.SnapshotInfo, to string) {
 	s.t.Helper()
 	v, err := s.view(0)
 	if err != nil {
@@ -36,6 +35,14 @@ func (s *site) restored(below string) []string {
 	if _, err := v.Restore(s.t.Context(), embassy.RestoreOptions{Snapshots: []embassy.SnapshotInfo{snap}, To: to}); err != nil {
 		s.t.Fatal(err)
 	}
+	return v, snap, to
+}
+
+// restored restores the newest snapshot of the dataset, and returns its files
+// and folders below a folder of it, in order.
+func (s *site) restored(below string) []string {
+	s.t.Helper()
+	_, _, to := s.latest()
 	names := maps.Keys(s.tree(filepath.Join(to, "population", below)))
 	return slices.Sorted(files(names))
 }

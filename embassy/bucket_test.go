@@ -162,20 +162,9 @@ type found struct {
 // their times.
 func (s *site) held() (objects map[string]found, folders map[string]time.Time) {
 	s.t.Helper()
-	v, err := s.view(0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	snap, err := v.Pick("population", "latest", time.Time{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	to := filepath.Join(s.t.TempDir(), "out")
-	if _, err := v.Restore(s.t.Context(), embassy.RestoreOptions{Snapshots: []embassy.SnapshotInfo{snap}, To: to}); err != nil {
-		s.t.Fatal(err)
-	}
+	v, snap, to := s.latest()
 	objects, folders = map[string]found{}, map[string]time.Time{}
-	err = v.Walk(s.t.Context(), snap, "", true, func(path string, n *format.Node) error {
+	err := v.Walk(s.t.Context(), snap, "", true, func(path string, n *format.Node) error {
 		at := time.Unix(n.Sec, int64(n.Nsec))
 		path = strings.TrimPrefix(path, "/")
 		if n.Type == format.Dir {
