@@ -20,8 +20,8 @@ import (
 
 const cacheSignature = "Signature: 8a477f597d28d172789f06886806bc55\n# made by a test\n"
 
-// latest restores the newest snapshot of the dataset into a folder.
-func (s *site) latest() (v *embassy.View, snap embassy.SnapshotInfo, to string) {
+// latest restores the newest snapshot of the dataset, and returns it and where to.
+func (s *site) latest() (*embassy.View, embassy.SnapshotInfo, string) {
 	s.t.Helper()
 	v, err := s.view(0)
 	if err != nil {
