@@ -71,7 +71,7 @@ func TestPrimaryDead(t *testing.T) {
 				t.Errorf("behind are %q", report.behind())
 			}
 			if !fault.midway {
-				r.says(t, fmt.Sprintf(`"event":"warning","target":%q`, stores[0].name))
+				r.warns(t, stores[0].name)
 			}
 
 			reports, caughtUp := s.backup(0)

@@ -199,7 +199,7 @@ func TestReturningTarget(t *testing.T) {
 				if behind := reports[0].behind(); !slices.Equal(behind, []string{dead.name}) {
 					t.Errorf("behind are %q", behind)
 				}
-				r.says(t, "target "+dead.name)
+				r.warns(t, dead.name)
 			}
 			sameStores(t, alive)
 			if lag := s.status(0).lag(); len(lag) != 1 || lag[dead.name] != 2 {
@@ -210,7 +210,7 @@ func TestReturningTarget(t *testing.T) {
 			if behind := report.behind(); len(behind) != 1 || behind[dead.name] == 0 {
 				t.Errorf("with a dead target behind are %v", behind)
 			}
-			r.says(t, "target "+dead.name)
+			r.warns(t, dead.name)
 
 			dead.proxy.Heal()
 			report, _ = machine.replicate(0)

@@ -27,7 +27,7 @@ const (
 	passphrase  = "correct horse battery staple"
 	processTime = 5 * time.Minute // after which a process is taken to hang
 	mib         = 1 << 20
-	packMax     = 32 * mib // a full pack
+	packMax     = 16 * mib // a full pack
 )
 
 // embassyProgram and rescueProgram are the built programs.
@@ -165,6 +165,12 @@ func (r result) wants(t testing.TB, code int) result {
 		t.Fatalf("%q: exit code %d, want %d, after %v\nstdout:\n%s\nstderr:\n%s", r.args, r.code, code, r.took, r.stdout, r.stderr)
 	}
 	return r
+}
+
+// warns fails the test unless a run with --json warns of the target.
+func (r result) warns(t testing.TB, target string) {
+	t.Helper()
+	r.says(t, fmt.Sprintf(`"event":"warning","target":%q`, target))
 }
 
 // says fails the test unless stderr holds every text.

@@ -51,7 +51,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		err = app.RunContext(ctx, args)
 	} else { // no flag was taken yet
-		con.json = slices.Contains(args, "--json")
+		command := slices.IndexFunc(args, func(arg string) bool { return app.Command(arg) != nil })
+		con.json = slices.Contains(args[:max(command, 0)], "--json")
 	}
 	code := exitCode(err)
 	if err != nil && ctx.Err() != nil && !as[finished](err) {
