@@ -36,7 +36,7 @@ func (s *site) mount(args ...string) *mounted {
 			must(s.t, unix.Unmount(dir, unix.MNT_DETACH|unix.MNT_FORCE))
 		}
 	})
-	m.until(m.there)
+	m.until(func() bool { return m.there() && strings.Contains(m.stderr.String(), "mounted at ") })
 	return m
 }
 

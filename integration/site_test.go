@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,11 +189,29 @@ func (r result) says(t testing.TB, texts ...string) {
 type running struct {
 	t              testing.TB
 	cmd            *exec.Cmd
-	stdout, stderr bytes.Buffer
+	stdout, stderr said
 	started        time.Time
 	ended          chan struct{} // closed when the rest is final
 	err            error
 	took           time.Duration
+}
+
+// said is what a program has printed so far. Safe for concurrent use.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 // launch starts a program in the site's folder. The passphrase reaches it
