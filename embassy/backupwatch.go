@@ -75,8 +75,11 @@ func (f *filter) expect(ctx context.Context, d config.Dataset, last newest) (e *
 	scanned := make(chan struct{})
 	go func() {
 		defer close(scanned)
+		if last.Files > 0 {
+			return
+		}
 		for _, s := range d.Sources {
-			if fi, err := os.Stat(s); err == nil && last.Files == 0 {
+			if fi, err := os.Stat(s); err == nil {
 				e.scan(ctx, f, s, fi, sysStat(fi).file.dev)
 			}
 		}

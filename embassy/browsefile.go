@@ -176,13 +176,9 @@ func (t *Tree) ids(ctx context.Context, list chunk.ID) ([]chunk.ID, error) {
 func (t *table) ends(ids []chunk.ID, at, size uint64) ([]uint64, error) {
 	ends := make([]uint64, len(ids))
 	for i, id := range ids {
-		from, to := t.find(id)
-		if from == to {
-			return nil, errNoPlace(id)
-		}
-		raw := uint64(t.places[from].raw)
-		if raw == 0 || raw > chunk.MaxSize || raw > size-at {
-			return nil, fmt.Errorf("%w: chunk %s of %d bytes does not fit into the file", format.ErrMalformed, id, raw)
+		_, raw, err := t.piece(id, size-at)
+		if err != nil {
+			return nil, err
 		}
 		at += raw
 		ends[i] = at

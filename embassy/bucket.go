@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -91,10 +90,7 @@ type objectItem struct {
 // objects builds the tree of a bucket. A listing that fails gives no tree.
 func (w *walk) objects(b Bucket, url string) (format.Content, error) {
 	w.counts.sourcesFound = 1
-	uid, gid := uint32(max(0, os.Getuid())), uint32(max(0, os.Getgid())) // -1 where there are none
-	t := &objectTree{walk: w, bucket: b, lists: map[string][]format.Xattr{}, self: format.Node{
-		UID: uid, GID: gid, User: w.names.user(uid), Group: w.names.group(gid),
-	}}
+	t := &objectTree{walk: w, bucket: b, lists: map[string][]format.Xattr{}, self: w.own()}
 	t.in = t.enter(&objectFolder{path: "/"})
 	root, err := t.build()
 	if fault := (bucketError{}); errors.As(err, &fault) {

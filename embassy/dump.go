@@ -114,9 +114,8 @@ func (v *View) Dump(ctx context.Context, o DumpOptions, out io.Writer) (DumpRepo
 	if err := errors.Join(d.out.close(), buffer.Flush()); err != nil {
 		return report, fmt.Errorf("%w: %w", ErrPartial, err)
 	}
-	if n := len(o.Snapshot.Newer); n > 0 {
-		return report, fmt.Errorf("%w: it may not be the latest state: %d later snapshots, such as %s, are committed, and no target that answers gives them whole",
-			ErrPartial, n, o.Snapshot.Newer[0])
+	if later := o.Snapshot.Later(); later != "" {
+		return report, fmt.Errorf("%w: it %s", ErrPartial, later)
 	}
 	return report, nil
 }
@@ -207,16 +206,12 @@ func (d *dumper) plan(ctx context.Context, at string, n *format.Node) error {
 	left := n.Content.Size
 	err := d.r.each(ctx, *n.Content, func(id chunk.ID) error {
 		t := d.r.table
-		from, to := t.find(id)
-		if from == to {
-			return errNoPlace(id)
-		}
-		raw := uint64(t.places[from].raw)
-		if raw == 0 || raw > chunk.MaxSize || raw > left {
-			return fmt.Errorf("%w: chunk %s of %d bytes does not fit into the file", format.ErrMalformed, id, raw)
+		p, raw, err := t.piece(id, left)
+		if err != nil {
+			return err
 		}
 		left -= raw
-		if pack := t.segments[t.places[from].segment].pack; !d.packs[pack] {
+		if pack := t.segments[p.segment].pack; !d.packs[pack] {
 			if d.needed += t.packs[pack].size; d.needed > dumpRoom && len(d.packs) > 0 {
 				if err := d.flush(ctx); err != nil {
 					return err

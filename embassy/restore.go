@@ -60,6 +60,14 @@ const (
 	OwnersByName                 // as in the snapshot, where this system knows no user or group of the name
 )
 
+// OwnersHere are those that this user may set, as in the snapshot.
+func OwnersHere() Owners {
+	if os.Geteuid() == 0 {
+		return OwnersByNumber
+	}
+	return OwnersLeft
+}
+
 // RestoreOptions say what to restore and where.
 type RestoreOptions struct {
 	Snapshots []SnapshotInfo      // in the order in which they are to be restored; one per dataset
@@ -125,9 +133,8 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 		} else {
 			d.Missing = []format.Gap{{Path: []byte("/"), Reason: "not begun: " + fatal.Error()}}
 		}
-		if n := len(s.Newer); n > 0 {
-			d.Missing = append(d.Missing, format.Gap{Path: []byte("/"), Reason: fmt.Sprintf(
-				"may not be the latest state: %d later snapshots, such as %s, are committed, and no target that answers gives them whole", n, s.Newer[0])})
+		if later := s.Later(); later != "" {
+			d.Missing = append(d.Missing, format.Gap{Path: []byte("/"), Reason: later})
 		}
 		if len(d.Missing) > 0 {
 			broken = append(broken, d.Dataset)

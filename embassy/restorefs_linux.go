@@ -34,12 +34,15 @@ func syncAll(to *os.Root) error {
 }
 
 // attributes are the extended attributes of one name, which is not followed.
-type attributes struct{ path string }
+type attributes struct{ namedAttributes }
 
-func (a attributes) list() ([]string, error)             { return xattr.LList(a.path) }
-func (a attributes) get(name string) ([]byte, error)     { return xattr.LGet(a.path, name) }
-func (a attributes) set(name string, value []byte) error { return xattr.LSet(a.path, name, value) }
-func (a attributes) remove(name string) error            { return xattr.LRemove(a.path, name) }
+func (a attributes) set(name string, value []byte) error {
+	return xattr.LSet(string(a.namedAttributes), name, value)
+}
+
+func (a attributes) remove(name string) error {
+	return xattr.LRemove(string(a.namedAttributes), name)
+}
 
 // withAttributes calls use while the name is in reach. That of a folder may be
 // a path; any other lies in dir.
@@ -52,7 +55,7 @@ func withAttributes(dir *os.Root, name string, folder bool, use func(attributes)
 	if err != nil {
 		return err
 	}
-	err = use(attributes{fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), last)})
+	err = use(attributes{namedAttributes(fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), last))})
 	return errors.Join(bare(err), d.Close())
 }
 

@@ -65,6 +65,20 @@ func (t *table) find(id chunk.ID) (from, to int) {
 	return from, to
 }
 
+// piece returns the first place of a chunk that a file has next, and the bytes of
+// the file that it is, of which so many are left.
+func (t *table) piece(id chunk.ID, left uint64) (p place, raw uint64, err error) {
+	from, to := t.find(id)
+	if from == to {
+		return p, 0, errNoPlace(id)
+	}
+	p = t.places[from]
+	if raw = uint64(p.raw); raw == 0 || raw > chunk.MaxSize || raw > left {
+		return p, 0, fmt.Errorf("%w: chunk %s of %d bytes does not fit into the file", format.ErrMalformed, id, raw)
+	}
+	return p, raw, nil
+}
+
 // spans are the bytes of the pack that opening a chunk needs.
 func (t *table) spans(p place) []span {
 	s := t.segments[p.segment]

@@ -356,13 +356,9 @@ func (k *walker) file(ctx context.Context, n *format.Node, dir *folder, src stri
 	part := filePart{file: f}
 	var at uint64
 	err := k.r.each(ctx, *n.Content, func(id chunk.ID) error {
-		from, to := k.r.table.find(id)
-		if from == to {
-			return errNoPlace(id)
-		}
-		raw := uint64(k.r.table.places[from].raw)
-		if raw == 0 || raw > chunk.MaxSize || raw > f.size-at {
-			return fmt.Errorf("%w: chunk %s of %d bytes does not fit into the file", format.ErrMalformed, id, raw)
+		_, raw, err := k.r.table.piece(id, f.size-at)
+		if err != nil {
+			return err
 		}
 		part.ids = append(part.ids, id)
 		at += raw

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"embassy/embassy/child"
@@ -98,12 +97,11 @@ func (w *walk) stream(name string, started time.Time, open func() (io.ReadCloser
 		return format.Content{}, err
 	}
 	w.counts.files, w.counts.fresh, w.counts.bytes, w.counts.read = 1, 1, p.size, p.size
-	uid, gid := uint32(max(0, os.Getuid())), uint32(max(0, os.Getgid())) // -1 where there are none
-	if err := t.Add(&format.Node{
-		Type: format.File, Name: []byte(name), Mode: 0o600, UID: uid, GID: gid,
-		User: w.names.user(uid), Group: w.names.group(gid),
-		Sec: started.Unix(), Nsec: uint32(started.Nanosecond()), Content: &c,
-	}); err != nil {
+	w.seen.files.Add(1)
+	n := w.own()
+	n.Type, n.Name, n.Mode, n.Content = format.File, []byte(name), 0o600, &c
+	n.Sec, n.Nsec = started.Unix(), uint32(started.Nanosecond())
+	if err := t.Add(&n); err != nil {
 		return format.Content{}, err
 	}
 	return t.Finish()

@@ -57,6 +57,15 @@ type SnapshotInfo struct {
 	when int64 // Summary.Time, corrected by the snapshot's place in its chain
 }
 
+// Later says that the snapshot may not be the latest state, if there are Newer.
+func (s SnapshotInfo) Later() string {
+	if len(s.Newer) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("may not be the latest state: %d later snapshots, such as %s, are committed, and no target that answers gives them whole",
+		len(s.Newer), s.Newer[0])
+}
+
 // View is what the answering targets show of a nation, verified: the union of
 // their chains, and the snapshots that these commit. Its methods may be called
 // one at a time.

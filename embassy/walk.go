@@ -361,6 +361,13 @@ func (w *walk) node(name string, fi fs.FileInfo) format.Node {
 	return n
 }
 
+// own is what a node has of the user who backs up: that of what no file system
+// says the owner of.
+func (w *walk) own() format.Node {
+	uid, gid := uint32(max(0, os.Getuid())), uint32(max(0, os.Getgid())) // -1 where there are none
+	return format.Node{UID: uid, GID: gid, User: w.names.user(uid), Group: w.names.group(gid)}
+}
+
 // names remembers the names of users and groups.
 type names struct{ users, groups map[uint32]string }
 

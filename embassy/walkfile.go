@@ -27,7 +27,7 @@ const (
 	maxHoles      = 4 << 10  // of one file; of more, the largest
 	maxLinked     = 1 << 17  // files whose other names are waited for
 
-	tick       = 20 * time.Millisecond // of the clock that files get their times from, at the most
+	fineTick   = 20 * time.Millisecond // of the clock that files get their times from, at the most
 	coarseTick = 2 * time.Second       // of that of file systems which know no parts of a second
 )
 
@@ -45,7 +45,7 @@ type fileContent struct {
 	pending *pendingFile
 	twin    *fileContent  // the same file, which is read under another name; nil: it is not
 	wants   []chunk.ID    // of a file that was read
-	object  *bucketObject //  of a bucket; nil: a file
+	object  *bucketObject // of a bucket; nil: a file
 }
 
 // recall returns the content of a file that was stored under another name of
@@ -100,7 +100,7 @@ func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 // that of the system; files of a time to come are not waited for.
 func (f *cachedFile) outlast(ctx context.Context) {
 	changed := cmp.Or(f.Ctime, f.Mtime)
-	length := tick
+	length := fineTick
 	if changed%int64(time.Second) == 0 {
 		length = coarseTick
 	}

@@ -81,12 +81,8 @@ func (r *rescue) run(ctx context.Context) error {
 	if chosen, err = r.resume(view, chosen); err != nil {
 		return err
 	}
-	owners := embassy.OwnersLeft
-	if os.Geteuid() == 0 {
-		owners = embassy.OwnersByNumber
-	}
 	report, err := view.Restore(ctx, embassy.RestoreOptions{
-		Snapshots: chosen, To: r.to, Privileged: r.privileged, Verify: r.verify, Owners: owners,
+		Snapshots: chosen, To: r.to, Privileged: r.privileged, Verify: r.verify, Owners: embassy.OwnersHere(),
 	})
 	if err != nil && ctx.Err() != nil {
 		return interrupted(report, chosen)

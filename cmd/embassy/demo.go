@@ -312,7 +312,7 @@ func (d *demo) restore(ctx context.Context) (report embassy.RestoreReport, err e
 	if err != nil {
 		return report, err
 	}
-	report, err = view.Restore(ctx, embassy.RestoreOptions{Snapshots: picked, To: d.path("restored"), Owners: ownersHere()})
+	report, err = view.Restore(ctx, embassy.RestoreOptions{Snapshots: picked, To: d.path("restored"), Owners: embassy.OwnersHere()})
 	if err != nil {
 		return report, err
 	}

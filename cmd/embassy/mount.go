@@ -88,19 +88,19 @@ func runMount(ctx context.Context, o mountOptions, con *console) error {
 			if err != nil {
 				return err
 			}
-			if newest := d.Snapshots[0]; newest.Hash == latest.Hash && len(latest.Newer) > 0 {
+			newest := d.Snapshots[0]
+			if later := latest.Later(); newest.Hash == latest.Hash && later != "" {
 				stale = true
-				con.warnf("%s: it may not be the latest state: %s committed, such as %s, and no target that answers gives them whole",
-					d.Name, plural(uint64(len(latest.Newer)), "later snapshot is", "later snapshots are"), latest.Newer[0])
+				con.warnf("%s: it %s", d.Name, later)
 			}
-			if newest := d.Snapshots[0]; newest.Summary.Errors > 0 {
+			if newest.Summary.Errors > 0 {
 				con.warnf("not in source: %s of %s/%s, which the backup could not read",
 					plural(newest.Summary.Errors, "name", "names"), d.Name, fusefs.SnapshotName(newest))
 			}
 		}
 		browser := view.Browse()
 		defer browser.Close()
-		unread := unreadPaths{s: s, paths: map[string]bool{}}
+		unread := unreadPaths{con: con, paths: map[string]bool{}}
 		err = fusefs.Run(ctx, fusefs.Options{
 			Dir: o.dir, Datasets: shown, Browser: browser, AllowOther: o.allowOther,
 			Mounted: func() { con.tellMounted(o.dir, shown) },
@@ -197,7 +197,7 @@ func (con *console) tellMounted(dir string, shown []fusefs.Dataset) {
 // unreadPaths tells what could not be read, each path once. Safe for
 // concurrent use.
 type unreadPaths struct {
-	s     *site
+	con   *console
 	mu    sync.Mutex
 	paths map[string]bool
 	more  uint64
@@ -214,7 +214,7 @@ func (u *unreadPaths) warn(path string, err error) {
 		return
 	}
 	u.paths[path] = true
-	fmt.Fprintf(u.s.screen, "warning: %s: cannot be read: %s\n", printable(path), oneLine(err))
+	u.con.warnf("%s: cannot be read: %s", printable(path), oneLine(err))
 }
 
 // count returns how many paths could not be read, and of many more how often.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -122,7 +121,7 @@ func decodeOwners(c *cli.Context) (embassy.Owners, error) {
 	if how != "" && how != "numbers" && how != "names" {
 		return 0, usage("--owners %s: give what is restored to the users of the same numbers, or of the same names", how)
 	}
-	owners := ownersHere()
+	owners := embassy.OwnersHere()
 	switch {
 	case how != "" && owners == embassy.OwnersLeft:
 		return 0, usage("--owners: only root may give files to others; without it they belong to who restores")
@@ -130,14 +129,6 @@ func decodeOwners(c *cli.Context) (embassy.Owners, error) {
 		owners = embassy.OwnersByName
 	}
 	return owners, nil
-}
-
-// ownersHere are those that this user may set, as in the snapshot.
-func ownersHere() embassy.Owners {
-	if os.Geteuid() == 0 {
-		return embassy.OwnersByNumber
-	}
-	return embassy.OwnersLeft
 }
 
 // datasets returns the named datasets, each once.

@@ -112,6 +112,8 @@ func (s *screen) say(e event) { _, _ = s.write(e.line(s.json)) }
 
 // teller returns progress, or nil when nobody wants to see it.
 func (s *screen) teller() func(embassy.Progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.wanted {
 		return nil
 	}

@@ -66,11 +66,10 @@ func Run(ctx context.Context, o Options) error {
 		return refused(err)
 	}
 	ended := make(chan struct{})
-	var serving sync.WaitGroup
-	serving.Go(func() {
+	go func() { // after its grace it ends with the process
 		server.Serve()
 		close(ended)
-	})
+	}()
 	if err := server.WaitMount(); err != nil {
 		err = refused(err)
 		detach(dir)

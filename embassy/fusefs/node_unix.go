@@ -39,7 +39,7 @@ var types = map[format.NodeType]uint32{
 
 // top is the root: the datasets.
 type top struct {
-	fs.Inode
+	shelf
 	o     Options
 	names [][]string // of the folders of the snapshots, by dataset
 	gate  *gate
@@ -65,30 +65,18 @@ func (t *top) OnAdd(ctx context.Context) {
 	}
 }
 
-// Getattr implements fs.NodeGetattrer.
-func (t *top) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return shelfAttr(&out.Attr)
-}
-
-// Access implements fs.NodeAccesser: the kernel refuses what is to be refused.
-func (t *top) Access(context.Context, uint32) syscall.Errno { return 0 }
-
-// shelf is the folder of a dataset.
+// shelf is a folder that is in no snapshot: the root, or that of a dataset.
 type shelf struct{ fs.Inode }
 
 // Getattr implements fs.NodeGetattrer.
 func (s *shelf) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return shelfAttr(&out.Attr)
-}
-
-// Access implements fs.NodeAccesser.
-func (s *shelf) Access(context.Context, uint32) syscall.Errno { return 0 }
-
-func shelfAttr(out *fuse.Attr) syscall.Errno {
 	out.Mode, out.Nlink = 0o755, 2
 	out.Uid, out.Gid = uint32(os.Getuid()), uint32(os.Getgid())
 	return 0
 }
+
+// Access implements fs.NodeAccesser: the kernel refuses what is to be refused.
+func (s *shelf) Access(context.Context, uint32) syscall.Errno { return 0 }
 
 // entry is a name in a snapshot, or its root.
 type entry struct {

@@ -162,15 +162,15 @@ func (c contender) measure(b *testing.B, src string, at place, results map[strin
 // same compares how much is in two trees: the tools have tests of their own for
 // the rest.
 func same(src, to string) error {
-	want, err := exec.Command("sh", "-c", `find "$1" -type f -printf '%s\n' | sort | sha256sum`, "sh", src).Output()
-	if err != nil {
-		return err
+	var sums [2]string
+	for i, tree := range []string{src, to} {
+		sum, err := exec.Command("sh", "-c", `find "$1" -type f -printf '%s\n' | sort | sha256sum`, "sh", tree).Output()
+		if err != nil {
+			return err
+		}
+		sums[i] = string(sum)
 	}
-	got, err := exec.Command("sh", "-c", `find "$1" -type f -printf '%s\n' | sort | sha256sum`, "sh", to).Output()
-	if err != nil {
-		return err
-	}
-	if string(got) != string(want) {
+	if sums[0] != sums[1] {
 		return fmt.Errorf("what was restored to %s is not %s", to, src)
 	}
 	return nil
