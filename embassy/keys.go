@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -73,21 +74,40 @@ func AgentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
 	})
 }
 
-// RootKeys opens everything.
+// ErrReplaced: the root was rotated since the kit or the shares were made.
+var ErrReplaced = errors.New("the root was rotated since: use the kit or the shares that were made then")
+
+// RootKeys opens everything, with the root and those before it.
 func RootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
+	ring, err := ch.Ring(root)
+	if err != nil {
+		return nil, fmt.Errorf("the roots before this one: %w", err)
+	}
+	if !slices.ContainsFunc(ring.Ring(), func(r *crypto.Root) bool { return bytes.Equal(ch.RootSigner, r.Signer().Verifier().Bytes()) }) {
+		return nil, fmt.Errorf("%w: %w", crypto.ErrAuthentication, ErrReplaced)
+	}
 	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
 		var ids []*crypto.Identity
-		var part format.CompartmentPart
-		err := crypto.ErrAuthentication
-		for epoch := c.ReaderEpoch(); epoch > 0; epoch-- {
-			id := root.Reader(c.ID, epoch)
-			ids = append(ids, id)
-			if err != nil {
-				part, err = ch.OpenPart(c.ID, format.ReaderPart, id)
+		for _, r := range ring.Ring() {
+			for epoch := c.ReaderEpoch(); epoch > 0; epoch-- {
+				ids = append(ids, r.Reader(c.ID, epoch))
 			}
 		}
+		part, err := openReaderPart(ch, c.ID, ids)
 		return part, format.NewReader(ids...), true, err
 	})
+}
+
+// openReaderPart opens a compartment's part with the first of the identities
+// that can.
+func openReaderPart(ch *format.Charter, compartment format.ID, ids []*crypto.Identity) (part format.CompartmentPart, err error) {
+	err = crypto.ErrAuthentication
+	for _, id := range ids {
+		if part, err = ch.OpenPart(compartment, format.ReaderPart, id); err == nil {
+			break
+		}
+	}
+	return part, err
 }
 
 func openKeys(ch *format.Charter, open func(*format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error)) (*Keys, error) {
