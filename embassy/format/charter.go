@@ -32,9 +32,7 @@ type Charter struct {
 	// charter that the root signed. Only Agents and Parts may differ from it.
 	Base []byte `cbor:"14,keyasint,omitempty"`
 
-	// rooted is the number of the charter of the root that this one rests on:
-	// its own, or that of Base. OpenCharter sets it.
-	rooted uint64
+	base *Charter // what OpenCharter found in Base
 }
 
 // Handover makes another root the nation's. The root before signed it.

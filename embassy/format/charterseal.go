@@ -34,8 +34,17 @@ func (r Rank) Compare(o Rank) int {
 	return cmp.Or(cmp.Compare(r.Rotations, o.Rotations), cmp.Compare(r.Rooted, o.Rooted), cmp.Compare(r.Seq, o.Seq))
 }
 
+// Rooted returns the last charter of the root that a charter which OpenCharter
+// returned rests on: itself, or what it carries as Base.
+func (c *Charter) Rooted() *Charter {
+	if len(c.Base) > 0 && c.base != nil {
+		return c.base
+	}
+	return c
+}
+
 // Rank returns the rank of a charter that OpenCharter returned.
-func (c *Charter) Rank() Rank { return Rank{len(c.Succession), c.rooted, c.Seq} }
+func (c *Charter) Rank() Rank { return Rank{len(c.Succession), c.Rooted().Seq, c.Seq} }
 
 // Follows reports whether the charter may take the place of an older one: its
 // roots succeed those that the older one knows.
@@ -129,7 +138,6 @@ func openCharter(object []byte, nation ID, root *crypto.Verifier) (*Charter, err
 	if len(c.Base) > 0 {
 		return c, c.rest(r, root)
 	}
-	c.rooted = c.Seq
 	signer, err := c.successor(root)
 	if err != nil {
 		return nil, err
@@ -213,7 +221,7 @@ func (c *Charter) rest(r signedRecord, root *crypto.Verifier) error {
 	if err := r.verifyQuorum(c.context(), base.Administrators, int(base.Quorum)); err != nil {
 		return err
 	}
-	c.rooted = base.Seq
+	c.base = base
 	return c.amends(base)
 }
 
