@@ -50,7 +50,9 @@ type Change struct {
 
 // Diff calls fn with every name that differs between two snapshots at an
 // absolute source path and below, in the order of the tree. Folders with the
-// same content id are not read. The content of a folder is what its names are,
+// same content id are not read. Where a rotation of the writer secret, or another
+// compartment, lies between the two, a file of the same size and time is taken for
+// the same. The content of a folder is what its names are,
 // so a folder differs by its own attributes only. A folder whose list is
 // damaged in one of them is passed over, with all below, and makes the error. A
 // path that is in neither is fs.ErrNotExist.
@@ -97,7 +99,7 @@ func (d *differ) at(ctx context.Context, at string) error {
 func (d *differ) node(ctx context.Context, at string, o, n *format.Node, depth int) error {
 	what := Changed(0)
 	if o != nil && n != nil {
-		what = differs(o, n)
+		what = differs(o, n, d.old.naming == d.new.naming)
 	}
 	if (what != 0 || o == nil || n == nil) && at != "/" {
 		if err := d.fn(Change{at, o, n, what}); err != nil {
@@ -221,8 +223,9 @@ func (r *reading) pull(ctx context.Context, dir format.Content) *pulled {
 }
 
 // differs says in what two nodes of one name differ. Hard links and holes are
-// no difference: numbers and blocks change without anybody's doing.
-func differs(a, b *format.Node) Changed {
+// no difference: numbers and blocks change without anybody's doing. comparable
+// says that the ids of their contents can be compared.
+func differs(a, b *format.Node, comparable bool) Changed {
 	if a.Type != b.Type {
 		return ChangedType
 	}
@@ -232,11 +235,14 @@ func differs(a, b *format.Node) Changed {
 			c |= what
 		}
 	}
-	note(ChangedContent, a.Type == format.File && !sameContent(a.Content, b.Content))
+	moved := a.Sec != b.Sec || a.Nsec != b.Nsec
+	if a.Type == format.File {
+		note(ChangedContent, comparable && !sameContent(a.Content, b.Content) || !comparable && (moved || a.Content.Size != b.Content.Size))
+	}
 	note(ChangedTarget, !bytes.Equal(a.Link, b.Link) || a.Rdev != b.Rdev)
 	note(ChangedMode, a.Mode != b.Mode)
 	note(ChangedOwner, a.UID != b.UID || a.GID != b.GID || a.User != b.User || a.Group != b.Group)
-	note(ChangedTime, a.Sec != b.Sec || a.Nsec != b.Nsec)
+	note(ChangedTime, moved)
 	note(ChangedXattrs, !slices.EqualFunc(a.Xattrs, b.Xattrs, func(x, y format.Xattr) bool {
 		return bytes.Equal(x.Name, y.Name) && bytes.Equal(x.Value, y.Value)
 	}))

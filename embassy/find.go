@@ -61,6 +61,7 @@ func (v *View) Find(ctx context.Context, dataset, at string, match func(n *forma
 // run is a match that goes on.
 type run struct {
 	node  *format.Node
+	under naming
 	first int // in finder.read
 }
 
@@ -96,8 +97,9 @@ func (f *finder) end(at string, before int) {
 	delete(f.runs, at)
 }
 
-// state takes the state of a name in the newest snapshot; nil: not there.
-func (f *finder) state(at string, n *format.Node) {
+// state takes the state of a name in the newest snapshot, whose reading is
+// given; nil: not there.
+func (f *finder) state(in *reading, at string, n *format.Node) {
 	newest := len(f.read) - 1
 	matches := n != nil && f.match(n)
 	if matches {
@@ -105,23 +107,23 @@ func (f *finder) state(at string, n *format.Node) {
 		n = &kept
 	}
 	if r := f.runs[at]; r != nil {
-		if matches && goesOn(r.node, n) {
-			r.node = n
+		if matches && goesOn(r.node, n, r.under == in.naming) {
+			r.node, r.under = n, in.naming
 			return
 		}
 		f.end(at, newest)
 	}
 	if matches {
-		f.runs[at] = &run{n, newest}
+		f.runs[at] = &run{n, in.naming, newest}
 	}
 }
 
 // goesOn reports whether a name is still in what a person takes for one state.
-func goesOn(a, b *format.Node) bool {
+func goesOn(a, b *format.Node, comparable bool) bool {
 	if a.Type == format.Dir && b.Type == format.Dir {
 		return true
 	}
-	return differs(a, b)&(ChangedType|ChangedContent|ChangedTarget|ChangedTime) == 0
+	return differs(a, b, comparable)&(ChangedType|ChangedContent|ChangedTarget|ChangedTime) == 0
 }
 
 // series goes through all snapshots. One that cannot be opened might as well
@@ -184,7 +186,7 @@ func (f *finder) compare(ctx context.Context, r *reading) bool {
 	d := &differ{
 		old: f.last, new: r, harm: func(_ string, err error) error { return err },
 		fn: func(c Change) error {
-			f.state(c.Path, c.New)
+			f.state(r, c.Path, c.New)
 			return nil
 		},
 	}
@@ -198,7 +200,7 @@ func (f *finder) compare(ctx context.Context, r *reading) bool {
 func (f *finder) walk(ctx context.Context, r *reading, s SnapshotInfo) bool {
 	whole, met := true, map[string]bool{}
 	take := func(at string, n *format.Node) error {
-		if f.state(at, n); f.runs[at] != nil {
+		if f.state(r, at, n); f.runs[at] != nil {
 			met[at] = true
 		}
 		return nil

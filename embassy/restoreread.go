@@ -35,6 +35,7 @@ type reading struct {
 	c       *compartmentView
 	table   *table
 	root    format.Root
+	naming  naming
 	tally   *tally
 	fastest bool
 
@@ -45,6 +46,13 @@ type reading struct {
 	live   int               // bytes of the node lists that are being gone through
 	left   format.Summary    // what of its numbers is not yet counted
 	doubts int64             // of the view, when the snapshot itself was read
+}
+
+// naming is what the ids of a snapshot depend on: only under the same one have
+// equal contents equal ids.
+type naming struct {
+	compartment format.ID
+	epoch       uint32 // of the writer secret
 }
 
 // cachedPack is a pack of which some blocks are there.
@@ -94,7 +102,7 @@ func (v *View) openRoot(ctx context.Context, info SnapshotInfo, t *tally, fastes
 		}
 		seen[at] = true
 	}
-	r = &reading{view: v, c: s.c, root: root, tally: t, fastest: fastest, opener: newOpener(s.c), room: treeCache, left: summary, doubts: v.doubts.Load()}
+	r = &reading{view: v, c: s.c, root: root, naming: naming{s.c.ID, snap.Header.Scope.Epoch}, tally: t, fastest: fastest, opener: newOpener(s.c), room: treeCache, left: summary, doubts: v.doubts.Load()}
 	r.left.Refs = nil
 	return r, func(ctx context.Context) (err error) {
 		r.table, err = v.locate(ctx, s, summary.Refs, fastest, t)

@@ -99,14 +99,22 @@ func TestRotateWriter(t *testing.T) {
 	if second.Same != 0 || second.Added < first.Added {
 		t.Fatalf("%d files were taken from the file cache, %d bytes stored after %d", second.Same, second.Added, first.Added)
 	}
-	if third := s.mustBackup(0); third.Packs != 0 || third.New+third.Changed != 0 {
-		t.Fatalf("unchanged: %+v", third)
+	if again := s.mustBackup(0); again.Packs != 0 || again.New+again.Changed != 0 {
+		t.Fatalf("unchanged: %+v", again)
 	}
 	s.holds(s.root, first.Snapshot, before)
+	s.write("d0/new", []byte("old")) // of the same size
+	third := s.mustBackup(0)
+	if got := s.diff(first.Snapshot, third.Snapshot); !slices.Equal(got, []string{"d0 time", "d0/new added"}) {
+		t.Errorf("what differs between the epochs: %q", got)
+	}
+	if got := s.diff(second.Snapshot, third.Snapshot); !slices.Equal(got, []string{"d0/new content,time"}) {
+		t.Errorf("what differs within the epoch: %q", got)
+	}
 
 	// A new catalog learns both epochs.
 	s.catalog = newMemCatalog()
-	if rep, err := s.start().Rebuild(t.Context(), "t1"); err != nil || rep.Exit != 0 || rep.Lost != 0 || rep.Packs != uint64(first.Packs+second.Packs) {
+	if rep, err := s.start().Rebuild(t.Context(), "t1"); err != nil || rep.Exit != 0 || rep.Lost != 0 || rep.Packs != uint64(first.Packs+second.Packs+third.Packs) {
 		t.Fatalf("%+v, %v", rep, err)
 	}
 	if rep := s.mustBackup(0); rep.Packs != 0 {
@@ -120,7 +128,34 @@ func TestRotateWriter(t *testing.T) {
 			}
 		}
 	}
-	s.holds(s.root, second.Snapshot, s.tree(s.src))
+	s.holds(s.root, third.Snapshot, s.tree(s.src))
+}
+
+// diff says what differs between two snapshots.
+func (s *site) diff(old, new format.Hash) []string {
+	s.t.Helper()
+	v, err := s.view(0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var snaps [2]embassy.SnapshotInfo
+	for i, h := range []format.Hash{old, new} {
+		if snaps[i], err = v.Pick("population", h.String(), time.Time{}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	var out []string
+	if err := v.Diff(s.t.Context(), snaps[0], snaps[1], s.src, func(c embassy.Change) error {
+		what := strings.Join(c.What.Names(), ",")
+		if c.Old == nil {
+			what = "added"
+		}
+		out = append(out, strings.TrimPrefix(c.Path, s.src+"/")+" "+what)
+		return nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return out
 }
 
 func TestRotateUnknown(t *testing.T) {
