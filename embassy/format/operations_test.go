@@ -355,9 +355,14 @@ func opKit(in input) (any, error) {
 		return nil, err
 	}
 	fp, err := k.Fingerprint()
-	return map[string]any{
+	out := map[string]any{
 		"nation": k.Nation, "created": k.Created, "root": root.Bytes(), "hints": hints, "fingerprint": fp,
-	}, err
+	}
+	for _, r := range root.Ring()[1:] {
+		before, _ := out["earlier"].([][]byte)
+		out["earlier"] = append(before, r.Bytes())
+	}
+	return out, err
 }
 
 func opChunk(in input) (any, error) {
