@@ -43,6 +43,8 @@ type region struct {
 	members []*Member // in PACE order
 	lines   []*line
 	beyond  uint64 // entries that are shown, and could not be learned
+
+	revoked map[format.ID]uint64 // of the chains of revoked agents, the last entry that counts
 }
 
 // line is a chain that was learned from targets. It implements trail.
@@ -281,13 +283,9 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 		return nil, err
 	}
 	probe(ctx, key.Nation, s.order)
-	a := &atlas{s: s, key: key, state: state, booked: map[faultID]bool{}, waited: map[string]bool{}}
-	faults, err := s.catalog.Faults("")
+	a, err := s.newAtlas(key, state)
 	if err != nil {
 		return nil, err
-	}
-	for _, f := range faults {
-		a.booked[f.id()] = true
 	}
 	if a.charter, a.object, err = s.charterOf(ctx, key, state); err != nil {
 		return nil, err
@@ -298,6 +296,36 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 		}
 	}
 	a.place()
+	return a, a.learn(ctx)
+}
+
+// openRegion is openAtlas for one compartment that this machine writes, with
+// the keys that it opened.
+func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, compartment format.ID) (*region, error) {
+	a, err := s.newAtlas(state.NationKey(), state)
+	if err != nil {
+		return nil, err
+	}
+	a.keys, a.charter = keys, keys.Charter
+	a.place()
+	a.regions = slices.DeleteFunc(a.regions, func(r *region) bool { return r.id != compartment })
+	if len(a.regions) == 0 {
+		return nil, fmt.Errorf("compartment %s: %w", compartment, ErrUnknownName)
+	}
+	return a.regions[0], a.learn(ctx)
+}
+
+func (s *Service) newAtlas(key format.NationKey, state *State) (*atlas, error) {
+	a := &atlas{s: s, key: key, state: state, booked: map[faultID]bool{}, waited: map[string]bool{}}
+	faults, err := s.catalog.Faults("")
+	for _, f := range faults {
+		a.booked[f.id()] = true
+	}
+	return a, err
+}
+
+// learn asks every target for the ledgers of all regions.
+func (a *atlas) learn(ctx context.Context) error {
 	for _, r := range a.regions {
 		for i := range a.charter.Agents {
 			agent := &a.charter.Agents[i]
@@ -306,15 +334,15 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 			}
 			signer, err := crypto.ParseVerifier(agent.Signer)
 			if err != nil {
-				s.warn(Finding{Object: "agent " + agent.ID.String(), Err: err})
+				a.s.warn(Finding{Object: "agent " + agent.ID.String(), Err: err})
 				continue
 			}
 			if err := r.learn(ctx, agent, signer); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return a, ctx.Err()
+	return ctx.Err()
 }
 
 // place finds out where each compartment of the charter should lie.
@@ -331,7 +359,7 @@ func (a *atlas) place() {
 		}
 	}
 	for _, c := range a.charter.Compartments {
-		r := &region{a: a, id: c.ID, name: names[c.ID], rank: config.DefaultPriority}
+		r := &region{a: a, id: c.ID, name: names[c.ID], rank: config.DefaultPriority, revoked: map[format.ID]uint64{}}
 		placed, ok := a.s.site.Compartment(r.name)
 		switch {
 		case ok:

@@ -167,6 +167,9 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 		if err := l.learn(ctx, agent, all); err != nil {
 			return err
 		}
+		if agent.Status == format.AgentRevoked {
+			r.revoked[id] = l.last
+		}
 		if l.last > 0 {
 			r.lines = append(r.lines, l)
 		}

@@ -260,7 +260,7 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 	if err != nil {
 		return nil, err
 	}
-	if err := l.prepare(ctx, state); err != nil {
+	if err := l.prepare(ctx, state, keys); err != nil {
 		return nil, err
 	}
 	open[d.Compartment] = l

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"embassy/crypto"
+	"embassy/embassy/config"
 	"embassy/embassy/format"
 )
 
@@ -238,6 +239,14 @@ func (s *Service) configure(state *State, a *amendment, o InitOptions) {
 			a.say("compartment %s", k.Name)
 		}
 		p.Classification = k.Classification
+		if shared := k.Dedup == config.DedupCompartment; k.Dedup != "" && shared != cc.Shared {
+			cc.Shared = shared
+			if shared {
+				a.say("compartment %s: its agents trust one another, and reuse each other's chunks", k.Name)
+			} else {
+				a.say("compartment %s: its agents reuse each other's chunks no more", k.Name)
+			}
+		}
 		if o.Steward {
 			cc.Stewards = append(cc.Stewards, me)
 		}

@@ -69,6 +69,9 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 			return format.Hash{}, err
 		}
 		e.Snapshots = []format.Hash{id}
+		if e.Depends, err = l.depends(refs); err != nil {
+			return format.Hash{}, err
+		}
 	}
 	if len(e.Adds) == 0 {
 		return id, nil
@@ -107,8 +110,8 @@ func (l *ledger) refs(used []PackNum, here map[PackNum]ListedPack) ([]format.Ref
 			if err != nil {
 				return nil, err
 			}
-			if !found || state.Entry == 0 || state.Chain != l.chain.id() {
-				return nil, fmt.Errorf("pack %d (%s) is in no entry of chain %s", n, state.Hash, l.chain.id())
+			if !found || state.Entry == 0 {
+				return nil, fmt.Errorf("pack %d (%s) is in no entry of chain %s", n, state.Hash, state.Chain)
 			}
 			place, p = format.Head{Chain: state.Chain, Seq: state.Entry}, ListedPack{n, state.Pos}
 		}
@@ -181,7 +184,7 @@ func (l *ledger) settle(ctx context.Context, patience time.Duration, alive []*Me
 		again := slices.DeleteFunc(slices.Clone(alive), func(m *Member) bool {
 			err := l.found(m)
 			refused := errors.Is(err, targets.ErrDenied) || errors.Is(err, targets.ErrNoStore)
-			return err == nil || refused || suspect(err) || errors.Is(err, ErrLost)
+			return err == nil || refused || errors.Is(err, errWaits) || suspect(err) || errors.Is(err, ErrLost)
 		})
 		if len(again) > 0 {
 			if err := sleep(ctx, downFor); err != nil {

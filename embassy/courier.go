@@ -60,7 +60,7 @@ type courier struct {
 	share func(h format.Hash) bool
 	// ready, if not nil, reports whether a target has the entries of other
 	// chains that the entry depends on.
-	ready func(m *Member, e format.Entry) (bool, error)
+	ready func(ctx context.Context, m *Member, e format.Entry) (bool, error)
 	// sent is told of every object that was put; may be nil.
 	sent func(m *Member, bytes uint64, entry bool)
 }
@@ -76,7 +76,7 @@ func (c *courier) advance(ctx context.Context, t trail, m *Member, at uint64, co
 			return at, err
 		}
 		if c.ready != nil {
-			if ready, err := c.ready(m, e); err != nil {
+			if ready, err := c.ready(ctx, m, e); err != nil {
 				return at, err
 			} else if !ready {
 				return at, errWaits
@@ -96,7 +96,7 @@ func (c *courier) advance(ctx context.Context, t trail, m *Member, at uint64, co
 }
 
 // errWaits: a chain needs another one first.
-var errWaits = errors.New("waits for another chain")
+var errWaits = errors.New("waits for the chain of another agent: embassy replicate brings both")
 
 // stages are the objects that an entry adds, in the commit order.
 func stages(e format.Entry) [2][]format.Listed {

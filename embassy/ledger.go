@@ -41,6 +41,12 @@ type ledger struct {
 
 	alarm error // a fork that was found and left behind
 
+	// For the chains of the other agents, since prepare.
+	state   *State
+	keys    *Keys
+	meeting sync.Mutex
+	region  *region // nil: not opened yet
+
 	packs, lost uint64 // that replay learned again, and that it could not
 
 	committing sync.Mutex // one entry at a time
@@ -69,7 +75,7 @@ func (s *Service) openLedger(state *State, comp *Compartment) (*ledger, error) {
 		spool:   &spool{dir: dir, max: s.site.Spool.MaxBytes},
 		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{},
 	}
-	l.courier = &courier{s: s, since: s.now(), object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
+	l.courier = &courier{s: s, since: s.now(), ready: l.ready, object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
 		// A crash may have come between a put and its note: then the target
 		// itself has it.
 		return l.object(ctx, a, append(l.others(to), to))
@@ -96,7 +102,8 @@ func (l *ledger) distrust() error {
 // prepare looks at every target before a run writes anything: a chain that
 // somebody else wrote on, or that cannot be completed any more, is left as it
 // is, and a new one begins. Then the catalog learns what it lacks.
-func (l *ledger) prepare(ctx context.Context, state *State) error {
+func (l *ledger) prepare(ctx context.Context, state *State, keys *Keys) error {
+	l.state, l.keys = state, keys
 	l.look(ctx)
 	lost, _, err := l.s.catalog.Noted(lostKey(l.chain.id()))
 	if err != nil {
@@ -120,6 +127,9 @@ func (l *ledger) prepare(ctx context.Context, state *State) error {
 		if err := l.distrust(); err != nil {
 			return err
 		}
+	}
+	if err := l.part(ctx); err != nil {
+		return err
 	}
 	return l.replay(ctx)
 }
@@ -228,7 +238,7 @@ func (l *ledger) replay(ctx context.Context) error {
 		l.packs += uint64(len(listed))
 		l.lost += all - uint64(len(listed))
 	}
-	return nil
+	return l.meet(ctx)
 }
 
 // recall teaches a new catalog how far each target had come when the chain was

@@ -332,7 +332,7 @@ func (t *audit) putBack(ctx context.Context, r *region) error {
 				if err != nil {
 					return err
 				}
-				ready, err := r.ready(t.m, e)
+				ready, err := r.ready(ctx, t.m, e)
 				if err == nil && !ready {
 					err = errHeldBack
 				}

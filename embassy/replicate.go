@@ -156,14 +156,14 @@ func (r *replication) openOwn(ctx context.Context) error {
 		// What is lost, a backup stores again; a fork is left behind at once.
 		if l.look(ctx); l.forkedBy() != nil {
 			r.forked = true
-			err = l.prepare(ctx, r.a.state)
+			err = l.prepare(ctx, r.a.state, r.a.keys)
 		} else {
 			err = l.replay(ctx)
 		}
 		if err != nil {
 			return err
 		}
-		l.courier.looks, l.courier.sent = true, r.sent
+		l.courier.looks, l.courier.sent, l.courier.ready = true, r.sent, region.ready
 		r.own[region.name] = l
 	}
 	return nil
@@ -275,10 +275,16 @@ func (r *replication) pass(ctx context.Context, m *Member) error {
 			continue
 		}
 		own := r.own[region.name]
-		if own != nil && m.Down() == nil {
+		waits := false // the own chain, for others
+		bringOwn := func() {
 			err := own.advance(ctx, at, true)
+			if waits = errors.Is(err, errWaits); !waits {
+				errs = append(errs, err)
+			}
 			own.judge(at, err)
-			errs = append(errs, err)
+		}
+		if own != nil && m.Down() == nil {
+			bringOwn()
 		}
 		for waiting, rest := len(region.lines)+1, region.lines; len(rest) > 0 && len(rest) < waiting; {
 			waiting = len(rest)
@@ -288,6 +294,12 @@ func (r *replication) pass(ctx context.Context, m *Member) error {
 					break
 				}
 				if own != nil && l.Line == own.chain.line() {
+					if waits {
+						bringOwn()
+					}
+					if waits {
+						later = append(later, l)
+					}
 					if err := r.follow(l, at); err != nil {
 						return err
 					}
@@ -300,6 +312,9 @@ func (r *replication) pass(ctx context.Context, m *Member) error {
 				}
 			}
 			rest = later
+		}
+		if waits && m.Down() == nil {
+			bringOwn()
 		}
 	}
 	if ctx.Err() != nil {
@@ -362,10 +377,13 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 	return err
 }
 
-// ready reports whether the target has what an entry depends on.
-func (r *region) ready(m *Member, e format.Entry) (bool, error) {
+// ready reports whether the target has what an entry depends on. What a revoked
+// agent wrote after the last entry that counts, nobody waits for: no reader
+// uses it.
+func (r *region) ready(_ context.Context, m *Member, e format.Entry) (bool, error) {
 	for _, d := range e.Depends {
-		ready := false
+		last, revoked := r.revoked[d.Chain]
+		ready := revoked && d.Seq > last && !slices.ContainsFunc(r.lines, func(l *line) bool { return l.Chain == d.Chain && d.Seq <= l.last })
 		for _, l := range r.lines {
 			if l.Chain != d.Chain || d.Seq > l.last {
 				continue

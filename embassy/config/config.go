@@ -115,9 +115,16 @@ type Compartment struct {
 	ID             format.ID // pseudonym in the charter; zero, unless the file is keyless
 	Classification string
 	Rank           int         // replicated in ascending order: as given, else the lowest priority of its datasets, else DefaultPriority
+	Dedup          string      // DedupAgent, DedupCompartment, or empty: what the charter says stays
 	PACE           policy.PACE // names of targets; never empty
 	Commit         policy.Rule
 }
+
+// Values of dedup, whose chunks an agent reuses.
+const (
+	DedupAgent       = "agent"       // its own
+	DedupCompartment = "compartment" // those of every agent of the compartment: they trust one another
+)
 
 // Dataset is a unit of sources, schedule and restore priority. What it holds
 // comes from Sources, from S3, from Command or from Stdin: from one of them.

@@ -184,6 +184,11 @@ func (s *sections) compartment(n *yaml.Node) {
 		s.id(&c.ID),
 		key{"rank", s.integer("rank", 1, &c.Rank), ""},
 		key{"classification", s.string("classification", &c.Classification), ""},
+		key{"dedup", s.text("dedup", func(n *yaml.Node, text string) {
+			if c.Dedup = text; text != DedupAgent && text != DedupCompartment {
+				s.fail(n, "dedup is "+quote(text), "write agent, or, if all agents of the compartment trust one another, compartment")
+			}
+		}), ""},
 		key{"pace", s.pace(&c.PACE), ""},
 		key{"commit", func(n *yaml.Node) { commit = n }, ""},
 	)
