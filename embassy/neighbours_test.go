@@ -1,10 +1,14 @@
 package embassy_test
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,6 +158,121 @@ func TestSharedNeedsCommit(t *testing.T) {
 	r.replicate(0, embassy.ReplicateOptions{})
 	s.same()
 	if err := n.restores("land", second.Snapshot); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// judge signs a charter that says something else of an agent.
+func (s *site) judge(agent format.ID, status format.AgentStatus, after ...format.Head) {
+	s.t.Helper()
+	ch, object, err := embassy.FindCharter(s.t.Context(), s.members(), s.nation(), s.root.Signer().Verifier(), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ch.Seq, ch.Prev = ch.Seq+1, format.HashOf(object)
+	a := ch.Agent(agent)
+	a.Status, a.After = status, after
+	if object, err = format.SealCharter(*ch, s.root.Signer()); err != nil {
+		s.t.Fatal(err)
+	}
+	h := format.HashOf(object)
+	for _, m := range s.mems {
+		if err := m.Put(s.t.Context(), targets.Object{Name: format.CharterName(ch.Nation, ch.Seq, h), Data: object, SHA256: h}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// heads are the entries with snapshots of an agent.
+func (s *site) heads(agent format.ID) []format.Head {
+	s.t.Helper()
+	v, err := s.view(0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var out []format.Head
+	for _, snap := range v.Snapshots("") {
+		if snap.Agent == agent {
+			name := s.one(0, "/ledger/"+snap.Chain.String()+"/", fmt.Sprintf("/%016x-", snap.Seq))
+			_, h, err := format.ParseNumbered(name[strings.LastIndex(name, "/")+1:])
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			out = append(out, format.Head{Chain: snap.Chain, Seq: snap.Seq, Hash: h})
+		}
+	}
+	slices.SortFunc(out, func(a, b format.Head) int { return cmp.Compare(a.Seq, b.Seq) })
+	return out
+}
+
+func (s *site) agentID() format.ID {
+	s.t.Helper()
+	id, err := format.ParseID(s.agent())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return id
+}
+
+// What relied on entries of an agent that do not count any more is stored anew;
+// what relied on the others is not; and no target is held up.
+func TestSharedAgentRevoked(t *testing.T) {
+	s := newSite(t, 3, 2)
+	n := s.neighbour()
+	for _, m := range []*site{s, n} {
+		m.fill(1, 20, 100000)
+	}
+	one := s.mustBackup(0)
+	s.wrap, n.wrap = unreachable(2), unreachable(2)
+	for _, m := range []*site{s, n} {
+		m.fill(2, 20, 100000)
+	}
+	two := s.mustBackup(0)
+	if rep := n.mustBackup(0); rep.Added > one.Added/4 {
+		t.Fatalf("%d bytes stored", rep.Added)
+	}
+	heads := s.heads(s.agentID())
+	s.judge(s.agentID(), format.AgentRevoked, heads[0])
+	n.wrap = nil
+	rep := n.mustBackup(0)
+	if rep.Added < two.Added*3/4 || rep.Added > two.Added*3/2 {
+		t.Fatalf("%d bytes stored, want about %d", rep.Added, two.Added)
+	}
+	for _, p := range rep.Targets {
+		if p.Err != nil || p.Behind != 0 {
+			t.Errorf("target %s is %d behind: %v", p.Target, p.Behind, p.Err)
+		}
+	}
+	if err := n.restores("land", rep.Snapshot); err != nil {
+		t.Fatal(err)
+	}
+	if again := n.mustBackup(0); again.Packs != 0 {
+		t.Errorf("%d packs stored again", again.Packs)
+	}
+	if _, err := s.backup(t.Context()); !errors.Is(err, embassy.ErrNotEnrolled) {
+		t.Errorf("a revoked agent: %v", err)
+	}
+}
+
+// Of a suspended agent what was learned stays, and nothing new is reused.
+func TestSharedAgentSuspended(t *testing.T) {
+	s := newSite(t, 1, 1)
+	n := s.neighbour()
+	for _, m := range []*site{s, n} {
+		m.fill(1, 20, 100000)
+	}
+	s.mustBackup(0)
+	n.mustBackup(0)
+	for _, m := range []*site{s, n} {
+		m.fill(2, 20, 100000)
+	}
+	two := s.mustBackup(0)
+	s.judge(s.agentID(), format.AgentSuspended)
+	rep := n.mustBackup(0)
+	if rep.Added < two.Added*3/4 || rep.Added > two.Added*3/2 {
+		t.Fatalf("%d bytes stored, want about %d", rep.Added, two.Added)
+	}
+	if err := n.restores("land", rep.Snapshot); err != nil {
 		t.Fatal(err)
 	}
 }
