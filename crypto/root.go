@@ -2,6 +2,7 @@ package crypto
 
 import (
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 )
@@ -10,20 +11,43 @@ import (
 // call: HKDF labels "root signature", "root recipient", "compartment id",
 // "reader" and "writer", with a Context that is empty but for the compartment
 // and the epoch where they apply.
+//
+// Its 32 bytes are kept out of swap where the system allows it. What is derived
+// from it is not: that lives in many places, and not for long.
 type Root struct {
 	Secret
+	locked bool
 }
 
 // NewRoot returns a random root.
-func NewRoot() *Root { return &Root{Secret: *NewSecret()} }
+func NewRoot() *Root {
+	r := new(Root)
+	r.locked = lock(r.b[:])
+	must(rand.Read(r.b[:]))
+	return r
+}
 
 // RootFromBytes copies b, which must be 32 bytes.
 func RootFromBytes(b []byte) (*Root, error) {
-	s, err := SecretFromBytes(b)
-	if err != nil {
-		return nil, fmt.Errorf("root: %w", err)
+	if len(b) != KeySize {
+		return nil, fmt.Errorf("root of %d bytes, want %d", len(b), KeySize)
 	}
-	return &Root{Secret: *s}, nil
+	r := new(Root)
+	r.locked = lock(r.b[:])
+	copy(r.b[:], b)
+	return r, nil
+}
+
+// Locked reports whether the system keeps the root out of swap.
+func (r *Root) Locked() bool { return r.locked }
+
+// Wipe overwrites the root with zeros. It must not be used afterwards.
+func (r *Root) Wipe() {
+	r.Secret.Wipe()
+	if r.locked {
+		unlock(r.b[:])
+		r.locked = false
+	}
 }
 
 // Signer returns the key that signs charters.

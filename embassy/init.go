@@ -73,6 +73,7 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 		if err != nil {
 			return rep, err
 		}
+		defer root.Wipe()
 		rep.Resumed, rep.KitFound = rep.Resumed || resumed, true
 		if state, err = createState(s.site.StateDir, s.site.Nation, root); err != nil {
 			return rep, err
@@ -88,7 +89,8 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 	return rep, nil
 }
 
-// initRoot returns the root of the kit, and makes both when there is no kit.
+// initRoot returns the root of the kit, which the caller wipes, and makes both
+// when there is no kit.
 func (s *Service) initRoot(o InitOptions) (root *crypto.Root, resumed bool, err error) {
 	_, root, err = OpenKit(o.KitPath, o.Passphrase)
 	if err == nil {
@@ -123,8 +125,8 @@ func (s *Service) initRoot(o InitOptions) (root *crypto.Root, resumed bool, err 
 	return root, false, nil
 }
 
-// OpenKit reads a kit file and unwraps its root; crypto.ErrAuthentication for
-// a wrong passphrase.
+// OpenKit reads a kit file and unwraps its root, which the caller wipes;
+// crypto.ErrAuthentication for a wrong passphrase.
 func OpenKit(path string, passphrase []byte) (*format.Kit, *crypto.Root, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -143,7 +143,11 @@ func createState(dir, name string, root *crypto.Root) (*State, error) {
 }
 
 func readAgentKey(path string) (*crypto.AgentKey, error) {
-	if err := checkPrivate(path); err != nil {
+	err := CheckPrivate(path)
+	if errors.Is(err, ErrNotPrivate) {
+		err = fmt.Errorf("%w; consider the key captured", err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	raw, err := os.ReadFile(path)

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"embassy/cmd/internal/harden"
 	"embassy/cmd/internal/strict"
 	"embassy/cmd/internal/term"
 	"embassy/crypto"
@@ -32,6 +33,9 @@ import (
 var version = "dev"
 
 func main() {
+	if err := harden.Process(); err != nil {
+		fmt.Fprintln(os.Stderr, "warning:", err)
+	}
 	// The first signal ends the run in good order, the second at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

@@ -47,6 +47,7 @@ func (r *rescue) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer root.Wipe()
 	hints, err := kit.OpenHints(root)
 	if err != nil {
 		r.say("warning: the hints in the kit cannot be read: %v", err)
@@ -61,6 +62,7 @@ func (r *rescue) run(ctx context.Context) error {
 	}
 	witnesses, members := embassy.Witnesses(ctx, members, kit.Nation, r.warn)
 	keys, err := embassy.RootKeys(charter, root)
+	root.Wipe() // a restore takes hours
 	if err != nil {
 		return err
 	}
@@ -168,6 +170,9 @@ func (r *rescue) openKit(ctx context.Context) (*format.Kit, *crypto.Root, error)
 	}
 	if _, err := format.ParseKit(text); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", r.kit, err)
+	}
+	if err := embassy.CheckPrivate(r.kit); err != nil {
+		r.say("warning: %v", err)
 	}
 	p := term.Passphrases{File: r.phrases, In: r.stdin, Out: r.stderr}
 	phrase, err := p.Existing(ctx, "the recovery kit")

@@ -319,7 +319,7 @@ func (s *site) kitPath(r reader) (string, error) {
 	return path, nil
 }
 
-// openKit opens the recovery kit.
+// openKit opens the recovery kit. The caller wipes the root.
 func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *format.Kit, error) {
 	if s.shared != nil {
 		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
@@ -327,6 +327,9 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 	path, err := s.kitPath(r)
 	if err != nil {
 		return nil, nil, err
+	}
+	if err := embassy.CheckPrivate(path); err != nil {
+		s.screen.warn(embassy.Finding{Object: "recovery kit", Err: err})
 	}
 	phrase, err := con.passphrases(r.phrases).Existing(ctx, path)
 	if err != nil {
@@ -355,6 +358,7 @@ func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.K
 	if err != nil {
 		return nil, err
 	}
+	defer root.Wipe()
 	charter, _, err := embassy.FindCharter(ctx, s.members, kit.Nation, root.Signer().Verifier(), s.screen.warn)
 	if err != nil {
 		return nil, s.brief(err)

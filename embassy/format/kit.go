@@ -66,6 +66,7 @@ func (k *Kit) Unwrap(passphrase []byte) (*crypto.Root, error) {
 	}
 	if !bytes.Equal(root.Signer().Verifier().Bytes(), k.RootSigner) ||
 		!bytes.Equal(root.Identity().Recipient().Bytes(), k.RootRecipient) {
+		root.Wipe()
 		return nil, crypto.ErrAuthentication
 	}
 	return root, nil
