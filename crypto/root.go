@@ -7,16 +7,17 @@ import (
 	"fmt"
 )
 
-// Root is a nation's root secret. Everything below it is derived anew at each
-// call: HKDF labels "root signature", "root recipient", "compartment id",
+// Root is a nation's root secret, and the roots that it replaced. Everything
+// below it is derived anew at each call: HKDF labels "root signature", "root recipient", "compartment id",
 // "reader" and "writer", with a Context that is empty but for the compartment
-// and the epoch where they apply.
+// and the epoch where they apply; and "earlier roots", with that of the box.
 //
-// Its 32 bytes are kept out of swap where the system allows it. What is derived
+// Its bytes are kept out of swap where the system allows it. What is derived
 // from it is not: that lives in many places, and not for long.
 type Root struct {
 	Secret
-	locked bool
+	earlier []*Root // before rotations, newest first
+	locked  bool
 }
 
 // NewRoot returns a random root.
@@ -41,12 +42,66 @@ func RootFromBytes(b []byte) (*Root, error) {
 // Locked reports whether the system keeps the root out of swap.
 func (r *Root) Locked() bool { return r.locked }
 
-// Wipe overwrites the root with zeros. It must not be used afterwards.
+// Succeed returns a new random root that follows r: it knows r and all roots
+// before it.
+func (r *Root) Succeed() *Root {
+	next := NewRoot()
+	for _, e := range r.Ring() { // copies: one may be wiped while the other is in use
+		next.earlier = append(next.earlier, must(RootFromBytes(e.b[:])))
+	}
+	return next
+}
+
+// Ring returns r and the roots before it that it knows, newest first.
+func (r *Root) Ring() []*Root { return append([]*Root{r}, r.earlier...) }
+
+// SealEarlier seals the roots before r under r itself: whoever has r, and the
+// box, has them all. It returns nil when there are none.
+func (r *Root) SealEarlier(ctx Context) ([]byte, error) {
+	if len(r.earlier) == 0 {
+		return nil, nil
+	}
+	key := r.Derive("earlier roots", ctx)
+	defer key.Wipe()
+	var plain []byte
+	defer func() { clear(plain) }()
+	for _, e := range r.earlier {
+		plain = append(plain, e.b[:]...)
+	}
+	return SealBox(key, ctx, plain, nil)
+}
+
+// OpenEarlier returns r with the roots before it that SealEarlier sealed; r
+// itself for an empty box. Else the error is ErrAuthentication.
+func (r *Root) OpenEarlier(ctx Context, box []byte) (*Root, error) {
+	if len(box) == 0 {
+		return r, nil
+	}
+	key := r.Derive("earlier roots", ctx)
+	defer key.Wipe()
+	plain, err := OpenBox(key, ctx, box, nil)
+	if err != nil || len(plain) == 0 || len(plain)%KeySize != 0 {
+		return nil, ErrAuthentication
+	}
+	defer clear(plain)
+	out, err := RootFromBytes(r.b[:])
+	for rest := plain; err == nil && len(rest) > 0; rest = rest[KeySize:] {
+		var e *Root
+		e, err = RootFromBytes(rest[:KeySize])
+		out.earlier = append(out.earlier, e)
+	}
+	return out, err
+}
+
+// Wipe overwrites the root and those before it with zeros. They must not be
+// used afterwards.
 func (r *Root) Wipe() {
-	r.Secret.Wipe()
-	if r.locked {
-		unlock(r.b[:])
-		r.locked = false
+	for _, s := range r.Ring() {
+		s.Secret.Wipe()
+		if s.locked {
+			unlock(s.b[:])
+			s.locked = false
+		}
 	}
 }
 

@@ -84,6 +84,14 @@ var refusals = map[string][faultKinds]refusal{
 		{"kit: altered hints", auth}, {"refusals: hints: wrong nation", auth}, {"they are of all compartments", ""},
 		{"refusals: hints: wrong type", auth}, {"a root has no epoch", ""}, {"refusals: hints: swapped recipient", auth},
 	},
+	"handover": {
+		{"refusals: handover: altered field", auth}, {"refusals: handover: wrong nation", auth}, {"it is of all compartments", ""},
+		{"refusals: handover: wrong type", auth}, {"refusals: handover: from another root", auth}, {"refusals: handover: another signer", auth},
+	},
+	"earlier roots": {
+		{"refusals: earlier roots: altered field", auth}, {"refusals: earlier roots: wrong nation", auth}, {"they are of all compartments", ""},
+		{"refusals: earlier roots: wrong type", auth}, {"a root has no epoch", ""}, {"refusals: earlier roots: swapped recipient", auth},
+	},
 }
 
 // TestEveryFaultHasAVector fails for a type of record, or a fault of one, that
@@ -250,6 +258,7 @@ func (g *generator) refusals() {
 	}))
 	g.refusedParts(f)
 	g.refusedKits(f)
+	g.refusedRotations(f)
 }
 
 func (g *generator) sealTo(to *crypto.Recipient, ctx crypto.Context, plain []byte) []byte {
@@ -311,4 +320,63 @@ func (g *generator) refusedKits(f *vectorFile) {
 	f.fault("kit", "hints: wrong nation", auth, hints(to, wrongContexts(ctx("recovery hints"), "")["nation"]))
 	f.fault("kit", "hints: wrong type", auth, hints(to, ctx("charter part")))
 	f.fault("kit", "hints: swapped recipient", auth, hints(g.partner.Recipient(), ctx("recovery hints")))
+}
+
+// refusedRotations are about a charter and a kit of the root that follows.
+func (g *generator) refusedRotations(f *vectorFile) {
+	next := g.root.Succeed()
+	ctx := func(typ string) crypto.Context { return crypto.Context{Type: typ, Nation: g.nation} }
+	earlier := func(under *crypto.Root, c crypto.Context) []byte {
+		box, err := crypto.SealBox(under.Derive("earlier roots", ctx("earlier roots")), c, g.root.Bytes(), nil)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		return box
+	}
+	good := earlier(next, ctx("earlier roots"))
+	charter := func(signer *crypto.Signer, c crypto.Context, edit func(*format.Handover)) input {
+		h := format.Handover{
+			From: g.root.Signer().Verifier().ID(), Signer: next.Signer().Verifier().Bytes(), Recipient: next.Identity().Recipient().Bytes(), Earlier: good,
+		}
+		h.Sig = signer.Sign(c, mustCBOR(h))
+		edit(&h)
+		object, err := format.SealCharter(format.Charter{
+			Nation: g.nation, Seq: 2, Prev: format.HashOf([]byte("1")), RootSigner: h.Signer, RootRecipient: h.Recipient, Succession: []format.Handover{h},
+		}, next.Signer())
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		return input{Object: object}
+	}
+	asItIs := func(*format.Handover) {}
+	in := charter(g.root.Signer(), ctx("handover"), asItIs)
+	in.Nation, in.Verifier = g.nation[:], g.root.Signer().Verifier().Bytes()
+	f.add("charter after a rotation", "charter", "valid", in)
+	bad := func(name string, in input) { f.fault("charter after a rotation", "handover: "+name, auth, in) }
+	bad("altered field", charter(g.root.Signer(), ctx("handover"), func(h *format.Handover) { h.Earlier = h.Earlier[1:] }))
+	bad("wrong nation", charter(g.root.Signer(), wrongContexts(ctx("handover"), "")["nation"], asItIs))
+	bad("wrong type", charter(g.root.Signer(), ctx("charter"), asItIs))
+	bad("from another root", charter(g.root.Signer(), ctx("handover"), func(h *format.Handover) { h.From[0] ^= 1 }))
+	bad("another signer", charter(g.agent.Signer, ctx("handover"), asItIs))
+
+	kit := func(box []byte) input {
+		wrapped, err := crypto.WrapParams{Time: 1, MemoryKiB: 64, Threads: 2}.WrapRoot(next, []byte("passphrase"), ctx("recovery kit"))
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		return input{Text: kitText(mustCBOR(format.Kit{
+			Version: 2, Nation: g.nation, Created: 1767225600_000000000, Wrapped: wrapped, Earlier: box,
+			RootSigner: next.Signer().Verifier().Bytes(), RootRecipient: next.Identity().Recipient().Bytes(),
+		}))}
+	}
+	in = kit(good)
+	in.Passphrase = "passphrase"
+	f.add("kit after a rotation", "kit", "valid", in)
+	bad = func(name string, in input) { f.fault("kit after a rotation", "earlier roots: "+name, auth, in) }
+	worse := slices.Clone(good)
+	worse[len(worse)-1] ^= 1
+	bad("altered field", kit(worse))
+	bad("wrong nation", kit(earlier(next, wrongContexts(ctx("earlier roots"), "")["nation"])))
+	bad("wrong type", kit(earlier(next, ctx("recovery kit"))))
+	bad("swapped recipient", kit(earlier(g.root, ctx("earlier roots"))))
 }
