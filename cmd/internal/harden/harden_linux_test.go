@@ -1,8 +1,10 @@
 package harden_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -23,7 +25,16 @@ func TestProcess(t *testing.T) {
 		t.Errorf("the limit of core dumps is %+v, %v", limit, err)
 	}
 	// What the program itself needs of /proc goes on.
-	if _, err := os.ReadDir("/proc/self/fd"); err != nil {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/file", d.Fd())); err != nil {
 		t.Error(err)
 	}
 	out, err := exec.Command("sh", "-c", "ulimit -c; cat /proc/self/environ >/dev/null").CombinedOutput()
