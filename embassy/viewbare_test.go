@@ -198,6 +198,23 @@ func TestBareEpochs(t *testing.T) {
 	}
 }
 
+// TestBarePoison: other bytes that another agent of the compartment lays under
+// the ids of the first one's chunks come after the true ones.
+func TestBarePoison(t *testing.T) {
+	r, a := newRepo(t, 1, "pop")
+	text := random(3, 3<<20)
+	good := a.snapshot("pop", dir{"x": text, "y": "short"})
+	b := r.enrol()
+	for id := range a.chunks {
+		b.named(format.DataChunk, id, []byte("poison"))
+	}
+	other := b.snapshot("pop", dir{"z": "z"})
+	var f findings
+	v := r.bare(&f)
+	r.restored(v, other, map[string][]byte{"z": []byte("z")})
+	r.restored(v, good, map[string][]byte{"x": text, "y": []byte("short")})
+}
+
 // TestBareHostile: what a host, somebody without the writer secret, or another
 // agent lays beside the objects changes nothing, and costs little.
 func TestBareHostile(t *testing.T) {
@@ -205,12 +222,7 @@ func TestBareHostile(t *testing.T) {
 	text := random(3, 3<<20)
 	good := a.snapshot("pop", dir{"x": text, "y": "short"})
 
-	// Another agent puts other bytes under the ids of the first, and a name
-	// that leads out of the folder.
 	b := r.enrol()
-	for id := range a.chunks {
-		b.named(format.DataChunk, id, []byte("poison"))
-	}
 	b.snapshot("../out", dir{"z": "z"})
 
 	// Somebody without the writer secret seals a later snapshot.
