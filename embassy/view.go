@@ -133,6 +133,9 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 	for _, c := range o.Keys.Compartments {
 		v.compartments = append(v.compartments, v.compartment(c, o.Order))
 	}
+	if o.Keys.Doubt != nil {
+		v.warn(Finding{Object: "charter", Err: o.Keys.Doubt})
+	}
 	live, err := v.reach(ctx)
 	if err != nil {
 		return nil, err

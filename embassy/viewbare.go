@@ -63,7 +63,7 @@ func (n bareName) object() object {
 
 // OpenBareView is OpenView of a nation of which no charter is left: it takes
 // compartments, agents, snapshots and packs from what the members list, keys
-// from the roots, the newest first, and names of datasets from the summaries.
+// from the root and those before it, and names of datasets from the summaries.
 // Members and the rest of o are as in OpenView; Keys and Order do not matter.
 //
 // Nobody vouches for which agent wrote what, or for what is newest: a snapshot
@@ -73,7 +73,7 @@ func (n bareName) object() object {
 //
 // The Keys have the id of a compartment for its name, and priorities as the
 // newest summary of a dataset has them. They know no agents.
-func OpenBareView(ctx context.Context, o ViewOptions, nation format.ID, roots ...*crypto.Root) (*View, *Keys, error) {
+func OpenBareView(ctx context.Context, o ViewOptions, nation format.ID, root *crypto.Root) (*View, *Keys, error) {
 	o.Keys, o.Order = &Keys{Charter: &format.Charter{Nation: nation}}, nil
 	v, err := newView(o)
 	if err != nil {
@@ -87,7 +87,7 @@ func OpenBareView(ctx context.Context, o ViewOptions, nation format.ID, roots ..
 	if err := ctx.Err(); err != nil {
 		return nil, nil, fmt.Errorf("list the targets: %w", err)
 	}
-	if err := v.readBare(ctx, l, roots); err != nil {
+	if err := v.readBare(ctx, l, root); err != nil {
 		return nil, nil, fmt.Errorf("read the snapshots: %w", err)
 	}
 	v.log.Debug("targets listed", "targets", len(live), "snapshots", len(v.snapshots))
@@ -291,7 +291,7 @@ func (ts bareTrials) tell(v *View, what string) {
 
 // readBare opens the summary of every snapshot, and keeps of the compartments
 // those that have one.
-func (v *View) readBare(ctx context.Context, l []bareName, roots []*crypto.Root) error {
+func (v *View) readBare(ctx context.Context, l []bareName, root *crypto.Root) error {
 	all := map[format.ID]*compartmentView{}
 	var snapshots int
 	for _, n := range l {
@@ -303,7 +303,7 @@ func (v *View) readBare(ctx context.Context, l []bareName, roots []*crypto.Root)
 			c := &Compartment{ID: n.compartment, Part: format.CompartmentPart{Name: n.compartment.String()}}
 			all[c.ID] = v.compartment(c, nil)
 			all[c.ID].bare = &bareView{snapshots: map[format.Hash]committed{}, keys: &bareKeys{
-				nation: v.keys.Charter.Nation, id: c.ID, roots: roots,
+				nation: v.keys.Charter.Nation, id: c.ID, roots: root.Ring(),
 				writers: map[uint32]*format.Writer{}, readers: map[uint32][]*crypto.Identity{},
 			}}
 		}
