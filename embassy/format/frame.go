@@ -15,11 +15,8 @@ type SegmentFrame struct {
 	Length uint64 // of the segment
 }
 
-// PreambleSize is how many bytes of a segment SegmentHead wants to see.
-const PreambleSize = preambleSize
-
 // SegmentHead returns the bytes of preamble and header of the segment that
-// begins with start. The error wraps ErrMalformed.
+// begins with start, of which 16 bytes are enough. The error wraps ErrMalformed.
 func SegmentHead(start []byte) (int, error) {
 	if len(start) < preambleSize || string(start[:len(segmentMagic)]) != segmentMagic {
 		return 0, fmt.Errorf("%w: no segment begins here", ErrMalformed)
@@ -31,8 +28,8 @@ func SegmentHead(start []byte) (int, error) {
 	return preambleSize + int(n), nil
 }
 
-// ParseSegmentFrame reads preamble and header of a segment that has room bytes
-// of its pack before it at most. The error wraps ErrMalformed.
+// ParseSegmentFrame reads preamble and header of a segment, for which its pack
+// has room bytes left. The error wraps ErrMalformed.
 func ParseSegmentFrame(head []byte, room uint64) (SegmentFrame, error) {
 	h, _, size, length, err := parseHeader(segmentMagic, head)
 	if err != nil {
