@@ -199,11 +199,23 @@ func TestBareEpochs(t *testing.T) {
 }
 
 // TestBarePoison: other bytes that another agent of the compartment lays under
-// the ids of the first one's chunks come after the true ones.
+// the ids of the first one's chunks come after the true ones, and so does what a
+// host shows of a pack in folders where it does not belong.
 func TestBarePoison(t *testing.T) {
-	r, a := newRepo(t, 1, "pop")
+	r, a := newRepo(t, 2, "pop")
 	text := random(3, 3<<20)
 	good := a.snapshot("pop", dir{"x": text, "y": "short"})
+	for _, n := range r.names(1, "/pack/") {
+		data := r.get(1, n)
+		h := format.HashOf(data)
+		for i := 50_000; i < len(data)-50_000; i += 10_000 {
+			data[i] ^= 1 // its directory stays good
+		}
+		for i := range 20 {
+			r.putOn(0, format.ObjectName(r.nation, r.comp, format.ID{byte(i + 1)}, format.KindPack, h), data)
+		}
+		damages["missing"](r, 0, n)
+	}
 	b := r.enrol()
 	for id := range a.chunks {
 		b.named(format.DataChunk, id, []byte("poison"))
@@ -235,13 +247,10 @@ func TestBareHostile(t *testing.T) {
 	}
 	r.putOn(0, name(a.scope.Agent, format.KindSnapshot, format.HashOf(forged)), forged)
 
-	// The host shows true objects in other folders, under other hashes, and
+	// The host shows true objects under other hashes, in other folders, and
 	// longer than they are, and many that are none.
 	for _, n := range r.names(1, a.scope.Agent.String()+"/pack/") {
 		data := r.get(1, n)
-		for i := range 20 {
-			r.putOn(0, name(format.ID{byte(i + 1)}, format.KindPack, format.HashOf(data)), data)
-		}
 		r.putOn(0, name(a.scope.Agent, format.KindPack, format.Hash{9}), data)
 		r.putOn(0, n, append(slices.Clone(data), data...))
 	}
