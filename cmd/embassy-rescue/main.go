@@ -123,6 +123,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			&cli.StringFlag{Name: "credentials-file", Usage: "AWS shared credentials `FILE`"},
 			&cli.StringFlag{Name: "ca-file", Usage: "PEM `FILE` of the authorities that the targets' certificates are from"},
 			&cli.BoolFlag{Name: "insecure", Usage: "allow plain http beyond this machine"},
+			&cli.BoolFlag{Name: "without-charter", Usage: "use packs and snapshots alone: for when charter or ledgers are lost"},
 			&cli.BoolFlag{Name: "list", Usage: "list the snapshots, restore nothing"},
 			&cli.BoolFlag{Name: "json", Usage: "print the list as JSON"},
 			&cli.StringFlag{Name: "at", Usage: "restore the newest state not after this `TIME`, such as 2026-11-21 or 2026-11-21T14:00:00Z"},
@@ -157,7 +158,7 @@ type options struct {
 	kit, phrases, credentials, ca, to string
 	from                              []targets.Location
 	insecure, list, json              bool
-	privileged, verify                bool
+	privileged, verify, bare          bool
 	at                                time.Time // zero: now
 	datasets                          []string  // none: all
 }
@@ -166,7 +167,7 @@ func decode(c *cli.Context) (options, error) {
 	o := options{
 		kit: c.String("kit"), phrases: c.String("passphrase-file"), credentials: c.String("credentials-file"),
 		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"), json: c.Bool("json"),
-		privileged: c.Bool("privileged"), verify: c.Bool("verify"),
+		privileged: c.Bool("privileged"), verify: c.Bool("verify"), bare: c.Bool("without-charter"),
 		datasets: c.Args().Slice(),
 	}
 	switch {
