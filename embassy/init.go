@@ -55,7 +55,7 @@ type InitReport struct {
 func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 	rep := InitReport{AgentName: o.AgentName}
 	var err error
-	if rep.Shared, err = o.shared(); err != nil {
+	if rep.Shared, err = o.Shared(); err != nil {
 		return rep, err
 	}
 	if rep.KitPath, rep.KitFound, err = o.source(rep.Shared); err != nil {

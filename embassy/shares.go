@@ -231,9 +231,9 @@ func (s *Service) firstHints() format.Hints {
 	return hints
 }
 
-// shared reports whether the root is, or is to be, shared among custodians: it
+// Shared reports whether the root is, or is to be, shared among custodians: it
 // is when shares lie in their folder and no kit in its place.
-func (o InitOptions) shared() (bool, error) {
+func (o InitOptions) Shared() (bool, error) {
 	if o.SharesDir == "" {
 		if o.Custodians > 0 {
 			return false, errors.New("no folder is named for the shares")
