@@ -31,6 +31,7 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.trees()
 	g.kits()
 	g.chunks()
+	g.shares() // last, so that the randomness of the others does not move
 	return g.files
 }
 
