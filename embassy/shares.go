@@ -78,17 +78,17 @@ func ReadShares(paths []string) (shares []format.NamedShare, notes []string, err
 // readSecret reads a file that only its owner may read, and of it at most max
 // bytes. The note tells of a file system without modes.
 func readSecret(path string, max int64) (text []byte, note string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
 	if err := checkPrivate(path); err != nil {
 		if !modeless(path) {
 			return nil, "", err
 		}
 		note = path + " lies on a file system that keeps nobody from reading it: look after the medium"
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, "", err
-	}
-	defer f.Close()
 	text, err = io.ReadAll(io.LimitReader(f, max))
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", path, err)

@@ -129,7 +129,7 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 // spoil FILE changes one digit in the middle of a share.
 func spoil(ts *testscript.TestScript, _ bool, args []string) {
 	text := []byte(ts.ReadFile(args[0]))
-	at := bytes.Index(text, []byte("BEGIN EMBASSY SHARE")) + 100
+	at := bytes.Index(text, []byte("-----BEGIN EMBASSY SHARE")) + 100
 	for text[at] < '0' || text[at] > '9' {
 		at++
 	}
