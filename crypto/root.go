@@ -6,12 +6,13 @@ import (
 	"fmt"
 )
 
-// Root is a nation's root secret. Everything below it is derived anew at each
+// Root is a nation's root secret, and the roots that it replaced. Everything below it is derived anew at each
 // call: HKDF labels "root signature", "root recipient", "compartment id",
 // "reader" and "writer", with a Context that is empty but for the compartment
-// and the epoch where they apply.
+// and the epoch where they apply; and "earlier roots", with that of the box.
 type Root struct {
 	Secret
+	earlier []*Root // before rotations, newest first
 }
 
 // NewRoot returns a random root.
@@ -24,6 +25,62 @@ func RootFromBytes(b []byte) (*Root, error) {
 		return nil, fmt.Errorf("root: %w", err)
 	}
 	return &Root{Secret: *s}, nil
+}
+
+// Succeed returns a new random root that follows r: it knows r and all roots
+// before it.
+func (r *Root) Succeed() *Root {
+	next := NewRoot()
+	next.earlier = r.Ring()
+	return next
+}
+
+// Ring returns r and the roots before it that it knows, newest first.
+func (r *Root) Ring() []*Root { return append([]*Root{r}, r.earlier...) }
+
+// SealEarlier seals the roots before r under r itself: whoever has r, and the
+// box, has them all. It returns nil when there are none.
+func (r *Root) SealEarlier(ctx Context) ([]byte, error) {
+	if len(r.earlier) == 0 {
+		return nil, nil
+	}
+	key := r.Derive("earlier roots", ctx)
+	defer key.Wipe()
+	var plain []byte
+	defer func() { clear(plain) }()
+	for _, e := range r.earlier {
+		plain = append(plain, e.b[:]...)
+	}
+	return SealBox(key, ctx, plain, nil)
+}
+
+// OpenEarlier returns r with the roots before it that SealEarlier sealed; r
+// itself for an empty box. Else the error is ErrAuthentication.
+func (r *Root) OpenEarlier(ctx Context, box []byte) (*Root, error) {
+	if len(box) == 0 {
+		return r, nil
+	}
+	key := r.Derive("earlier roots", ctx)
+	defer key.Wipe()
+	plain, err := OpenBox(key, ctx, box, nil)
+	if err != nil || len(plain) == 0 || len(plain)%KeySize != 0 {
+		return nil, ErrAuthentication
+	}
+	defer clear(plain)
+	out, err := RootFromBytes(r.b[:])
+	for rest := plain; err == nil && len(rest) > 0; rest = rest[KeySize:] {
+		var e *Root
+		e, err = RootFromBytes(rest[:KeySize])
+		out.earlier = append(out.earlier, e)
+	}
+	return out, err
+}
+
+// Wipe wipes the root and those before it.
+func (r *Root) Wipe() {
+	for _, s := range r.Ring() {
+		s.Secret.Wipe()
+	}
 }
 
 // Signer returns the key that signs charters.

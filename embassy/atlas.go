@@ -264,7 +264,9 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 	switch {
 	case err != nil && known == nil:
 		return nil, nil, err
-	case err == nil && (known == nil || found.Seq >= known.Seq):
+	case err == nil && known != nil && !found.Follows(known) && found.Rank().Compare(known.Rank()) > 0:
+		return nil, nil, fmt.Errorf("charter %d: %w", found.Seq, ErrTwoRoots)
+	case err == nil && (known == nil || found.Rank().Compare(known.Rank()) >= 0):
 		if !bytes.Equal(object, raw) {
 			err = s.catalog.Note(charterNote, object)
 		}

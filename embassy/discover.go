@@ -32,8 +32,8 @@ type numberedCopy struct {
 	size   int64
 }
 
-// FindCharter returns the newest charter of the nation that any answering
-// member holds and that the pinned root signed, with its object. A dead member
+// FindCharter returns, of the charters of the nation that answering members hold
+// and that the pinned root vouches for, the one that counts, with its object. A dead member
 // costs one probe. Bad copies and dead members go to warn, which may be nil.
 // When there is none, the error wraps ErrNoCharter and names the nations that
 // the targets hold instead; when no member answered, it wraps their causes.
@@ -59,7 +59,9 @@ func FindCharter(ctx context.Context, members []*Member, nation format.ID, root 
 	var object []byte
 	tried := 0
 	for i, c := range copies {
-		if best != nil && (c.seq < best.Seq || format.HashOf(object) == c.hash) {
+		// One that the root signed outranks all before it; one of administrators
+		// must rest on the last that the root signed.
+		if best != nil && (c.seq < best.Rank().Rooted || format.HashOf(object) == c.hash || best.Prev == c.hash && c.seq > best.Rank().Rooted) {
 			continue
 		}
 		if best == nil && i > 0 && copies[i-1].hash != c.hash {
@@ -72,11 +74,11 @@ func FindCharter(ctx context.Context, members []*Member, nation format.ID, root 
 		switch {
 		case err != nil:
 			warn(Finding{Target: c.member.Name, Object: c.name, Err: err})
-		case best == nil:
+		case best == nil || got.Rank().Compare(best.Rank()) > 0:
 			best, object = got, data
-		default:
+		case got.Rank() == best.Rank():
 			warn(Finding{Target: c.member.Name, Object: c.name,
-				Err: fmt.Errorf("the root signed two charters with number %d; the later one counts", c.seq)})
+				Err: fmt.Errorf("two charters with number %d are signed; the later one counts", c.seq)})
 			if got.Time > best.Time {
 				best, object = got, data
 			}
@@ -86,6 +88,26 @@ func FindCharter(ctx context.Context, members []*Member, nation format.ID, root 
 		return nil, nil, noCharter(ctx, live, nation, len(copies))
 	}
 	return best, object, nil
+}
+
+// FindCharterOf is FindCharter with a root. Where no target shows a charter of
+// that root, one of the roots before it will do: a target may have been away
+// when the root was rotated.
+func FindCharterOf(ctx context.Context, members []*Member, nation format.ID, root *crypto.Root, warn func(Finding)) (*format.Charter, []byte, error) {
+	var first error
+	for i, r := range root.Ring() {
+		ch, object, err := FindCharter(ctx, members, nation, r.Signer().Verifier(), warn)
+		if err == nil && i > 0 && warn != nil {
+			warn(Finding{Object: format.CharterPrefix(nation), Err: errors.New("only charters of a root that was replaced are to be had: what was written since the root was rotated is not shown")})
+		}
+		if err == nil || !errors.Is(err, ErrNoCharter) {
+			return ch, object, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, nil, first
 }
 
 // open reads a charter. old says that an older version had to be read.

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -44,6 +45,9 @@ func (c *Compartment) Current() *format.Writer { return c.Writers[len(c.Writers)
 type Keys struct {
 	Charter      *format.Charter
 	Compartments []*Compartment
+	// Doubt says why a newer charter, which administrators signed, does not
+	// count; nil: there is none such.
+	Doubt error
 }
 
 // Named returns the compartment of that name.
@@ -73,21 +77,89 @@ func AgentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
 	})
 }
 
-// RootKeys opens everything.
+// ErrReplaced: the root was rotated since the kit or the shares were made.
+var ErrReplaced = errors.New("the root was rotated since: use the kit or the shares that were made then")
+
+// RootKeys opens everything, with the root and those before it. What
+// administrators sealed counts as far as it leaves alone what the root sealed.
 func RootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
+	return within(ch, func(ch *format.Charter) (*Keys, error) { return rootKeys(ch, root) })
+}
+
+// within opens a charter of administrators, and the one of the root that it
+// rests on. The latter counts when the former says more than it may, or cannot
+// be opened.
+func within(ch *format.Charter, open func(*format.Charter) (*Keys, error)) (*Keys, error) {
+	keys, err := open(ch)
+	base := ch.Rooted()
+	if base == ch {
+		return keys, err
+	}
+	was, failed := open(base)
+	if failed != nil {
+		return nil, failed
+	}
+	if err == nil {
+		err = keys.within(was)
+	}
+	if err != nil {
+		was.Doubt = fmt.Errorf("charter %d, which administrators signed, is set aside for charter %d: %w", ch.Seq, base.Seq, err)
+		return was, nil
+	}
+	return keys, nil
+}
+
+// within returns nil when the compartments say what they said before, but for
+// agents.
+func (k *Keys) within(was *Keys) error {
+	for _, w := range was.Compartments {
+		i := slices.IndexFunc(k.Compartments, func(c *Compartment) bool { return c.ID == w.ID })
+		if i < 0 || !sameButAgents(k.Compartments[i].Part, w.Part) {
+			return fmt.Errorf("compartment %s: %w", w.Part.Name, format.ErrOverreach)
+		}
+	}
+	return nil
+}
+
+func sameButAgents(a, b format.CompartmentPart) bool {
+	same := a.NationName == b.NationName && a.Name == b.Name && a.Classification == b.Classification
+	return same && slices.EqualFunc(a.Writers, b.Writers, func(x, y format.EpochSecret) bool {
+		return x.Epoch == y.Epoch && bytes.Equal(x.Secret, y.Secret)
+	}) && slices.EqualFunc(a.Datasets, b.Datasets, func(x, y format.Dataset) bool {
+		return x.Name == y.Name && x.Priority == y.Priority
+	})
+}
+
+func rootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
+	ring, err := ch.Ring(root)
+	if err != nil {
+		return nil, fmt.Errorf("the roots before this one: %w", err)
+	}
+	if !slices.ContainsFunc(ring.Ring(), func(r *crypto.Root) bool { return bytes.Equal(ch.RootSigner, r.Signer().Verifier().Bytes()) }) {
+		return nil, fmt.Errorf("%w: %w", crypto.ErrAuthentication, ErrReplaced)
+	}
 	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
 		var ids []*crypto.Identity
-		var part format.CompartmentPart
-		err := crypto.ErrAuthentication
-		for epoch := c.ReaderEpoch(); epoch > 0; epoch-- {
-			id := root.Reader(c.ID, epoch)
-			ids = append(ids, id)
-			if err != nil {
-				part, err = ch.OpenPart(c.ID, format.ReaderPart, id)
+		for _, r := range ring.Ring() {
+			for epoch := c.ReaderEpoch(); epoch > 0; epoch-- {
+				ids = append(ids, r.Reader(c.ID, epoch))
 			}
 		}
+		part, err := openReaderPart(ch, c.ID, ids)
 		return part, format.NewReader(ids...), true, err
 	})
+}
+
+// openReaderPart opens a compartment's part with the first of the identities
+// that can.
+func openReaderPart(ch *format.Charter, compartment format.ID, ids []*crypto.Identity) (part format.CompartmentPart, err error) {
+	err = crypto.ErrAuthentication
+	for _, id := range ids {
+		if part, err = ch.OpenPart(compartment, format.ReaderPart, id); err == nil {
+			break
+		}
+	}
+	return part, err
 }
 
 func openKeys(ch *format.Charter, open func(*format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error)) (*Keys, error) {

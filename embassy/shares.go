@@ -194,32 +194,32 @@ func WriteKit(path, nationName string, kit *format.Kit) error {
 
 // splitNew makes a root and shares it, or takes the root of the shares that lie
 // in the folder.
-func (s *Service) splitNew(o InitOptions) (root *crypto.Root, resumed bool, err error) {
+func (s *Service) splitNew(o InitOptions) (nation format.ID, root *crypto.Root, resumed bool, err error) {
 	paths, err := SharesIn(o.SharesDir)
 	if err != nil {
-		return nil, false, err
+		return nation, nil, false, err
 	}
 	if len(paths) > 0 {
 		shares, _, err := ReadShares(paths)
 		if err != nil {
-			return nil, false, err
+			return nation, nil, false, err
 		}
 		c, err := UnlockShares(shares)
 		if err != nil {
-			return nil, false, fmt.Errorf("there are shares in %s, and init makes no second root: bring back a quorum of them, or move them away to begin another nation: %w", o.SharesDir, err)
+			return nation, nil, false, fmt.Errorf("there are shares in %s, and init makes no second root: bring back a quorum of them, or move them away to begin another nation: %w", o.SharesDir, err)
 		}
-		return c.Root, true, nil
+		return c.Nation, c.Root, true, nil
 	}
 	root = crypto.NewRoot()
-	nation := format.NationID(root.Signer().Verifier(), root.Identity().Recipient())
+	nation = format.NationID(root.Signer().Verifier(), root.Identity().Recipient())
 	shares, err := format.NewShares(root, nation, o.Quorum, o.Custodians, s.firstHints(), s.now())
 	if err != nil {
-		return nil, false, err
+		return nation, nil, false, err
 	}
 	if _, err := WriteShares(o.SharesDir, s.site.Nation, shares); err != nil {
-		return nil, false, err
+		return nation, nil, false, err
 	}
-	return root, false, nil
+	return nation, root, false, nil
 }
 
 // firstHints is what is known of the world before the first charter.

@@ -103,12 +103,11 @@ func (e *badState) Unwrap() error { return e.cause }
 
 // createState pins the nation and makes the agent's key, unless both are
 // there already. The pin comes last: with it the directory is complete.
-func createState(dir, name string, root *crypto.Root) (*State, error) {
+func createState(dir, name string, nation format.ID, root *crypto.Root) (*State, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	signer, recipient := root.Signer().Verifier(), root.Identity().Recipient()
-	nation := format.NationID(signer, recipient)
 	s, err := OpenState(dir)
 	if err == nil {
 		if s.nation != nation {
@@ -198,15 +197,24 @@ func (s *State) Keys() (*Keys, error) {
 	return AgentKeys(ch, s.key)
 }
 
-// acceptCharter stores a verified charter, unless an equal or newer one is
-// stored already.
+// ErrTwoRoots: a charter knows another successor of the root than the charter
+// that was accepted before. Somebody has a root that was replaced.
+var ErrTwoRoots = errors.New("the charter names another root than the one that this machine knows to have followed: somebody may use a root that was replaced")
+
+// acceptCharter stores a verified charter, unless one that counts as much or
+// more is stored already.
 func (s *State) acceptCharter(object []byte) (*format.Charter, error) {
 	ch, err := format.OpenCharter(object, s.nation, s.verifier)
 	if err != nil {
 		return nil, err
 	}
-	if have, _, err := s.charter(); err == nil && have.Seq >= ch.Seq {
-		return have, nil
+	if have, _, err := s.charter(); err == nil {
+		if have.Rank().Compare(ch.Rank()) >= 0 {
+			return have, nil
+		}
+		if !ch.Follows(have) {
+			return nil, fmt.Errorf("charter %d: %w", ch.Seq, ErrTwoRoots)
+		}
 	}
 	return ch, writeFile(s.dir, filepath.Join(s.dir, "charter"), object)
 }

@@ -146,6 +146,9 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 	for _, c := range o.Keys.Compartments {
 		v.compartments = append(v.compartments, v.compartment(c, o.Order))
 	}
+	if o.Keys.Doubt != nil {
+		v.warn(Finding{Object: "charter", Err: o.Keys.Doubt})
+	}
 	probe(ctx, o.Keys.Charter.Nation, v.members)
 	live := tellDown(v.members, v.warn)
 	for i, m := range v.members {

@@ -55,7 +55,7 @@ func (r *rescue) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	charter, _, err := embassy.FindCharter(ctx, members, kit.Nation, root.Signer().Verifier(), r.warn)
+	charter, _, err := embassy.FindCharterOf(ctx, members, kit.Nation, root, r.warn)
 	if err != nil {
 		return fmt.Errorf("%w%s", err, r.others(hints))
 	}

@@ -388,7 +388,7 @@ func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.K
 		return nil, err
 	}
 	defer root.Wipe()
-	charter, _, err := embassy.FindCharter(ctx, s.members, kit.Nation, root.Signer().Verifier(), s.screen.warn)
+	charter, _, err := embassy.FindCharterOf(ctx, s.members, kit.Nation, root, s.screen.warn)
 	if err != nil {
 		return nil, s.brief(err)
 	}

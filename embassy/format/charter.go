@@ -8,8 +8,6 @@ import (
 	"embassy/crypto"
 )
 
-const charterMagic = "EMBCHAR1"
-
 // Charter is the signed statement of the nation's keys, compartments and
 // agents. It shows a host pseudonyms and public keys only; names lie in the
 // sealed parts.
@@ -28,6 +26,22 @@ type Charter struct {
 	Administrators [][]byte `cbor:"10,keyasint,omitempty"` // crypto.Verifier
 	Quorum         uint32   `cbor:"11,keyasint,omitempty"`
 	Parts          []Part   `cbor:"12,keyasint"`
+	// Succession tells of every rotation of the root, oldest first.
+	Succession []Handover `cbor:"13,keyasint,omitempty"`
+	// Base is, in a charter that administrators signed, the object of the last
+	// charter that the root signed. Only Agents and Parts may differ from it.
+	Base []byte `cbor:"14,keyasint,omitempty"`
+
+	base *Charter // what OpenCharter found in Base
+}
+
+// Handover makes another root the nation's. The root before signed it.
+type Handover struct {
+	From      [16]byte `cbor:"1,keyasint"` // crypto.Verifier.ID of the root before
+	Signer    []byte   `cbor:"2,keyasint"` // crypto.Verifier of the new root
+	Recipient []byte   `cbor:"3,keyasint"` // crypto.Recipient of the new root
+	Earlier   []byte   `cbor:"4,keyasint"` // all roots before, sealed under the new one: crypto.Root.SealEarlier
+	Sig       []byte   `cbor:"5,keyasint"`
 }
 
 // CharterCompartment is the public face of a compartment.
@@ -45,6 +59,8 @@ type RecipientKey struct {
 	Epoch   uint32 `cbor:"1,keyasint"` // reader epoch; 0 for a partner nation
 	Key     []byte `cbor:"2,keyasint"`
 	Partner string `cbor:"3,keyasint,omitempty"` // fingerprint of the partner that people compared
+	// Since is the first writer epoch whose secret a partner gets; 0: all.
+	Since uint32 `cbor:"4,keyasint,omitempty"`
 }
 
 // ReaderEpoch returns the newest epoch of the nation's own reader key.
@@ -198,64 +214,4 @@ func (c *Charter) OpenPart(compartment ID, k PartKind, id *crypto.Identity) (Com
 		return out, nil
 	}
 	return CompartmentPart{}, crypto.ErrAuthentication
-}
-
-// SealCharter encodes a charter and signs it with the root: one signer.
-func SealCharter(c Charter, signers ...*crypto.Signer) ([]byte, error) {
-	c.Version = Version
-	if err := c.check(); err != nil {
-		return nil, err
-	}
-	if len(signers) != 1 {
-		return nil, fmt.Errorf("charter with %d signatures: the root's alone counts", len(signers))
-	}
-	body, err := encodeRecord(c)
-	if err != nil {
-		return nil, fmt.Errorf("charter: %w", err)
-	}
-	object := sealSigned(charterMagic, body, Scope{Nation: c.Nation}.context(typeCharter), signers...)
-	if len(object) > MaxCharterSize {
-		return nil, fmt.Errorf("charter of %d bytes, at most %d", len(object), MaxCharterSize)
-	}
-	return object, nil
-}
-
-// OpenCharter verifies that the nation's root, whose verifier the caller
-// holds from elsewhere, signed the charter.
-func OpenCharter(object []byte, nation ID, root *crypto.Verifier) (*Charter, error) {
-	r, err := parseSigned(charterMagic, MaxCharterSize, object)
-	if err != nil {
-		return nil, fmt.Errorf("charter: %w", err)
-	}
-	if err := r.verify(Scope{Nation: nation}.context(typeCharter), root); err != nil {
-		return nil, fmt.Errorf("charter: %w", err)
-	}
-	var c Charter
-	if err := decode(r.Body, &c); err != nil {
-		return nil, fmt.Errorf("charter: %w", err)
-	}
-	if c.Nation != nation {
-		return nil, fmt.Errorf("%w: charter of another nation", ErrMalformed)
-	}
-	return &c, c.check()
-}
-
-func (c *Charter) check() error {
-	if c.Version != Version {
-		return fmt.Errorf("%w: charter of version %d", ErrMalformed, c.Version)
-	}
-	if c.Seq == 0 || (c.Seq == 1) != c.Prev.IsZero() {
-		return fmt.Errorf("%w: charter %d: first and previous do not agree", ErrMalformed, c.Seq)
-	}
-	for _, k := range c.Compartments {
-		if len(k.Recipients) == 0 || len(k.Recipients) > MaxRecipients || k.Epoch == 0 {
-			return fmt.Errorf("%w: charter: compartment %s", ErrMalformed, k.ID)
-		}
-	}
-	for _, a := range c.Agents {
-		if a.ID != ID(crypto.AgentID(a.Signer, a.Recipient)) || a.Status < AgentActive || a.Status > AgentRevoked {
-			return fmt.Errorf("%w: charter: agent %s", ErrMalformed, a.ID)
-		}
-	}
-	return nil
 }

@@ -114,7 +114,13 @@ func Combine(given []NamedShare) (*Combined, error) {
 		return nil, fmt.Errorf("combine %d shares of ceremony %s: %w", len(c.Used), ref.Ceremony, err)
 	}
 	signer := root.Signer().Verifier()
-	if !bytes.Equal(signer.Bytes(), ref.RootSigner) || NationID(signer, root.Identity().Recipient()) != ref.Nation {
+	whole, err := root.OpenEarlier(earlierContext(ref.Nation), ref.Earlier)
+	if err == nil {
+		root = whole
+	}
+	ring := root.Ring()
+	first := ring[len(ring)-1]
+	if err != nil || !bytes.Equal(signer.Bytes(), ref.RootSigner) || NationID(first.Signer().Verifier(), first.Identity().Recipient()) != ref.Nation {
 		root.Wipe()
 		return nil, fmt.Errorf("the shares are not those of the root of nation %s: %w", ref.Nation, crypto.ErrAuthentication)
 	}

@@ -17,7 +17,8 @@ import (
 // this format, or not of a version that this program reads.
 var ErrMalformed = errors.New("malformed")
 
-// Version is the only format version there is.
+// Version is the version of every record but the charters that say more than
+// version 1 could.
 const Version = 1
 
 // Bounds on whole objects, in bytes. A reader asks for no more.
@@ -43,6 +44,8 @@ const (
 	typeKit         = "recovery kit"
 	typeHints       = "recovery hints"
 	typeShare       = "share"
+	typeHandover    = "handover"
+	typeEarlier     = "earlier roots"
 	labelIDKey      = "chunk id"
 	labelPolynomial = "chunker polynomial"
 	labelIndexKey   = "index"

@@ -19,6 +19,9 @@ type Kit struct {
 	RootRecipient []byte         `cbor:"5,keyasint"` // crypto.Recipient
 	Wrapped       crypto.Wrapped `cbor:"6,keyasint"`
 	Hints         []byte         `cbor:"7,keyasint,omitempty"` // Hints, sealed to the root
+	// Earlier holds the roots before this one: crypto.Root.SealEarlier. A kit
+	// that has it is of version 2.
+	Earlier []byte `cbor:"8,keyasint,omitempty"`
 }
 
 // Hints is what a kit knows of the world. Anybody who holds the kit can
@@ -48,10 +51,18 @@ func NewKit(root *crypto.Root, nation ID, passphrase []byte, now time.Time) (*Ki
 	if err != nil {
 		return nil, err
 	}
-	return &Kit{
-		Version: Version, Nation: nation, Created: now.UnixNano(), Wrapped: w,
+	earlier, err := root.SealEarlier(earlierContext(nation))
+	if err != nil {
+		return nil, err
+	}
+	k := &Kit{
+		Version: Version, Nation: nation, Created: now.UnixNano(), Wrapped: w, Earlier: earlier,
 		RootSigner: root.Signer().Verifier().Bytes(), RootRecipient: root.Identity().Recipient().Bytes(),
-	}, nil
+	}
+	if len(earlier) > 0 {
+		k.Version++ // it has a word that version 1 lacks
+	}
+	return k, nil
 }
 
 // Unwrap returns the root; crypto.ErrAuthentication for a wrong passphrase.
@@ -64,7 +75,7 @@ func (k *Kit) Unwrap(passphrase []byte) (*crypto.Root, error) {
 		!bytes.Equal(root.Identity().Recipient().Bytes(), k.RootRecipient) {
 		return nil, crypto.ErrAuthentication
 	}
-	return root, nil
+	return root.OpenEarlier(earlierContext(k.Nation), k.Earlier)
 }
 
 // Fingerprint is that of the root, for people to compare.
@@ -157,7 +168,7 @@ func ParseKit(text []byte) (*Kit, error) {
 	if err := decode(raw, k); err != nil {
 		return nil, fmt.Errorf("recovery kit: %w", err)
 	}
-	if k.Version != Version {
+	if want := uint8(Version + min(1, len(k.Earlier))); k.Version != want {
 		return nil, fmt.Errorf("%w: recovery kit of version %d", ErrMalformed, k.Version)
 	}
 	return k, nil

@@ -26,7 +26,7 @@ type Share struct {
 	RootSigner []byte `cbor:"8,keyasint"`            // crypto.Verifier
 	Value      []byte `cbor:"9,keyasint"`            // of crypto.SplitRoot
 	Wrapped    []byte `cbor:"10,keyasint"`           // the root, sealed by crypto.SplitRoot
-	Earlier    []byte `cbor:"11,keyasint,omitempty"` // reserved: roots before a rotation
+	Earlier    []byte `cbor:"11,keyasint,omitempty"` // as in a kit; with it the version is 2
 	Signature  []byte `cbor:"12,keyasint,omitempty"` // by the root, of all but itself
 
 	// Hints stand beside the share, sealed to the root. They are not signed,
@@ -42,8 +42,12 @@ func NewShares(root *crypto.Root, nation ID, quorum, n int, h Hints, now time.Ti
 	if err != nil {
 		return nil, err
 	}
+	earlier, err := root.SealEarlier(earlierContext(nation))
+	if err != nil {
+		return nil, err
+	}
 	first := Share{
-		Version: Version, Nation: nation, Created: now.UnixNano(), Of: uint8(n), Quorum: uint8(quorum),
+		Version: shareVersion(earlier), Earlier: earlier, Nation: nation, Created: now.UnixNano(), Of: uint8(n), Quorum: uint8(quorum),
 		RootSigner: root.Signer().Verifier().Bytes(), Hints: hints,
 	}
 	rand.Read(first.Ceremony[:]) // never fails
@@ -64,6 +68,9 @@ func NewShares(root *crypto.Root, nation ID, quorum, n int, h Hints, now time.Ti
 	}
 	return shares, nil
 }
+
+// shareVersion is 2 with a word that version 1 lacks.
+func shareVersion(earlier []byte) uint8 { return uint8(Version + min(1, len(earlier))) }
 
 // Wipe forgets the secret of the share.
 func (s *Share) Wipe() { clear(s.Value) }
@@ -94,7 +101,7 @@ func (s *Share) body() []byte {
 // Check returns nil if the share is whole and the root that it names signed it.
 // That it is of the right root, people see by the fingerprint.
 func (s *Share) Check() error {
-	if s.Version != Version {
+	if s.Version != shareVersion(s.Earlier) {
 		return fmt.Errorf("%w: share of version %d", ErrMalformed, s.Version)
 	}
 	if err := crypto.CheckQuorum(int(s.Quorum), int(s.Of)); err != nil {
@@ -104,7 +111,7 @@ func (s *Share) Check() error {
 	if err != nil {
 		return fmt.Errorf("%w: share: %v", ErrMalformed, err)
 	}
-	if s.Number < 1 || s.Number > s.Of || !crypto.ValidShare(s.Value) || len(s.Wrapped) != crypto.SealedRootSize || len(s.Earlier) > 0 {
+	if s.Number < 1 || s.Number > s.Of || !crypto.ValidShare(s.Value) || len(s.Wrapped) != crypto.SealedRootSize {
 		return fmt.Errorf("%w: share %d of %d with a field of a wrong size", ErrMalformed, s.Number, s.Of)
 	}
 	body := s.body()

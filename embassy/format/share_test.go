@@ -265,6 +265,27 @@ func TestNewSharesRefuses(t *testing.T) {
 	}
 }
 
+// The shares of a root that was rotated carry the roots before it, and the
+// nation is that of the first.
+func TestSharesOfLaterRoot(t *testing.T) {
+	w := newWorld(t, 0)
+	w.root = w.root.Succeed()
+	shares := w.ceremony(t, 2, 3, ceremonyTime)
+	var list []format.NamedShare
+	for _, s := range shares[1:] {
+		list = append(list, format.NameShare("x", []byte(shareText(t, s))))
+	}
+	c, err := format.Combine(list)
+	if err != nil || c.Nation != w.nation || len(c.Root.Ring()) != 2 || !c.Root.Equal(&w.root.Secret) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	other := newWorld(t, 1)
+	other.root, other.nation = other.root.Succeed(), w.nation
+	if c, err := format.Combine(given(other.ceremony(t, 2, 2, ceremonyTime)...)); c != nil || class(err) != "authentication" {
+		t.Errorf("roots of another nation: %v", err)
+	}
+}
+
 func FuzzShare(f *testing.F) {
 	w := newWorld(f, 0)
 	for _, s := range w.ceremony(f, 2, 3, ceremonyTime) {

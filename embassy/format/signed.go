@@ -3,6 +3,7 @@ package format
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"embassy/crypto"
 )
@@ -20,8 +21,13 @@ type Signature struct {
 	Sig    []byte   `cbor:"2,keyasint"` // algorithm id, then the signature
 }
 
+// sealSigned signs a body. Signatures stand in ascending order of their signers.
 func sealSigned(magic string, body []byte, ctx crypto.Context, signers ...*crypto.Signer) []byte {
 	r := signedRecord{Body: body}
+	slices.SortFunc(signers, func(a, b *crypto.Signer) int {
+		x, y := a.Verifier().ID(), b.Verifier().ID()
+		return bytes.Compare(x[:], y[:])
+	})
 	for _, s := range signers {
 		r.Sigs = append(r.Sigs, Signature{Signer: s.Verifier().ID(), Sig: s.Sign(ctx, body)})
 	}
@@ -54,4 +60,33 @@ func (r signedRecord) verify(ctx crypto.Context, v *crypto.Verifier) error {
 		return crypto.ErrAuthentication
 	}
 	return v.Verify(ctx, r.Body, r.Sigs[0].Sig)
+}
+
+// verifyQuorum returns nil when just so many of the keys signed the record,
+// each once, in ascending order of their ids, and nobody else.
+func (r signedRecord) verifyQuorum(ctx crypto.Context, keys [][]byte, quorum int) error {
+	if quorum == 0 || len(r.Sigs) != quorum {
+		return crypto.ErrAuthentication
+	}
+	for i, s := range r.Sigs {
+		if i > 0 && bytes.Compare(r.Sigs[i-1].Signer[:], s.Signer[:]) >= 0 {
+			return crypto.ErrAuthentication
+		}
+		if err := verifyOne(ctx, r.Body, s, keys); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifyOne returns nil when one of the keys, crypto.Verifier each, made the
+// signature.
+func verifyOne(ctx crypto.Context, body []byte, s Signature, keys [][]byte) error {
+	for _, k := range keys {
+		v, err := crypto.ParseVerifier(k)
+		if err == nil && v.ID() == s.Signer {
+			return v.Verify(ctx, body, s.Sig)
+		}
+	}
+	return crypto.ErrAuthentication
 }

@@ -100,7 +100,7 @@ func (g *generator) shares() {
 	signed("value of 31 bytes", "malformed", func(s *format.Share) { s.Value = s.Value[:31] })
 	signed("value that is no scalar", "malformed", func(s *format.Share) { s.Value = slices.Repeat([]byte{0xff}, 32) })
 	signed("sealed root cut", "malformed", func(s *format.Share) { s.Wrapped = s.Wrapped[:111] })
-	signed("earlier roots, which are reserved", "malformed", func(s *format.Share) { s.Earlier = []byte{1} })
+	signed("earlier roots in version 1", "malformed", func(s *format.Share) { s.Earlier = []byte{1} })
 	signed("signer of an unknown algorithm", "malformed", func(s *format.Share) { s.RootSigner = append([]byte{0, 2}, s.RootSigner[2:]...) })
 	signed("signed by another root than it names", "authentication", func(s *format.Share) { s.RootSigner = g.other.Signer.Verifier().Bytes() })
 

@@ -1,0 +1,285 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"embassy/crypto"
+	"embassy/embassy/format"
+)
+
+// amendment is a charter in the making: its public part, and the sealed ones
+// in the open.
+type amendment struct {
+	*format.Charter
+	root  *crypto.Root // with those before it; nil: administrators sign
+	parts map[format.ID]*format.CompartmentPart
+	lines []string // for people: what is new; none: nothing
+}
+
+// say notes what is new. A charter of which nothing is said is not signed.
+func (a *amendment) say(format string, args ...any) {
+	a.lines = append(a.lines, fmt.Sprintf(format, args...))
+}
+
+// named returns the compartment of that name, both faces; nil if there is none.
+func (a *amendment) named(name string) (*format.CharterCompartment, *format.CompartmentPart) {
+	for id, p := range a.parts {
+		if p.Name == name {
+			return a.Compartment(id), p
+		}
+	}
+	return nil, nil
+}
+
+// following begins the charter after prev, whose object is given, with what
+// keys open of it. Nothing in it is shared with prev.
+func following(prev *format.Charter, object []byte, keys *Keys, root *crypto.Root) *amendment {
+	next := *prev
+	next.Seq, next.Prev, next.Base = prev.Seq+1, format.HashOf(object), nil
+	next.Compartments, next.Agents = slices.Clone(prev.Compartments), slices.Clone(prev.Agents)
+	for i := range next.Compartments {
+		c := &next.Compartments[i]
+		c.Recipients, c.Stewards = slices.Clone(c.Recipients), slices.Clone(c.Stewards)
+	}
+	for i := range next.Agents {
+		next.Agents[i].Compartments = slices.Clone(next.Agents[i].Compartments)
+	}
+	a := &amendment{Charter: &next, root: root, parts: map[format.ID]*format.CompartmentPart{}}
+	for _, c := range keys.Compartments {
+		p := c.Part
+		p.Writers, p.AgentNames, p.Datasets = slices.Clone(p.Writers), slices.Clone(p.AgentNames), slices.Clone(p.Datasets)
+		for i := range p.Datasets {
+			p.Datasets[i].Agents = slices.Clone(p.Datasets[i].Agents)
+		}
+		a.parts[c.ID] = &p
+	}
+	return a
+}
+
+// first begins the first charter of a nation.
+func first(nation format.ID, root *crypto.Root) *amendment {
+	return &amendment{
+		Charter: &format.Charter{
+			Nation: nation, Seq: 1,
+			RootSigner: root.Signer().Verifier().Bytes(), RootRecipient: root.Identity().Recipient().Bytes(),
+		},
+		root: root, parts: map[format.ID]*format.CompartmentPart{},
+	}
+}
+
+// seal seals every compartment's part to those who may read it: the newest
+// reader key, partners, and active agents.
+func (a *amendment) seal() error {
+	a.Parts = nil
+	for i := range a.Compartments {
+		k := &a.Compartments[i]
+		part := a.parts[k.ID]
+		if part == nil {
+			return fmt.Errorf("compartment %s: its names and secrets are not open to this machine: %w", k.ID, crypto.ErrAuthentication)
+		}
+		seal := func(kind format.PartKind, key []byte, p format.CompartmentPart) error {
+			to, err := crypto.ParseRecipient(key)
+			if err != nil {
+				return fmt.Errorf("compartment %s: %w", part.Name, err)
+			}
+			box, err := format.SealPart(a.Nation, k.ID, k.Epoch, kind, to, p)
+			a.Parts = append(a.Parts, box)
+			return err
+		}
+		for _, r := range k.Recipients {
+			p := *part
+			p.Writers = slices.DeleteFunc(slices.Clone(p.Writers), func(e format.EpochSecret) bool { return e.Epoch < r.Since })
+			if err := seal(format.ReaderPart, r.Key, p); err != nil {
+				return err
+			}
+		}
+		for _, agent := range a.Agents {
+			if agent.Status == format.AgentActive && slices.Contains(agent.Compartments, k.ID) {
+				if err := seal(format.AgentPart, agent.Recipient, *part); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// sign returns the object of the charter, signed by the root.
+func (s *Service) sign(a *amendment) ([]byte, error) {
+	a.Time = s.now().UnixNano()
+	if err := a.seal(); err != nil {
+		return nil, err
+	}
+	return format.SealCharter(*a.Charter, a.root.Signer())
+}
+
+// CharterReport says what a new charter changed.
+type CharterReport struct {
+	Seq     uint64
+	Added   []string // for people; empty: the charter already said it all
+	Targets []TargetResult
+}
+
+// amend signs the charter that follows the newest one, changed by change, with
+// the root, and publishes it. When change has nothing to say, the newest one is
+// published again.
+func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*State, *amendment) error) (CharterReport, error) {
+	state, err := OpenState(s.site.StateDir)
+	if err != nil {
+		return CharterReport{}, err
+	}
+	ch, object, err := s.newestCharter(ctx, state)
+	if err != nil {
+		return CharterReport{}, err
+	}
+	keys, err := RootKeys(ch, root)
+	if err != nil {
+		return CharterReport{}, fmt.Errorf("open charter %d: %w", ch.Seq, err)
+	}
+	ring, err := ch.Ring(root)
+	if err != nil {
+		return CharterReport{}, err
+	}
+	a := following(ch, object, keys, ring)
+	if err := change(state, a); err != nil {
+		return CharterReport{}, err
+	}
+	if len(a.lines) > 0 {
+		if object, err = s.sign(a); err != nil {
+			return CharterReport{}, err
+		}
+		if ch, err = state.acceptCharter(object); err != nil {
+			return CharterReport{}, err
+		}
+	}
+	return CharterReport{Seq: ch.Seq, Added: a.lines, Targets: s.publish(ctx, ch, object)}, nil
+}
+
+// ApplyCharter signs what the configuration adds to the charter:
+// compartments, datasets, and this machine as agent of both.
+func (s *Service) ApplyCharter(ctx context.Context, root *crypto.Root) (CharterReport, error) {
+	return s.amend(ctx, root, func(state *State, a *amendment) error {
+		s.configure(state, a, InitOptions{})
+		return nil
+	})
+}
+
+// firstCharter signs charter 1, or takes the newest one that a target holds
+// when this root already has one: then this machine only joins it again.
+func (s *Service) firstCharter(ctx context.Context, state *State, root *crypto.Root, o InitOptions) (*format.Charter, []byte, error) {
+	probe(ctx, state.Nation(), s.order)
+	prev, object, err := FindCharter(ctx, s.order, state.Nation(), state.Verifier(), s.warn)
+	if err != nil && (!errors.Is(err, ErrNoCharter) || errors.Is(err, errBadCharters)) {
+		return nil, nil, err // a second first charter would be worse than none
+	}
+	a := first(state.Nation(), root)
+	if err == nil {
+		keys, err := RootKeys(prev, root)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open charter %d: %w", prev.Seq, err)
+		}
+		ring, err := prev.Ring(root)
+		if err != nil {
+			return nil, nil, err
+		}
+		a = following(prev, object, keys, ring)
+	}
+	s.configure(state, a, o)
+	if object, err = s.sign(a); err != nil {
+		return nil, nil, err
+	}
+	ch, err := state.acceptCharter(object)
+	return ch, object, err
+}
+
+// newestCharter returns the newest charter that this machine or any answering
+// target knows.
+func (s *Service) newestCharter(ctx context.Context, state *State) (*format.Charter, []byte, error) {
+	probe(ctx, state.Nation(), s.order)
+	_, object, err := FindCharter(ctx, s.order, state.Nation(), state.Verifier(), s.warn)
+	if err != nil && !errors.Is(err, ErrNoCharter) && !errors.Is(err, ErrDown) {
+		return nil, nil, err
+	}
+	if err == nil {
+		if _, err := state.acceptCharter(object); err != nil {
+			return nil, nil, err
+		}
+	}
+	return state.charter()
+}
+
+// configure makes the charter say what the configuration says, with this
+// machine as an agent.
+func (s *Service) configure(state *State, a *amendment, o InitOptions) {
+	me := state.Agent()
+	if a.Agent(me) == nil {
+		a.Agents = append(a.Agents, format.CharterAgent{
+			ID: me, Signer: state.key.Signer.Verifier().Bytes(),
+			Recipient: state.key.Identity.Recipient().Bytes(), Status: format.AgentActive,
+		})
+		a.say("agent %s", me)
+	}
+	mine := a.Agent(me)
+	for _, k := range s.site.Compartments {
+		cc, p := a.named(k.Name)
+		if cc == nil {
+			cc, p = a.addCompartment(s.site.Nation, k.Name)
+			a.say("compartment %s", k.Name)
+		}
+		p.Classification = k.Classification
+		if o.Steward {
+			cc.Stewards = append(cc.Stewards, me)
+		}
+		if !slices.Contains(mine.Compartments, cc.ID) {
+			mine.Compartments = append(mine.Compartments, cc.ID)
+		}
+		if !slices.ContainsFunc(p.AgentNames, func(n format.AgentName) bool { return n.ID == me }) {
+			p.AgentNames = append(p.AgentNames, format.AgentName{ID: me, Name: o.AgentName})
+		}
+		for _, d := range s.site.Datasets {
+			if d.Compartment != k.Name {
+				continue
+			}
+			var line string
+			if p.Datasets, line = withDataset(p.Datasets, d.Name, d.Priority, me); line != "" {
+				a.say("%s", line)
+			}
+		}
+	}
+}
+
+// addCompartment adds a compartment with keys of the root. Its pseudonym is
+// that under the first root, so it stays when the root is rotated.
+func (a *amendment) addCompartment(nation, name string) (*format.CharterCompartment, *format.CompartmentPart) {
+	ring := a.root.Ring()
+	id := format.ID(ring[len(ring)-1].CompartmentID(name))
+	a.Compartments = append(a.Compartments, format.CharterCompartment{ID: id, Epoch: 1, Recipients: []format.RecipientKey{
+		{Epoch: 1, Key: a.root.Reader(id, 1).Recipient().Bytes()},
+	}})
+	a.parts[id] = &format.CompartmentPart{
+		NationName: nation, Name: name,
+		Writers: []format.EpochSecret{{Epoch: 1, Secret: a.root.Writer(id, 1).Bytes()}},
+	}
+	return a.Compartment(id), a.parts[id]
+}
+
+// withDataset returns the list with the dataset in it, writable by the agent,
+// and a line that says what that changed.
+func withDataset(list []format.Dataset, name string, priority int, agent format.ID) ([]format.Dataset, string) {
+	list = slices.Clone(list)
+	i := slices.IndexFunc(list, func(d format.Dataset) bool { return d.Name == name })
+	if i < 0 {
+		return append(list, format.Dataset{Name: name, Priority: priority, Agents: []format.ID{agent}}), "dataset " + name
+	}
+	line := ""
+	if list[i].Priority != priority {
+		list[i].Priority, line = priority, fmt.Sprintf("dataset %s: priority %d", name, priority)
+	}
+	if !slices.Contains(list[i].Agents, agent) {
+		list[i].Agents, line = append(slices.Clone(list[i].Agents), agent), fmt.Sprintf("dataset %s: written by this agent too", name)
+	}
+	return list, line
+}

@@ -1,0 +1,282 @@
+package format
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"embassy/crypto"
+)
+
+const (
+	charterMagic = "EMBCHAR1"
+
+	// charterVersion2 is that of a charter that says what version 1 had no
+	// words for: another root, administrators' signatures, a grant from now on.
+	charterVersion2 = 2
+
+	maxRotations      = 64
+	maxAdministrators = 64
+)
+
+// Rank says which of two charters counts: the one of the younger root, then
+// the one that rests on the later charter of that root, then the later one.
+// So administrators cannot undo what the root signed after their Base.
+type Rank struct {
+	Rotations   int
+	Rooted, Seq uint64
+}
+
+// Compare returns -1, 0 or 1.
+func (r Rank) Compare(o Rank) int {
+	return cmp.Or(cmp.Compare(r.Rotations, o.Rotations), cmp.Compare(r.Rooted, o.Rooted), cmp.Compare(r.Seq, o.Seq))
+}
+
+// Rooted returns the last charter of the root that a charter which OpenCharter
+// returned rests on: itself, or what it carries as Base.
+func (c *Charter) Rooted() *Charter {
+	if len(c.Base) > 0 && c.base != nil {
+		return c.base
+	}
+	return c
+}
+
+// Rank returns the rank of a charter that OpenCharter returned.
+func (c *Charter) Rank() Rank { return Rank{len(c.Succession), c.Rooted().Seq, c.Seq} }
+
+// Follows reports whether the charter may take the place of an older one: its
+// roots succeed those that the older one knows.
+func (c *Charter) Follows(older *Charter) bool {
+	n := len(older.Succession)
+	return n <= len(c.Succession) && bytes.Equal(encode(older.Succession), encode(c.Succession[:n:n]))
+}
+
+func (c *Charter) context() crypto.Context { return Scope{Nation: c.Nation}.context(typeCharter) }
+
+// version is the lowest one that has words for what the charter says.
+func (c *Charter) version() uint8 {
+	since := slices.ContainsFunc(c.Compartments, func(k CharterCompartment) bool {
+		return slices.ContainsFunc(k.Recipients, func(r RecipientKey) bool { return r.Since > 0 })
+	})
+	if len(c.Succession) > 0 || len(c.Base) > 0 || since {
+		return charterVersion2
+	}
+	return Version
+}
+
+// SealCharter encodes a charter and signs it: with the root alone, or, when it
+// has a Base, with as many of its administrators as it demands.
+func SealCharter(c Charter, signers ...*crypto.Signer) ([]byte, error) {
+	body, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	want := 1
+	if len(c.Base) > 0 {
+		want = int(c.Quorum)
+	}
+	if len(signers) != want {
+		return nil, fmt.Errorf("charter with %d signatures, want %d", len(signers), want)
+	}
+	return charterObject(sealSigned(charterMagic, body, c.context(), signers...))
+}
+
+// body encodes the charter as it is signed.
+func (c Charter) body() ([]byte, error) {
+	c.Version = c.version()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	body, err := encodeRecord(c)
+	if err != nil {
+		return nil, fmt.Errorf("charter: %w", err)
+	}
+	return body, nil
+}
+
+func charterObject(object []byte) ([]byte, error) {
+	if len(object) > MaxCharterSize {
+		return nil, fmt.Errorf("charter of %d bytes, at most %d", len(object), MaxCharterSize)
+	}
+	return object, nil
+}
+
+// OpenCharter verifies a charter with the nation's root, whose verifier the
+// caller holds from elsewhere: it was signed by that root, by one that succeeds
+// it, or by a quorum of the administrators that such a root named.
+func OpenCharter(object []byte, nation ID, root *crypto.Verifier) (*Charter, error) {
+	c, err := openCharter(object, nation, root)
+	if err != nil {
+		return nil, fmt.Errorf("charter: %w", err)
+	}
+	return c, nil
+}
+
+func openCharter(object []byte, nation ID, root *crypto.Verifier) (*Charter, error) {
+	r, err := parseSigned(charterMagic, MaxCharterSize, object)
+	if err != nil {
+		return nil, err
+	}
+	ctx := Scope{Nation: nation}.context(typeCharter)
+	refused := r.verify(ctx, root)
+	c := new(Charter)
+	err = decode(r.Body, c)
+	if refused != nil && (err != nil || c.version() == Version) {
+		return nil, refused // nobody else may sign it
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.Nation != nation {
+		return nil, fmt.Errorf("%w: of another nation", ErrMalformed)
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if len(c.Base) > 0 {
+		return c, c.rest(r, root)
+	}
+	signer, err := c.successor(root)
+	if err != nil {
+		return nil, err
+	}
+	return c, r.verify(ctx, signer)
+}
+
+// successor follows the handovers from the root that the caller trusts to the
+// one that signs now.
+func (c *Charter) successor(root *crypto.Verifier) (*crypto.Verifier, error) {
+	for _, h := range c.Succession {
+		if h.From != root.ID() {
+			continue // before the root that is trusted
+		}
+		if err := root.Verify(h.context(c.Nation), h.signed(), h.Sig); err != nil {
+			return nil, fmt.Errorf("handover of the root: %w", err)
+		}
+		next, err := crypto.ParseVerifier(h.Signer)
+		if err != nil {
+			return nil, fmt.Errorf("%w: handover of the root: %v", ErrMalformed, err)
+		}
+		root = next
+	}
+	if len(c.Succession) > 0 && !bytes.Equal(c.RootSigner, root.Bytes()) {
+		return nil, crypto.ErrAuthentication
+	}
+	return root, nil
+}
+
+func (h Handover) context(nation ID) crypto.Context {
+	return Scope{Nation: nation}.context(typeHandover)
+}
+
+// signed is what the root before signs.
+func (h Handover) signed() []byte {
+	h.Sig = nil
+	return encode(h)
+}
+
+// Succeed records that next, which must know root, takes the place of root.
+// The charter is then signed by next.
+func (c *Charter) Succeed(root, next *crypto.Root) error {
+	earlier, err := next.SealEarlier(earlierContext(c.Nation))
+	if err != nil {
+		return err
+	}
+	h := Handover{
+		From: root.Signer().Verifier().ID(), Signer: next.Signer().Verifier().Bytes(),
+		Recipient: next.Identity().Recipient().Bytes(), Earlier: earlier,
+	}
+	h.Sig = root.Signer().Sign(h.context(c.Nation), h.signed())
+	c.Succession = append(slices.Clone(c.Succession), h)
+	c.RootSigner, c.RootRecipient = h.Signer, h.Recipient
+	return nil
+}
+
+func earlierContext(nation ID) crypto.Context { return Scope{Nation: nation}.context(typeEarlier) }
+
+// Ring returns the root with those before it, as the charter knows them. A
+// root that was replaced knows those before itself.
+func (c *Charter) Ring(root *crypto.Root) (*crypto.Root, error) {
+	me := root.Signer().Verifier().Bytes()
+	for _, h := range c.Succession {
+		if bytes.Equal(h.Signer, me) {
+			return root.OpenEarlier(earlierContext(c.Nation), h.Earlier)
+		}
+	}
+	return root, nil
+}
+
+// rest verifies a charter of administrators against the one of the root that
+// it carries.
+func (c *Charter) rest(r signedRecord, root *crypto.Verifier) error {
+	base, err := openCharter(c.Base, c.Nation, root)
+	if err != nil {
+		return fmt.Errorf("what it rests on: %w", err)
+	}
+	if len(base.Base) > 0 {
+		return fmt.Errorf("%w: it rests on one that the root did not sign", ErrMalformed)
+	}
+	if err := r.verifyQuorum(c.context(), base.Administrators, int(base.Quorum)); err != nil {
+		return err
+	}
+	c.base = base
+	return c.amends(base)
+}
+
+// ErrOverreach: administrators signed what only the root may say.
+var ErrOverreach = errors.New("administrators may only enrol, suspend and revoke agents")
+
+// amends returns nil when the charter differs from base in its agents alone,
+// and leaves revoked ones revoked.
+func (c *Charter) amends(base *Charter) error {
+	if c.Seq <= base.Seq {
+		return fmt.Errorf("%w: charter %d rests on charter %d", ErrMalformed, c.Seq, base.Seq)
+	}
+	public := func(c Charter) []byte {
+		c.Version, c.Seq, c.Prev, c.Time, c.Agents, c.Parts, c.Base = 0, 0, Hash{}, 0, nil, nil, nil
+		return encode(c)
+	}
+	if !bytes.Equal(public(*c), public(*base)) {
+		return fmt.Errorf("%w: %w", ErrMalformed, ErrOverreach)
+	}
+	for _, was := range base.Agents {
+		is := c.Agent(was.ID)
+		if is == nil {
+			return fmt.Errorf("%w: %w: agent %s is left out", ErrMalformed, ErrOverreach, was.ID)
+		}
+		if was.Status == AgentRevoked && !bytes.Equal(encode(*is), encode(was)) {
+			return fmt.Errorf("%w: %w: agent %s is revoked", ErrMalformed, ErrOverreach, was.ID)
+		}
+	}
+	return nil
+}
+
+func (c *Charter) check() error {
+	if c.Version != c.version() {
+		return fmt.Errorf("%w: charter of version %d", ErrMalformed, c.Version)
+	}
+	if c.Seq == 0 || (c.Seq == 1) != c.Prev.IsZero() {
+		return fmt.Errorf("%w: charter %d: first and previous do not agree", ErrMalformed, c.Seq)
+	}
+	if n := len(c.Administrators); n > maxAdministrators || int(c.Quorum) > n || (c.Quorum == 0) != (n == 0) {
+		return fmt.Errorf("%w: charter: a quorum of %d among %d administrators", ErrMalformed, c.Quorum, n)
+	}
+	if len(c.Succession) > maxRotations {
+		return fmt.Errorf("%w: charter: %d rotations of the root", ErrMalformed, len(c.Succession))
+	}
+	for _, k := range c.Compartments {
+		if len(k.Recipients) == 0 || len(k.Recipients) > MaxRecipients || k.Epoch == 0 {
+			return fmt.Errorf("%w: charter: compartment %s", ErrMalformed, k.ID)
+		}
+	}
+	seen := map[ID]bool{}
+	for _, a := range c.Agents {
+		if a.ID != ID(crypto.AgentID(a.Signer, a.Recipient)) || a.Status < AgentActive || a.Status > AgentRevoked || seen[a.ID] {
+			return fmt.Errorf("%w: charter: agent %s", ErrMalformed, a.ID)
+		}
+		seen[a.ID] = true
+	}
+	return nil
+}
