@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"embassy/cmd/internal/open"
-	"embassy/cmd/internal/term"
 	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/format"
@@ -21,8 +20,12 @@ import (
 	"embassy/targets"
 )
 
-// errKit is wrapped by errors about the kit and its passphrase.
-var errKit = errors.New("the recovery kit cannot be opened")
+var (
+	// errKit is wrapped by errors about the kit and its passphrase.
+	errKit = errors.New("the recovery kit cannot be opened")
+	// errShares is wrapped by errors about the shares.
+	errShares = errors.New("the shares do not open the root")
+)
 
 const (
 	maxShown = 20    // of what is missing in one dataset, and of the warnings
@@ -43,15 +46,12 @@ type rescue struct {
 
 func (r *rescue) run(ctx context.Context) error {
 	defer r.more()
-	kit, root, err := r.openKit(ctx)
+	kit, err := r.custody(ctx)
 	if err != nil {
 		return err
 	}
+	root, hints := kit.Root, kit.Hints
 	defer root.Wipe()
-	hints, err := kit.OpenHints(root)
-	if err != nil {
-		r.say("warning: the hints in the kit cannot be read: %v", err)
-	}
 	members, err := r.members(hints)
 	if err != nil {
 		return err
@@ -182,31 +182,6 @@ func nameTiers(report embassy.RestoreReport, chosen []embassy.SnapshotInfo, hint
 	}
 }
 
-func (r *rescue) openKit(ctx context.Context) (*format.Kit, *crypto.Root, error) {
-	// Before a passphrase is asked for.
-	text, err := os.ReadFile(r.kit)
-	if err != nil {
-		return nil, nil, &usageError{"--kit: " + err.Error()}
-	}
-	if _, err := format.ParseKit(text); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", r.kit, err)
-	}
-	if err := embassy.CheckPrivate(r.kit); err != nil {
-		r.say("warning: %v", err)
-	}
-	p := term.Passphrases{File: r.phrases, In: r.stdin, Out: r.stderr}
-	phrase, err := p.Existing(ctx, "the recovery kit")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer clear(phrase)
-	kit, root, err := embassy.OpenKit(r.kit, phrase)
-	if errors.Is(err, crypto.ErrAuthentication) {
-		return nil, nil, fmt.Errorf("%w: %w", errKit, err)
-	}
-	return kit, root, err
-}
-
 // members opens the targets, best first. One that cannot be opened is told and
 // passed over.
 func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
@@ -237,7 +212,7 @@ func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
 		}
 	}
 	if len(places) == 0 {
-		return nil, &usageError{"the kit names no target: name one with --from URL"}
+		return nil, &usageError{"neither kit nor shares name a target: name one with --from URL"}
 	}
 	var members []*embassy.Member
 	for _, p := range places {

@@ -82,7 +82,7 @@ func (con *console) app() *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			initCommand(con), configCommand(con), charterCommand(con), targetCommand(con),
+			initCommand(con), configCommand(con), charterCommand(con), keysCommand(con), targetCommand(con),
 			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
 			diffCommand(con), dumpCommand(con), mountCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), serveCommand(con), catalogCommand(con),
 			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con),
@@ -174,15 +174,20 @@ func noArguments(c *cli.Context) error {
 
 // reader is how a reader's command gets at its keys.
 type reader struct {
-	kit     string // file; empty: as configured
-	phrases string // file; empty: ask
+	kit     string   // file; empty: as configured
+	phrases string   // file; empty: ask
+	shares  []string // files; a quorum of them stands for the kit
 }
 
 func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE` (default: kit of the configuration)"},
-		phraseFlag(),
+		phraseFlag(), shareFlag(),
 	}
+}
+
+func shareFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "share", Usage: "share `FILE` of a custodian; repeat it until there is a quorum, which needs no kit and no passphrase"}
 }
 
 func phraseFlag() cli.Flag {
@@ -190,7 +195,7 @@ func phraseFlag() cli.Flag {
 }
 
 func decodeReader(c *cli.Context) reader {
-	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file")}
+	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file"), shares: c.StringSlice("share")}
 }
 
 func (con *console) passphrases(file string) term.Passphrases {

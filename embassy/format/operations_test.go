@@ -30,9 +30,9 @@ var operations = map[string]func(input) (any, error){
 	"content":  opContent,
 	"tree":     opTree,
 	"refs":     opRefs,
-	"kit":      opKit,
-	"chunk":    opChunk,
-	"cuts":     opCuts,
+	"kit":      opKit, "share": opShare, "combine": opCombine,
+	"chunk": opChunk,
+	"cuts":  opCuts,
 }
 
 // id16 is an ID, zero when it is not given.

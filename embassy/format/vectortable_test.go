@@ -92,6 +92,10 @@ var refusals = map[string][faultKinds]refusal{
 		{"refusals: earlier roots: altered field", auth}, {"refusals: earlier roots: wrong nation", auth}, {"they are of all compartments", ""},
 		{"refusals: earlier roots: wrong type", auth}, {"a root has no epoch", ""}, {"refusals: earlier roots: swapped recipient", auth},
 	},
+	"share": {
+		{"share: altered value", auth}, {"share: wrong nation", auth}, {"it is of all compartments", ""},
+		{"share: signed as a charter", auth}, {"share: wrong ceremony", auth}, {"share: signed by an agent", auth},
+	},
 }
 
 // TestEveryFaultHasAVector fails for a type of record, or a fault of one, that
