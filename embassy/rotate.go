@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
+	"time"
 
 	"embassy/crypto"
 	"embassy/embassy/format"
@@ -17,10 +17,10 @@ import (
 var (
 	// ErrUnfinished: the root was made, and the one before it has not handed
 	// over to it yet.
-	ErrUnfinished = errors.New("the root before it has not handed over to this one yet: finish with embassy keys rotate root --new-kit FILE, and this kit as FILE")
-	// ErrUnrelated: a kit that is there holds another root than the one that
-	// is to follow now.
-	ErrUnrelated = errors.New("its root does not follow the nation's present one: name a file that does not exist yet")
+	ErrUnfinished = errors.New("the root before it has not handed over to this one yet: finish with embassy keys rotate root, and with this kit for --new-kit, or the folder of these shares for --new-shares")
+	// ErrUnrelated: a kit, or shares, that are there hold another root than the
+	// one that is to follow now.
+	ErrUnrelated = errors.New("its root does not follow the nation's present one: name a file, or a folder, that does not exist yet")
 	// ErrSamePassphrase: what was to be the new passphrase is the old one.
 	ErrSamePassphrase = errors.New("the new passphrase is the old one: choose another")
 )
@@ -78,13 +78,25 @@ func (s *Service) rotate(ctx context.Context, root *crypto.Root, names []string,
 	})
 }
 
-// NewRootKit makes the root that is to follow root, which is the nation's
-// present one, and keeps it in a new recovery kit, durably, together with the
-// roots before it. Nobody heeds it before RotateRoot. fs.ErrExist: a file is
-// there already.
-func (s *Service) NewRootKit(ctx context.Context, root *crypto.Root, path string, passphrase []byte, hints format.Hints) error {
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(fmt.Errorf("recovery kit %s: %w", path, fs.ErrExist), err)
+// RootKeeping says where a new root is kept: in a recovery kit, or in shares.
+type RootKeeping struct {
+	KitPath            string // new; empty: shares
+	Passphrase         []byte // of the kit
+	SharesDir          string // new, or empty
+	Quorum, Custodians int
+	Hints              format.Hints // that came with the root before
+}
+
+// NewRoot makes the root that is to follow root, which is the nation's present
+// one, and keeps it, durably, together with the roots before it. Nobody heeds it
+// before RotateRoot. fs.ErrExist, or ErrNotEmpty: something is there already.
+func (s *Service) NewRoot(ctx context.Context, root *crypto.Root, o RootKeeping) error {
+	if o.KitPath != "" {
+		if _, err := os.Lstat(o.KitPath); !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(fmt.Errorf("recovery kit %s: %w", o.KitPath, fs.ErrExist), err)
+		}
+	} else if err := noFolder(o.SharesDir); err != nil {
+		return err
 	}
 	state, err := OpenState(s.site.StateDir)
 	if err != nil {
@@ -106,18 +118,24 @@ func (s *Service) NewRootKit(ctx context.Context, root *crypto.Root, path string
 	}
 	next := ring.Succeed()
 	defer next.Secret.Wipe()
-	kit, err := format.NewKit(next, ch.Nation, passphrase, s.now())
-	if err != nil {
+	hints := s.firstHints()
+	hints.Charter, hints.Heads, hints.Credentials = ch.Seq+1, o.Hints.Heads, o.Hints.Credentials
+	if o.KitPath == "" {
+		shares, err := format.NewShares(next, ch.Nation, o.Quorum, o.Custodians, hints, s.now())
+		if err != nil {
+			return err
+		}
+		_, err = WriteShares(o.SharesDir, s.site.Nation, shares)
 		return err
 	}
-	hints.Time, hints.Charter, hints.Targets = s.now().UnixNano(), ch.Seq+1, nil
-	for _, m := range s.order {
-		hints.Targets = append(hints.Targets, format.TargetHint{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction})
+	kit, err := format.NewKit(next, ch.Nation, o.Passphrase, s.now())
+	if err != nil {
+		return err
 	}
 	if err := kit.SetHints(hints); err != nil {
 		return err
 	}
-	return writeKit(path, kit, s.site.Nation)
+	return WriteKit(o.KitPath, s.site.Nation, kit)
 }
 
 // rules reports whether the root is the one that signs after the charter.
@@ -125,7 +143,7 @@ func rules(ch *format.Charter, root *crypto.Root) bool {
 	return bytes.Equal(ch.RootSigner, root.Signer().Verifier().Bytes())
 }
 
-// RotateRoot makes next, the root of a kit that NewRootKit made, the nation's
+// RotateRoot makes next, a root that NewRoot made, the nation's
 // root: the one before hands over to it, and every compartment gets a new
 // reader and a new writer epoch. Where that has happened already, the newest
 // charter is published again, and the report has no Added. ErrUnrelated.
@@ -157,33 +175,17 @@ func (s *Service) RotateRoot(ctx context.Context, next *crypto.Root) (CharterRep
 }
 
 // RotatePassphrase replaces the kit in a file by one of the same root, nation
-// and hints under another passphrase. Other copies of the old kit still open
-// with the old one. ErrSamePassphrase.
-func (s *Service) RotatePassphrase(path string, old *format.Kit, root *crypto.Root, passphrase []byte) error {
+// and hints under another passphrase, durably: one of the two is there at any
+// time. Other copies of the old kit still open with the old one.
+// ErrSamePassphrase.
+func RotatePassphrase(path, nationName string, old *format.Kit, root *crypto.Root, passphrase []byte, now time.Time) error {
 	if _, err := old.Unwrap(passphrase); err == nil {
 		return fmt.Errorf("recovery kit %s: %w", path, ErrSamePassphrase)
 	}
-	kit, err := format.NewKit(root, old.Nation, passphrase, s.now())
+	kit, err := format.NewKit(root, old.Nation, passphrase, now)
 	if err != nil {
 		return err
 	}
 	kit.Hints = old.Hints
-	return writeKit(path, kit, s.site.Nation)
-}
-
-// writeKit replaces a file by the kit, durably: one of the two is there at any
-// time.
-func writeKit(path string, kit *format.Kit, nation string) error {
-	text, err := kit.Text(nation)
-	if err != nil {
-		return err
-	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if err := writeFile(dir, path, []byte(text)); err != nil {
-		return fmt.Errorf("write recovery kit: %w", err)
-	}
-	return nil
+	return WriteKit(path, nationName, kit)
 }

@@ -255,7 +255,7 @@ var nextPassphrase = []byte("another passphrase for tests")
 func (s *site) newRoot(name string) *crypto.Root {
 	s.t.Helper()
 	path := filepath.Join(s.dir, name)
-	if err := s.start().NewRootKit(s.t.Context(), s.root, path, nextPassphrase, format.Hints{}); err != nil {
+	if err := s.start().NewRoot(s.t.Context(), s.root, embassy.RootKeeping{KitPath: path, Passphrase: nextPassphrase}); err != nil {
 		s.t.Fatal(err)
 	}
 	_, next, err := embassy.OpenKit(path, nextPassphrase)
@@ -285,7 +285,7 @@ func TestRotateRoot(t *testing.T) {
 
 	// The new root is kept before anything depends on it, and nothing does yet.
 	next := office.newRoot("next.txt")
-	if err := office.start().NewRootKit(t.Context(), old, filepath.Join(office.dir, "next.txt"), nextPassphrase, format.Hints{}); !errors.Is(err, fs.ErrExist) {
+	if err := office.start().NewRoot(t.Context(), old, embassy.RootKeeping{KitPath: filepath.Join(office.dir, "next.txt"), Passphrase: nextPassphrase}); !errors.Is(err, fs.ErrExist) {
 		t.Fatalf("a second new root: %v", err)
 	}
 	if _, err := office.start().RotateWriter(t.Context(), next, nil); !errors.Is(err, embassy.ErrUnfinished) {
@@ -435,10 +435,10 @@ func TestRotatePassphrase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.start().RotatePassphrase(s.kit(), kit, root, passphrase); !errors.Is(err, embassy.ErrSamePassphrase) {
+	if err := embassy.RotatePassphrase(s.kit(), "testland", kit, root, passphrase, time.Now()); !errors.Is(err, embassy.ErrSamePassphrase) {
 		t.Errorf("the same passphrase: %v", err)
 	}
-	if err := s.start().RotatePassphrase(s.kit(), kit, root, nextPassphrase); err != nil {
+	if err := embassy.RotatePassphrase(s.kit(), "testland", kit, root, nextPassphrase, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := embassy.OpenKit(s.kit(), passphrase); !errors.Is(err, crypto.ErrAuthentication) {

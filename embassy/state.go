@@ -144,7 +144,11 @@ func createState(dir, name string, nation format.ID, root *crypto.Root) (*State,
 }
 
 func readAgentKey(path string) (*crypto.AgentKey, error) {
-	if err := checkPrivate(path); err != nil {
+	err := CheckPrivate(path)
+	if errors.Is(err, ErrNotPrivate) {
+		err = fmt.Errorf("%w; consider the key captured", err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	raw, err := os.ReadFile(path)
@@ -170,6 +174,20 @@ func (s *State) Verifier() *crypto.Verifier { return s.verifier }
 // NationKey returns the nation's pinned public key.
 func (s *State) NationKey() format.NationKey {
 	return format.NationKey{Nation: s.nation, Signer: s.verifier}
+}
+
+// NewestKey returns the public key of the root that the newest charter which
+// this machine accepted names; the pinned one while there is none.
+func (s *State) NewestKey() (format.NationKey, error) {
+	ch, _, err := s.charter()
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.NationKey(), nil
+	}
+	if err != nil {
+		return format.NationKey{}, err
+	}
+	signer, err := crypto.ParseVerifier(ch.RootSigner)
+	return format.NationKey{Nation: s.nation, Signer: signer}, err
 }
 
 // Knows reports whether the key is the pinned one, or that of a root which has

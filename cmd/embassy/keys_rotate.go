@@ -7,11 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"embassy/cmd/internal/term"
 	"embassy/crypto"
 	"embassy/embassy"
-	"embassy/embassy/format"
 
 	"github.com/urfave/cli/v2"
 )
@@ -50,13 +50,19 @@ func keysRotateCommand(con *console) *cli.Command {
 		}, {
 			Name:  "root",
 			Usage: "put a new root in the place of the nation's root",
-			Description: "For when a recovery kit and its passphrase may be in wrong hands. The\n" +
-				"new root is kept in a new kit, which opens everything that the old one did; then\n" +
-				"the old root hands over to it, and every compartment gets new reader and writer\n" +
-				"keys, so the next backups store everything once more. Machines follow by\n" +
-				"themselves. If it is interrupted, the same command goes on with the new kit.",
+			Description: "For when a recovery kit and its passphrase, or a quorum of shares, may be in wrong\n" +
+				"hands. The new root is kept in a new kit, or in new shares, which open everything\n" +
+				"that the old ones did; then the old root hands over to it, and every compartment\n" +
+				"gets new reader and writer keys, so the next backups store everything once more.\n" +
+				"Machines follow by themselves. If it is interrupted, the same command goes on with\n" +
+				"the new kit or shares.\n\n" +
+				"embassy keys rotate root --kit recovery-kit.txt --new-kit new-kit.txt\n" +
+				"embassy keys rotate root --share A --share B --new-shares new --custodians 3 --quorum 2",
 			Flags: append(readerFlags(),
-				&cli.StringFlag{Name: "new-kit", Usage: "keep the new root in the recovery kit `FILE`"}, newPhraseFlag(), yesFlag()),
+				&cli.StringFlag{Name: "new-kit", Usage: "keep the new root in the recovery kit `FILE`"}, newPhraseFlag(),
+				&cli.StringFlag{Name: "new-shares", Usage: "keep the new root in shares, in the folder `DIR`"},
+				&cli.IntFlag{Name: "custodians", Usage: "with --new-shares: make `N` shares, at most 32"},
+				&cli.IntFlag{Name: "quorum", Usage: "with --new-shares: any `M` of which are needed, at least 2"}, yesFlag()),
 			Action: action(con, decodeRotateRoot, runRotateRoot),
 		}},
 	}
@@ -107,12 +113,14 @@ func decodeNewPhrase(c *cli.Context) (newPhraseOptions, error) {
 	return newPhraseOptions{decodeReader(c), c.String("new-passphrase-file")}, noArguments(c)
 }
 
-func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) (err error) {
-	s, err := con.openSite()
+func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) error {
+	if len(o.shares) > 0 {
+		return usage("shares have no passphrase: make a kit from them with embassy keys combine")
+	}
+	s, err := con.keysSite()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
 	path, err := s.kitPath(o.reader)
 	if err != nil {
 		return err
@@ -120,7 +128,11 @@ func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) 
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return fmt.Errorf("recovery kit: %w", err)
 	}
-	root, kit, err := s.openKit(ctx, con, o.reader)
+	kit, err := embassy.ReadKit(path)
+	if err != nil {
+		return err
+	}
+	root, from, err := s.openKit(ctx, con, o.reader)
 	if err != nil {
 		return err
 	}
@@ -130,14 +142,9 @@ func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) 
 		return err
 	}
 	defer clear(phrase)
-	service, err := s.service()
-	if err != nil {
+	if err := embassy.RotatePassphrase(path, s.nationName(from.Nation), kit, root, phrase, time.Now()); err != nil {
 		return err
 	}
-	if err := service.RotatePassphrase(path, kit, root, phrase); err != nil {
-		return err
-	}
-	s.screen.close()
 	if con.json {
 		err = printJSON(con.stdout, struct {
 			schema
@@ -219,19 +226,40 @@ func rotate(ctx context.Context, o rotationOptions, con *console, with func(*emb
 
 type rotateRootOptions struct {
 	newPhraseOptions
-	newKit string // file
-	yes    bool
+	newKit, newShares  string // file, folder: one of them
+	custodians, quorum int
+	yes                bool
 }
 
 func decodeRotateRoot(c *cli.Context) (rotateRootOptions, error) {
 	o := rotateRootOptions{
 		newPhraseOptions: newPhraseOptions{decodeReader(c), c.String("new-passphrase-file")},
-		newKit:           c.String("new-kit"), yes: c.Bool("yes"),
+		newKit:           c.String("new-kit"), newShares: c.String("new-shares"),
+		custodians: c.Int("custodians"), quorum: c.Int("quorum"), yes: c.Bool("yes"),
 	}
-	if o.newKit == "" {
-		return o, usage("say where the new root is kept with --new-kit FILE")
+	if (o.newKit == "") == (o.newShares == "") {
+		return o, usage("say where the new root is kept: in a kit, --new-kit FILE, or in shares, --new-shares DIR --custodians 5 --quorum 3")
+	}
+	if o.newKit != "" && (c.IsSet("custodians") || c.IsSet("quorum")) {
+		return o, usage("--new-kit is for a root without custodians: give --new-shares DIR for one with")
 	}
 	return o, noArguments(c)
+}
+
+// keeping is where the new root is.
+func (o rotateRootOptions) keeping() string { return o.newKit + o.newShares }
+
+// kept reports whether a new root is there already, and how it is opened.
+func (o rotateRootOptions) kept() (reader, bool, error) {
+	if o.newShares != "" {
+		shares, err := embassy.SharesIn(o.newShares)
+		return reader{shares: shares}, len(shares) > 0, err
+	}
+	_, err := os.Lstat(o.newKit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return reader{kit: o.newKit, phrases: o.newPhrases}, false, nil
+	}
+	return reader{kit: o.newKit, phrases: o.newPhrases}, true, err
 }
 
 func runRotateRoot(ctx context.Context, o rotateRootOptions, con *console) (err error) {
@@ -247,54 +275,65 @@ func runRotateRoot(ctx context.Context, o rotateRootOptions, con *console) (err 
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(o.newKit); errors.Is(err, fs.ErrNotExist) {
-		err = s.newRoot(ctx, con, service, o)
-		if err != nil {
-			return err
-		}
-	} else {
-		con.notef("%s is there already: going on with the root that it holds.", o.newKit)
+	_, there, err := o.kept()
+	if err != nil {
+		return err
+	}
+	if there {
+		con.notef("%s is there already: going on with the root that it holds.", o.keeping())
+	} else if err := s.newRoot(ctx, con, service, o); err != nil {
+		return err
 	}
 	// It is read back before anything depends on it.
-	next, _, err := s.openKit(ctx, con, reader{kit: o.newKit, phrases: o.newPhrases})
+	open, _, err := o.kept()
+	if err != nil {
+		return err
+	}
+	next, _, err := s.openKit(ctx, con, open)
 	if err != nil {
 		return err
 	}
 	defer next.Wipe()
 	report, err := service.RotateRoot(ctx, next)
 	if err != nil {
-		return fmt.Errorf("%s: %w", o.newKit, err)
+		return fmt.Errorf("%s: %w", o.keeping(), err)
 	}
 	s.screen.close()
 	if err := con.printCharter(report); err != nil {
 		return err
 	}
+	if len(report.Added) == 0 {
+		con.notef("\nThe root of %s was the nation's root before this run.", o.keeping())
+	}
 	con.notef("\nThe root of %s, with the fingerprint\n  %s\nis the nation's root. It opens what was written before, too.\n"+
-		"Do now: print the new kit, or copy it to two safe places, apart from its passphrase, and delete\n"+
-		"it here; destroy the old kits; name the new one where a configuration names the old one; and give new reader key files\n"+
-		"to those who need them. The next embassy backup stores everything once more.", o.newKit, next.Fingerprint())
+		"Do now: give the shares to the custodians, or copy the kit to two safe places, apart from its passphrase, and\n"+
+		"delete %s; destroy the old kits and shares; name the new kit where a configuration names the old one;\n"+
+		"give new reader key files to those who need them. The next embassy backup stores everything once more.",
+		o.keeping(), next.Fingerprint(), o.keeping())
 	return nil
 }
 
-// newRoot makes the root that is to follow, and its kit.
+// newRoot makes the root that is to follow, and keeps it.
 func (s *site) newRoot(ctx context.Context, con *console, service *embassy.Service, o rotateRootOptions) error {
-	if err := con.confirmed(ctx, o.yes, "After a rotation of the root the old kits open nothing that is written from then on, and the next backups store everything once more on every target."); err != nil {
+	if o.newShares != "" {
+		if err := crypto.CheckQuorum(o.quorum, o.custodians); err != nil {
+			return usage("--custodians %d --quorum %d: %s", o.custodians, o.quorum, err)
+		}
+	}
+	if err := con.confirmed(ctx, o.yes, "After a rotation of the root the old kits and shares open nothing that is written from then on, and the next backups store everything once more on every target."); err != nil {
 		return err
 	}
-	root, kit, err := s.openKit(ctx, con, o.reader)
+	root, from, err := s.openKit(ctx, con, o.reader)
 	if err != nil {
 		return err
 	}
 	defer root.Wipe()
-	hints, err := kit.OpenHints(root)
-	if err != nil {
-		con.warnf("%s; the new kit knows the targets of this configuration only", err)
-		hints = format.Hints{}
+	keep := embassy.RootKeeping{KitPath: o.newKit, SharesDir: o.newShares, Quorum: o.quorum, Custodians: o.custodians, Hints: from.Hints}
+	if o.newKit != "" {
+		if keep.Passphrase, err = con.newPassphrase(ctx, o.newPhrases, "the new recovery kit"); err != nil {
+			return err
+		}
+		defer clear(keep.Passphrase)
 	}
-	phrase, err := con.newPassphrase(ctx, o.newPhrases, "the new recovery kit")
-	if err != nil {
-		return err
-	}
-	defer clear(phrase)
-	return service.NewRootKit(ctx, root, o.newKit, phrase, hints)
+	return service.NewRoot(ctx, root, keep)
 }

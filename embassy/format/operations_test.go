@@ -30,9 +30,9 @@ var operations = map[string]func(input) (any, error){
 	"content":  opContent,
 	"tree":     opTree,
 	"refs":     opRefs,
-	"kit":      opKit,
-	"chunk":    opChunk,
-	"cuts":     opCuts,
+	"kit":      opKit, "share": opShare, "combine": opCombine, "ring": opRing,
+	"chunk": opChunk,
+	"cuts":  opCuts,
 }
 
 // id16 is an ID, zero when it is not given.
@@ -355,14 +355,25 @@ func opKit(in input) (any, error) {
 		return nil, err
 	}
 	fp, err := k.Fingerprint()
-	out := map[string]any{
+	return map[string]any{
 		"nation": k.Nation, "created": k.Created, "root": root.Bytes(), "hints": hints, "fingerprint": fp,
+	}, err
+}
+
+func opRing(in input) (any, error) {
+	k, err := format.ParseKit([]byte(in.Text))
+	if err != nil {
+		return nil, err
 	}
-	for _, r := range root.Ring()[1:] {
-		before, _ := out["earlier"].([][]byte)
-		out["earlier"] = append(before, r.Bytes())
+	root, err := k.Unwrap([]byte(in.Passphrase))
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	var roots [][]byte
+	for _, r := range root.Ring() {
+		roots = append(roots, r.Bytes())
+	}
+	return roots, nil
 }
 
 func opChunk(in input) (any, error) {

@@ -31,7 +31,7 @@ func (g *generator) rotations() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	f.add("two roots before", "kit", "valid", input{Text: text, Passphrase: "passphrase"})
+	f.add("two roots before", "ring", "valid", input{Text: text, Passphrase: "passphrase"})
 
 	edit := func(name, class string, change func(k *format.Kit)) {
 		k := kit
