@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"embassy/crypto"
@@ -77,10 +79,16 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 		if state, err = createState(s.site.StateDir, s.site.Nation, root); err != nil {
 			return rep, err
 		}
+		did := DidOpenRoot
 		if ch == nil {
 			if ch, object, err = s.firstCharter(ctx, state, root, o); err != nil {
 				return rep, err
 			}
+			did = DidSignCharter
+		}
+		// It goes to the targets with the first backup.
+		if err := s.record(state, did, "", "charter", strconv.FormatUint(ch.Seq, 10), "by", "init"); err != nil {
+			s.warn(Finding{Object: auditObject, Err: fmt.Errorf("%w: %w", ErrNotRecorded, err)})
 		}
 	}
 	rep.Nation, rep.Fingerprint, rep.Agent = state.Nation(), state.Verifier().Fingerprint(), state.Agent()
@@ -192,6 +200,9 @@ func (s *Service) ApplyCharter(ctx context.Context, root *crypto.Root) (CharterR
 			return CharterReport{}, err
 		}
 		if ch, err = state.acceptCharter(object); err != nil {
+			return CharterReport{}, err
+		}
+		if err := s.Audit(DidSignCharter, "", "charter", strconv.FormatUint(ch.Seq, 10), "added", strings.Join(added, "; ")); err != nil {
 			return CharterReport{}, err
 		}
 	}

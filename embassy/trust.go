@@ -32,6 +32,9 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 		return nil, err
 	}
 	started := s.now()
+	if err := s.Audit(DidTrust, "", "target", target, "reason", reason, "forgiven", countKinds(forgiven)); err != nil {
+		return nil, err
+	}
 	if state, err := OpenState(s.site.StateDir); err == nil {
 		if err := state.forgive(target); err != nil {
 			return nil, err
@@ -84,6 +87,11 @@ func (s *Service) TrustChain(chain, reason string) ([]Fault, error) {
 		}
 		if !of {
 			continue
+		}
+		if len(forgiven) == 0 {
+			if err := s.Audit(DidTrust, "", "chain", chain, "reason", reason); err != nil {
+				return nil, err
+			}
 		}
 		if f.Object != untold { // which stands for what nobody has seen yet
 			if err := s.catalog.Note(acknowledgedNote+string(f.Kind)+"/"+f.Object, []byte(reason)); err != nil {

@@ -1,5 +1,6 @@
 // Package format owns the records that lie on a target and their codecs:
-// charter, segment, index, snapshot, tree, ledger entry, recovery kit.
+// charter, segment, index, snapshot, tree, ledger entry, audit record, recovery
+// kit.
 //
 // It guarantees that what it parses was bounded before it was allocated, that
 // a record that parses encodes to the same bytes again, and that everything
@@ -42,11 +43,14 @@ const (
 	typeRoot        = "snapshot root"
 	typeKit         = "recovery kit"
 	typeHints       = "recovery hints"
+	typeAudit       = "audit record"
+	typeDeed        = "audit deed"
 	labelIDKey      = "chunk id"
 	labelPolynomial = "chunker polynomial"
 	labelIndexKey   = "index"
 	labelSummaryKey = "summary"
 	labelTargetKey  = "target name"
+	labelAuditKey   = "audit"
 )
 
 // Scope says where a record belongs. Fields that do not apply are zero.
