@@ -32,7 +32,7 @@ type site struct {
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
 	made    []*embassy.Service
-	shared  *daemon          // nil unless all of this but the screen is the daemon's
+	shared  *daemon // nil unless all of this but the screen is the daemon's
 }
 
 // openSite reads the configuration and opens its targets. A target that cannot
