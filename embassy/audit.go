@@ -41,6 +41,15 @@ var ErrNotRecorded = errors.New("the audit log of this machine was not written")
 // compartment. What is too long is cut. It panics when a value is missing. A machine that is no agent has no log:
 // nothing is written, and there is no error. Else the error wraps ErrNotRecorded.
 func (s *Service) Audit(did Did, outcome string, facts ...string) error {
+	err := s.audit(did, outcome, facts...)
+	if err == nil {
+		s.told.Store(true)
+	}
+	return err
+}
+
+// audit is Audit of what can wait for the next backup.
+func (s *Service) audit(did Did, outcome string, facts ...string) error {
 	state, err := OpenState(s.site.StateDir)
 	if errors.Is(err, ErrNoState) {
 		return nil
@@ -51,11 +60,11 @@ func (s *Service) Audit(did Did, outcome string, facts ...string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
-	s.told.Store(true)
 	return nil
 }
 
-// Audited reports whether Audit wrote a record since this was last asked.
+// Audited reports whether Audit was called since this was last asked, so that
+// DeliverAudit may have something to do.
 func (s *Service) Audited() bool { return s.told.Swap(false) }
 
 func (s *Service) record(state *State, did Did, outcome string, facts ...string) error {
