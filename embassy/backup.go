@@ -256,11 +256,11 @@ func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d con
 	if l := open[d.Compartment]; l != nil {
 		return l, nil
 	}
-	l, err := s.openLedger(state, comp)
+	l, err := s.openLedger(state, keys, comp)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.prepare(ctx, state, keys); err != nil {
+	if err := l.prepare(ctx); err != nil {
 		return nil, err
 	}
 	open[d.Compartment] = l

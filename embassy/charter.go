@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
+	"strings"
 
 	"embassy/crypto"
 	"embassy/embassy/config"
@@ -157,6 +159,9 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 			return CharterReport{}, err
 		}
 		if ch, err = state.acceptCharter(object); err != nil {
+			return CharterReport{}, err
+		}
+		if err := s.Audit(DidSignCharter, "", "charter", strconv.FormatUint(ch.Seq, 10), "added", strings.Join(a.lines, "; ")); err != nil {
 			return CharterReport{}, err
 		}
 	}

@@ -37,13 +37,15 @@ type ledger struct {
 	members []*Member // in PACE order
 	chain   *chain
 	spool   *spool
+	audits  *logbook
 	courier *courier
 
 	alarm error // a fork that was found and left behind
 
-	// For the chains of the other agents, since prepare.
+	// For the chains of the other agents.
 	state   *State
 	keys    *Keys
+	meets   bool // they may be reused
 	meeting sync.Mutex
 	region  *region // nil: not opened yet
 
@@ -58,7 +60,7 @@ type ledger struct {
 	forged  map[string]bool  // forgeries that were told
 }
 
-func (s *Service) openLedger(state *State, comp *Compartment) (*ledger, error) {
+func (s *Service) openLedger(state *State, keys *Keys, comp *Compartment) (*ledger, error) {
 	site, _ := s.site.Compartment(comp.Part.Name)
 	s.opening.Lock()
 	c, err := state.openChain(comp.ID)
@@ -71,8 +73,8 @@ func (s *Service) openLedger(state *State, comp *Compartment) (*ledger, error) {
 		return nil, err
 	}
 	l := &ledger{
-		s: s, comp: comp, rule: site.Commit, members: s.Ranked(site.Name), chain: c,
-		spool:   &spool{dir: dir, max: s.site.Spool.MaxBytes},
+		s: s, state: state, keys: keys, comp: comp, rule: site.Commit, members: s.Ranked(site.Name), chain: c,
+		spool: &spool{dir: dir, max: s.site.Spool.MaxBytes}, audits: state.logbook(),
 		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{},
 	}
 	l.courier = &courier{s: s, since: s.now(), ready: l.ready, object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
@@ -102,8 +104,7 @@ func (l *ledger) distrust() error {
 // prepare looks at every target before a run writes anything: a chain that
 // somebody else wrote on, or that cannot be completed any more, is left as it
 // is, and a new one begins. Then the catalog learns what it lacks.
-func (l *ledger) prepare(ctx context.Context, state *State, keys *Keys) error {
-	l.state, l.keys = state, keys
+func (l *ledger) prepare(ctx context.Context) error {
 	l.look(ctx)
 	lost, _, err := l.s.catalog.Noted(lostKey(l.chain.id()))
 	if err != nil {
@@ -121,7 +122,7 @@ func (l *ledger) prepare(ctx context.Context, state *State, keys *Keys) error {
 		if err := l.s.catalog.Forget(); err != nil {
 			return err
 		}
-		if l.chain, err = state.newChain(l.comp.ID, l.chain); err != nil {
+		if l.chain, err = l.state.newChain(l.comp.ID, l.chain); err != nil {
 			return err
 		}
 		if err := l.distrust(); err != nil {
@@ -131,6 +132,7 @@ func (l *ledger) prepare(ctx context.Context, state *State, keys *Keys) error {
 	if err := l.part(ctx); err != nil {
 		return err
 	}
+	l.meets = l.keys.Charter.Compartment(l.comp.ID).Shared
 	return l.replay(ctx)
 }
 

@@ -117,7 +117,7 @@ func (l *ledger) counts(r *region, of Line) uint64 {
 // meet learns from the chains of the other agents what may be reused. It comes
 // after the own chain was replayed: what this agent has itself comes first.
 func (l *ledger) meet(ctx context.Context) error {
-	if l.keys == nil || !l.keys.Charter.Compartment(l.comp.ID).Shared {
+	if !l.meets {
 		return nil
 	}
 	r, err := l.neighbours(ctx)

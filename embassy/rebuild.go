@@ -61,7 +61,7 @@ func (s *Service) Rebuild(ctx context.Context, from string) (RebuildReport, erro
 			if err != nil {
 				return rep, err
 			}
-			l, err := s.openLedger(state, comp)
+			l, err := s.openLedger(state, keys, comp)
 			if err != nil {
 				return rep, err
 			}

@@ -156,7 +156,7 @@ func (r *replication) openOwn(ctx context.Context) error {
 		// What is lost, a backup stores again; a fork is left behind at once.
 		if l.look(ctx); l.forkedBy() != nil {
 			r.forked = true
-			err = l.prepare(ctx, r.a.state, r.a.keys)
+			err = l.prepare(ctx)
 		} else {
 			err = l.replay(ctx)
 		}
@@ -174,7 +174,7 @@ func (r *replication) openLedger(region *region) (*ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.s.openLedger(r.a.state, comp)
+	return r.s.openLedger(r.a.state, r.a.keys, comp)
 }
 
 // closeOwn books what the commit rule now holds for. A backup may have gone on,

@@ -209,7 +209,7 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, keys *Keys, s
 			if err != nil {
 				return nil, nil, errors.Join(err, ErrNotInCharter)
 			}
-			if l, err = s.openLedger(state, comp); err != nil {
+			if l, err = s.openLedger(state, keys, comp); err != nil {
 				return nil, nil, err
 			}
 			open[d.Compartment], ledgers = l, append(ledgers, l)

@@ -153,7 +153,7 @@ func TestWriteReplicator(t *testing.T) {
 	}
 	for i, k := range c.Compartments {
 		want := agent.Compartments[i]
-		want.Name, want.Classification, want.ID = k.Name, "", r.Compartments[i].ID
+		want.Name, want.Classification, want.Dedup, want.ID = k.Name, "", "", r.Compartments[i].ID
 		if diff := cmp.Diff(want, k); diff != "" {
 			t.Error(diff)
 		}
