@@ -45,6 +45,7 @@ const (
 	typeHints       = "recovery hints"
 	typeHandover    = "handover"
 	typeEarlier     = "earlier roots"
+	typePartnerKey  = "partner key"
 	labelIDKey      = "chunk id"
 	labelPolynomial = "chunker polynomial"
 	labelIndexKey   = "index"
