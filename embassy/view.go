@@ -112,7 +112,7 @@ type readChain struct {
 	last    uint64                  // greatest number
 }
 
-// readEntry is a verified entry. Of its Adds only snapshots are kept; packs
+// readEntry is a verified entry. Of its Adds only snapshots and records are kept; packs
 // are many, and read again when they are wanted. Steward, Confirmed and Orders
 // are left out.
 type readEntry struct {
@@ -162,6 +162,9 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 	}
 	if err := v.readChains(ctx); err != nil {
 		return nil, fmt.Errorf("read the ledgers: %w", err)
+	}
+	if err := v.readGrants(ctx); err != nil {
+		return nil, fmt.Errorf("read the grants: %w", err)
 	}
 	if err := v.readSnapshots(ctx); err != nil {
 		return nil, fmt.Errorf("read the snapshots: %w", err)

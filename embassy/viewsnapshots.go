@@ -44,6 +44,7 @@ func (v *View) readSnapshots(ctx context.Context) error {
 	meter := newMeter(v.progress, v.now, "snapshots", "")
 	defer meter.end()
 	meter.add(func(p *Progress) { p.FilesTotal = uint64(len(all)) })
+	closed := map[*compartmentView]int{} // snapshots of epochs that the keys do not have
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(smallFetches)
@@ -56,6 +57,10 @@ func (v *View) readSnapshots(ctx context.Context) error {
 			meter.add(func(p *Progress) { p.Files++ })
 			mu.Lock()
 			defer mu.Unlock()
+			if v.keys.Limit != "" && errors.Is(err, errNoEpoch) {
+				closed[s.c]++
+				return nil
+			}
 			if err != nil {
 				v.warn(Finding{Object: s.c.source.name(s.object), Err: fmt.Errorf("snapshot left out: %w", err)})
 				if !errors.Is(err, errNotItsDataset) {
@@ -69,6 +74,9 @@ func (v *View) readSnapshots(ctx context.Context) error {
 		})
 	}
 	g.Wait()
+	for c, n := range closed {
+		v.warn(Finding{Object: "compartment " + c.Part.Name, Err: fmt.Errorf("%d snapshots are not shown: %w", n, errNoEpoch)})
+	}
 	v.arrange()
 	for i := 1; i < len(v.snapshots); i++ { // ten thousand summaries share one list
 		if a, b := &v.snapshots[i-1].Summary, &v.snapshots[i].Summary; slices.Equal(a.Targets, b.Targets) {
@@ -86,7 +94,9 @@ func (v *View) committed(c *compartmentView, ch *readChain) []committed {
 		for _, e := range ch.entries[n] {
 			sizes := map[format.Hash]uint64{}
 			for _, a := range e.Adds {
-				sizes[a.Hash] = a.Size
+				if a.Kind == format.KindSnapshot {
+					sizes[a.Hash] = a.Size
+				}
 			}
 			for _, h := range e.Snapshots {
 				size, ok := sizes[h]
