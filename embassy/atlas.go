@@ -260,12 +260,10 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 	if err != nil {
 		return nil, nil, err
 	}
-	found, object, err := FindCharter(ctx, s.order, key.Nation, key.Signer, s.warn)
+	found, object, err := findCharter(ctx, s.order, key.Nation, key.Signer, known, s.warn)
 	switch {
 	case err != nil && known == nil:
 		return nil, nil, err
-	case err == nil && known != nil && !found.Follows(known) && found.Rank().Compare(known.Rank()) > 0:
-		return nil, nil, fmt.Errorf("charter %d: %w", found.Seq, ErrTwoRoots)
 	case err == nil && (known == nil || found.Rank().Compare(known.Rank()) >= 0):
 		if !bytes.Equal(object, raw) {
 			err = s.catalog.Note(charterNote, object)

@@ -431,7 +431,7 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	})
 	r.packer = newPacker(session, w, int(cmp.Or(l.s.site.PackSize, config.DefaultPackSize)), r.out, r.sealing)
 	r.store = newStore(cat, r.packer, w, r.used)
-	series := l.chain.id().String() + "/" + d.Name
+	series := fmt.Sprintf("%s/%d/%s", l.chain.id(), w.Epoch, d.Name) // contents are named anew in every epoch
 	if !d.S3.IsZero() {
 		series += "/" + d.S3.URL // another bucket may have the same keys
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"embassy/crypto"
@@ -109,6 +110,9 @@ func (a *amendment) seal() error {
 
 // sign returns the object of the charter, signed by the root.
 func (s *Service) sign(a *amendment) ([]byte, error) {
+	if !rules(a.Charter, a.root) {
+		return nil, ErrUnfinished
+	}
 	a.Time = s.now().UnixNano()
 	if err := a.seal(); err != nil {
 		return nil, err
@@ -198,8 +202,12 @@ func (s *Service) firstCharter(ctx context.Context, state *State, root *crypto.R
 // newestCharter returns the newest charter that this machine or any answering
 // target knows.
 func (s *Service) newestCharter(ctx context.Context, state *State) (*format.Charter, []byte, error) {
+	have, _, err := state.charter()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
 	probe(ctx, state.Nation(), s.order)
-	_, object, err := FindCharter(ctx, s.order, state.Nation(), state.Verifier(), s.warn)
+	_, object, err := findCharter(ctx, s.order, state.Nation(), state.Verifier(), have, s.warn)
 	if err != nil && !errors.Is(err, ErrNoCharter) && !errors.Is(err, ErrDown) {
 		return nil, nil, err
 	}

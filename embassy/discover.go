@@ -38,6 +38,12 @@ type numberedCopy struct {
 // When there is none, the error wraps ErrNoCharter and names the nations that
 // the targets hold instead; when no member answered, it wraps their causes.
 func FindCharter(ctx context.Context, members []*Member, nation format.ID, root *crypto.Verifier, warn func(Finding)) (*format.Charter, []byte, error) {
+	return findCharter(ctx, members, nation, root, nil, warn)
+}
+
+// findCharter is FindCharter for a machine that accepted a charter before: one
+// whose roots do not follow those of that one is left out. have may be nil.
+func findCharter(ctx context.Context, members []*Member, nation format.ID, root *crypto.Verifier, have *format.Charter, warn func(Finding)) (*format.Charter, []byte, error) {
 	if warn == nil {
 		warn = func(Finding) {}
 	}
@@ -74,6 +80,8 @@ func FindCharter(ctx context.Context, members []*Member, nation format.ID, root 
 		switch {
 		case err != nil:
 			warn(Finding{Target: c.member.Name, Object: c.name, Err: err})
+		case have != nil && got.Rank().Rotations >= have.Rank().Rotations && !got.Follows(have):
+			warn(Finding{Target: c.member.Name, Object: c.name, Err: ErrTwoRoots})
 		case best == nil || got.Rank().Compare(best.Rank()) > 0:
 			best, object = got, data
 		case got.Rank() == best.Rank():

@@ -83,7 +83,7 @@ func partKey(path string, part int) string {
 // or read costs reading files again, and nothing else.
 type fileCache struct {
 	catalog Catalog
-	series  string // names a chain and a dataset
+	series  string // names a chain, a writer epoch and a dataset
 	used    *packSet
 	log     *slog.Logger
 	known   map[PackNum]bool // packs asked for in this run

@@ -1,12 +1,14 @@
 package embassy
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"embassy/crypto"
 	"embassy/embassy/format"
@@ -168,6 +170,18 @@ func (s *State) Verifier() *crypto.Verifier { return s.verifier }
 // NationKey returns the nation's pinned public key.
 func (s *State) NationKey() format.NationKey {
 	return format.NationKey{Nation: s.nation, Signer: s.verifier}
+}
+
+// Knows reports whether the key is the pinned one, or that of a root which has
+// taken its place since.
+func (s *State) Knows(key format.NationKey) bool {
+	if key.String() == s.NationKey().String() {
+		return true
+	}
+	ch, _, err := s.charter()
+	return err == nil && key.Nation == s.nation && slices.ContainsFunc(ch.Succession, func(h format.Handover) bool {
+		return bytes.Equal(h.Signer, key.Signer.Bytes())
+	})
 }
 
 // Agent returns this agent's pseudonym.

@@ -47,6 +47,11 @@ func runCharterApply(ctx context.Context, r reader, con *console) (err error) {
 		return err
 	}
 	s.screen.close()
+	return con.printCharter(report)
+}
+
+// printCharter says what a new charter changed.
+func (con *console) printCharter(report embassy.CharterReport) error {
 	if con.json {
 		if err := printJSON(con.stdout, struct {
 			schema

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/config"
 	"embassy/embassy/format"
@@ -116,7 +117,11 @@ func runConfigReplicator(_ context.Context, _ struct{}, con *console) error {
 	if err != nil {
 		return err
 	}
-	r := config.Replicator{Nation: cfg.Nation, Key: state.NationKey(), Targets: cfg.Targets}
+	signer, err := crypto.ParseVerifier(keys.Charter.RootSigner) // of the root that is now
+	if err != nil {
+		return err
+	}
+	r := config.Replicator{Nation: cfg.Nation, Key: format.NationKey{Nation: state.Nation(), Signer: signer}, Targets: cfg.Targets}
 	listed := map[format.ID]bool{}
 	for _, c := range cfg.Compartments {
 		signed, err := keys.Named(c.Name)

@@ -93,7 +93,7 @@ func sameNation(cfg *config.Config) error {
 		return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationLine, cfg.Nation, state.Name())
 	}
-	if pinned := state.NationKey(); cfg.Keyless() && cfg.NationKey.String() != pinned.String() {
+	if pinned := state.NationKey(); cfg.Keyless() && !state.Knows(cfg.NationKey) {
 		return usage("%s:%d: nation_key is not that of the nation that this machine belongs to, which is %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationKeyLine, pinned)
 	}

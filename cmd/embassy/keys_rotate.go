@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"embassy/cmd/internal/term"
+	"embassy/crypto"
+	"embassy/embassy"
+	"embassy/embassy/format"
+
+	"github.com/urfave/cli/v2"
+)
+
+func keysRotateCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:  "rotate",
+		Usage: "replace a key by a new one; what was written before stays readable",
+		Subcommands: []*cli.Command{{
+			Name:  "passphrase",
+			Usage: "give the recovery kit another passphrase",
+			Description: "Replaces the file of the kit. Every other copy of it, on paper too, still opens\n" +
+				"with the old passphrase, for ever: if somebody may have both, embassy keys rotate\n" +
+				"root is the remedy.",
+			Flags:  append(readerFlags(), newPhraseFlag()),
+			Action: action(con, decodeNewPhrase, runRotatePassphrase),
+		}, {
+			Name:      "reader",
+			Usage:     "seal what is written from now on to a new reader key",
+			ArgsUsage: "COMPARTMENT...",
+			Description: "For when a reader key file may be in wrong hands, or a reader leaves. It opens what\n" +
+				"was written before, and nothing that is written from now on. Costs nothing. What\n" +
+				"has not changed is not written again, and so stays open to it; embassy keys rotate\n" +
+				"writer has it written again.",
+			Flags:  append(readerFlags(), allFlag()),
+			Action: action(con, decodeRotation, runRotateReader),
+		}, {
+			Name:      "writer",
+			Usage:     "name, cut and index what is written from now on under a new secret",
+			ArgsUsage: "COMPARTMENT...",
+			Description: "For when an agent was captured, and is suspended or revoked: with the secret that\n" +
+				"it had, names of datasets, sizes and times can be read, and guesses about content\n" +
+				"confirmed. The next backups store everything once more.",
+			Flags:  append(readerFlags(), allFlag(), yesFlag()),
+			Action: action(con, decodeRotation, runRotateWriter),
+		}, {
+			Name:  "root",
+			Usage: "put a new root in the place of the nation's root",
+			Description: "For when a recovery kit and its passphrase may be in wrong hands. The\n" +
+				"new root is kept in a new kit, which opens everything that the old one did; then\n" +
+				"the old root hands over to it, and every compartment gets new reader and writer\n" +
+				"keys, so the next backups store everything once more. Machines follow by\n" +
+				"themselves. If it is interrupted, the same command goes on with the new kit.",
+			Flags: append(readerFlags(),
+				&cli.StringFlag{Name: "new-kit", Usage: "keep the new root in the recovery kit `FILE`"}, newPhraseFlag(), yesFlag()),
+			Action: action(con, decodeRotateRoot, runRotateRoot),
+		}},
+	}
+}
+
+func newPhraseFlag() cli.Flag {
+	return &cli.StringFlag{Name: "new-passphrase-file", Usage: "`FILE` whose first line is the new passphrase (default: ask)"}
+}
+
+func allFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "all", Usage: "every compartment of the nation"}
+}
+
+func yesFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "yes", Usage: "do not ask"}
+}
+
+// confirmed asks a person, unless yes was given.
+func (con *console) confirmed(ctx context.Context, yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	ok, err := term.Confirm(ctx, con.stdin, con.stderr, question)
+	if errors.Is(err, term.ErrNobody) {
+		return usage("%s %s", question, err)
+	}
+	if err == nil && !ok {
+		err = errors.New("nothing was changed")
+	}
+	return err
+}
+
+// newPassphrase asks for a passphrase of a kit that is to be made.
+func (con *console) newPassphrase(ctx context.Context, file, what string) ([]byte, error) {
+	phrase, err := con.passphrases(file).New(ctx, what)
+	if errors.Is(err, term.ErrNone) && file == "" {
+		err = usage("a new passphrase is needed, and there is no terminal to ask for it: write it into a file and name that with --new-passphrase-file FILE")
+	}
+	return phrase, err
+}
+
+type newPhraseOptions struct {
+	reader
+	newPhrases string // file; empty: ask
+}
+
+func decodeNewPhrase(c *cli.Context) (newPhraseOptions, error) {
+	return newPhraseOptions{decodeReader(c), c.String("new-passphrase-file")}, noArguments(c)
+}
+
+func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	path, err := s.kitPath(o.reader)
+	if err != nil {
+		return err
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return fmt.Errorf("recovery kit: %w", err)
+	}
+	root, kit, err := s.openKit(ctx, con, o.reader)
+	if err != nil {
+		return err
+	}
+	defer root.Wipe()
+	phrase, err := con.newPassphrase(ctx, o.newPhrases, "the recovery kit")
+	if err != nil {
+		return err
+	}
+	defer clear(phrase)
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	if err := service.RotatePassphrase(path, kit, root, phrase); err != nil {
+		return err
+	}
+	s.screen.close()
+	if con.json {
+		err = printJSON(con.stdout, struct {
+			schema
+			Kit         string `json:"kit"`
+			Fingerprint string `json:"root_fingerprint"`
+		}{schemaV1, path, root.Fingerprint()})
+	} else {
+		_, err = fmt.Fprintf(con.stdout, "The recovery kit %s opens with the new passphrase.\n", path)
+	}
+	con.notef("\nEvery other copy of the kit, on paper too, still opens with the old passphrase, for ever.\n" +
+		"Replace them by copies of this one, and destroy them. If somebody may have one of them and the\n" +
+		"old passphrase, nothing but embassy keys rotate root helps.")
+	return err
+}
+
+type rotationOptions struct {
+	reader
+	compartments []string // none: all
+	yes          bool
+}
+
+func decodeRotation(c *cli.Context) (rotationOptions, error) {
+	o := rotationOptions{reader: decodeReader(c), compartments: c.Args().Slice(), yes: c.Bool("yes")}
+	switch all := c.Bool("all"); {
+	case all && len(o.compartments) > 0:
+		return o, usage("--all is every compartment, and %s is named besides: leave one of them out", o.compartments[0])
+	case !all && len(o.compartments) == 0:
+		return o, usage("name the compartments, or give --all for every one")
+	}
+	return o, nil
+}
+
+func runRotateReader(ctx context.Context, o rotationOptions, con *console) error {
+	if err := rotate(ctx, o, con, (*embassy.Service).RotateReader); err != nil {
+		return err
+	}
+	con.notef("\nReader key files that were exported before open what was written before, and nothing newer:\n" +
+		"export new ones. The recovery kit opens both.")
+	return nil
+}
+
+func runRotateWriter(ctx context.Context, o rotationOptions, con *console) error {
+	if err := con.confirmed(ctx, o.yes, "After a rotation of the writer secret the next backups read everything again, and store all of it once more on every target."); err != nil {
+		return err
+	}
+	if err := rotate(ctx, o, con, (*embassy.Service).RotateWriter); err != nil {
+		return err
+	}
+	con.notef("\nThe next embassy backup stores everything once more, under the new secret.")
+	return nil
+}
+
+// rotate signs a charter with new epochs.
+func rotate(ctx context.Context, o rotationOptions, con *console, with func(*embassy.Service, context.Context, *crypto.Root, []string) (embassy.CharterReport, error)) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if _, err := embassy.OpenState(s.config.StateDir); err != nil {
+		return err
+	}
+	root, _, err := s.openKit(ctx, con, o.reader)
+	if err != nil {
+		return err
+	}
+	defer root.Wipe()
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	report, err := with(service, ctx, root, o.compartments)
+	if err != nil {
+		return err
+	}
+	s.screen.close()
+	return con.printCharter(report)
+}
+
+type rotateRootOptions struct {
+	newPhraseOptions
+	newKit string // file
+	yes    bool
+}
+
+func decodeRotateRoot(c *cli.Context) (rotateRootOptions, error) {
+	o := rotateRootOptions{
+		newPhraseOptions: newPhraseOptions{decodeReader(c), c.String("new-passphrase-file")},
+		newKit:           c.String("new-kit"), yes: c.Bool("yes"),
+	}
+	if o.newKit == "" {
+		return o, usage("say where the new root is kept with --new-kit FILE")
+	}
+	return o, noArguments(c)
+}
+
+func runRotateRoot(ctx context.Context, o rotateRootOptions, con *console) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if _, err := embassy.OpenState(s.config.StateDir); err != nil {
+		return err
+	}
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(o.newKit); errors.Is(err, fs.ErrNotExist) {
+		err = s.newRoot(ctx, con, service, o)
+		if err != nil {
+			return err
+		}
+	} else {
+		con.notef("%s is there already: going on with the root that it holds.", o.newKit)
+	}
+	// It is read back before anything depends on it.
+	next, _, err := s.openKit(ctx, con, reader{kit: o.newKit, phrases: o.newPhrases})
+	if err != nil {
+		return err
+	}
+	defer next.Wipe()
+	report, err := service.RotateRoot(ctx, next)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.newKit, err)
+	}
+	s.screen.close()
+	if err := con.printCharter(report); err != nil {
+		return err
+	}
+	con.notef("\nThe root of %s, with the fingerprint\n  %s\nis the nation's root. It opens what was written before, too.\n"+
+		"Do now: print the new kit, or copy it to two safe places, apart from its passphrase, and delete\n"+
+		"it here; destroy the old kits; name the new one where a configuration names the old one; and give new reader key files\n"+
+		"to those who need them. The next embassy backup stores everything once more.", o.newKit, next.Fingerprint())
+	return nil
+}
+
+// newRoot makes the root that is to follow, and its kit.
+func (s *site) newRoot(ctx context.Context, con *console, service *embassy.Service, o rotateRootOptions) error {
+	if err := con.confirmed(ctx, o.yes, "After a rotation of the root the old kits open nothing that is written from then on, and the next backups store everything once more on every target."); err != nil {
+		return err
+	}
+	root, kit, err := s.openKit(ctx, con, o.reader)
+	if err != nil {
+		return err
+	}
+	defer root.Wipe()
+	hints, err := kit.OpenHints(root)
+	if err != nil {
+		con.warnf("%s; the new kit knows the targets of this configuration only", err)
+		hints = format.Hints{}
+	}
+	phrase, err := con.newPassphrase(ctx, o.newPhrases, "the new recovery kit")
+	if err != nil {
+		return err
+	}
+	defer clear(phrase)
+	return service.NewRootKit(ctx, root, o.newKit, phrase, hints)
+}

@@ -1,0 +1,184 @@
+package embassy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"embassy/crypto"
+	"embassy/embassy/format"
+)
+
+var (
+	// ErrUnfinished: the root was made, and the one before it has not handed
+	// over to it yet.
+	ErrUnfinished = errors.New("the root before it has not handed over to this one yet: finish with embassy keys rotate root --new-kit FILE, and this kit as FILE")
+	// ErrUnrelated: a kit that is there holds another root than the one that
+	// is to follow now.
+	ErrUnrelated = errors.New("its root does not follow the nation's present one: name a file that does not exist yet")
+)
+
+// rotateWriter begins a new writer epoch in a compartment.
+func (a *amendment) rotateWriter(c *format.CharterCompartment) {
+	c.Epoch++
+	p := a.parts[c.ID]
+	p.Writers = append(p.Writers, format.EpochSecret{Epoch: c.Epoch, Secret: a.root.Writer(c.ID, c.Epoch).Bytes()})
+}
+
+// rotateReader begins a new epoch of the nation's own reader key in a
+// compartment. Partners keep theirs.
+func (a *amendment) rotateReader(c *format.CharterCompartment) {
+	was := c.ReaderEpoch()
+	i := slices.IndexFunc(c.Recipients, func(r format.RecipientKey) bool { return r.Epoch == was })
+	c.Recipients[i] = format.RecipientKey{Epoch: was + 1, Key: a.root.Reader(c.ID, was+1).Recipient().Bytes()}
+}
+
+// RotateReader begins a new reader epoch in the named compartments, or in all
+// when none is named: what is written from now on is sealed to a new key. With
+// the root everything stays readable. ErrUnknownName.
+func (s *Service) RotateReader(ctx context.Context, root *crypto.Root, names []string) (CharterReport, error) {
+	return s.rotate(ctx, root, names, func(a *amendment, c *format.CharterCompartment, name string) {
+		a.rotateReader(c)
+		a.say("compartment %s: reader epoch %d", name, c.ReaderEpoch())
+	})
+}
+
+// RotateWriter begins a new writer epoch in the named compartments, or in all
+// when none is named: whatever is backed up from now on has other ids and cut
+// points, and is stored anew. ErrUnknownName.
+func (s *Service) RotateWriter(ctx context.Context, root *crypto.Root, names []string) (CharterReport, error) {
+	return s.rotate(ctx, root, names, func(a *amendment, c *format.CharterCompartment, name string) {
+		a.rotateWriter(c)
+		a.say("compartment %s: writer epoch %d", name, c.Epoch)
+	})
+}
+
+// rotate does something with the named compartments, or all of them.
+func (s *Service) rotate(ctx context.Context, root *crypto.Root, names []string, with func(*amendment, *format.CharterCompartment, string)) (CharterReport, error) {
+	return s.amend(ctx, root, func(_ *State, a *amendment) error {
+		for _, name := range names {
+			if c, _ := a.named(name); c == nil {
+				return fmt.Errorf("compartment %q: %w", name, ErrUnknownName)
+			}
+		}
+		for i := range a.Compartments {
+			c := &a.Compartments[i]
+			if name := a.parts[c.ID].Name; len(names) == 0 || slices.Contains(names, name) {
+				with(a, c, name)
+			}
+		}
+		return nil
+	})
+}
+
+// NewRootKit makes the root that is to follow root, which is the nation's
+// present one, and keeps it in a new recovery kit, durably, together with the
+// roots before it. Nobody heeds it before RotateRoot. fs.ErrExist: a file is
+// there already.
+func (s *Service) NewRootKit(ctx context.Context, root *crypto.Root, path string, passphrase []byte, hints format.Hints) error {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(fmt.Errorf("recovery kit %s: %w", path, fs.ErrExist), err)
+	}
+	state, err := OpenState(s.site.StateDir)
+	if err != nil {
+		return err
+	}
+	ch, _, err := s.newestCharter(ctx, state)
+	if err != nil {
+		return err
+	}
+	if _, err := RootKeys(ch, root); err != nil {
+		return fmt.Errorf("open charter %d: %w", ch.Seq, err)
+	}
+	ring, err := ch.Ring(root)
+	if err != nil {
+		return err
+	}
+	if !rules(ch, ring) {
+		return ErrUnfinished
+	}
+	next := ring.Succeed()
+	defer next.Secret.Wipe()
+	kit, err := format.NewKit(next, ch.Nation, passphrase, s.now())
+	if err != nil {
+		return err
+	}
+	hints.Time, hints.Charter, hints.Targets = s.now().UnixNano(), ch.Seq+1, nil
+	for _, m := range s.order {
+		hints.Targets = append(hints.Targets, format.TargetHint{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction})
+	}
+	if err := kit.SetHints(hints); err != nil {
+		return err
+	}
+	return writeKit(path, kit, s.site.Nation)
+}
+
+// rules reports whether the root is the one that signs after the charter.
+func rules(ch *format.Charter, root *crypto.Root) bool {
+	return bytes.Equal(ch.RootSigner, root.Signer().Verifier().Bytes())
+}
+
+// RotateRoot makes next, the root of a kit that NewRootKit made, the nation's
+// root: the one before hands over to it, and every compartment gets a new
+// reader and a new writer epoch. Where that has happened already, the newest
+// charter is published again, and the report has no Added. ErrUnrelated.
+func (s *Service) RotateRoot(ctx context.Context, next *crypto.Root) (CharterReport, error) {
+	rep, err := s.amend(ctx, next, func(_ *State, a *amendment) error {
+		if rules(a.Charter, next) {
+			return nil
+		}
+		ring := a.root.Ring()
+		if len(ring) < 2 || !rules(a.Charter, ring[1]) {
+			return ErrUnrelated
+		}
+		if err := a.Succeed(ring[1], a.root); err != nil {
+			return err
+		}
+		a.say("root %s, in place of %s", next.Fingerprint(), ring[1].Fingerprint())
+		for i := range a.Compartments {
+			c := &a.Compartments[i]
+			a.rotateReader(c)
+			a.rotateWriter(c)
+			a.say("compartment %s: reader epoch %d, writer epoch %d", a.parts[c.ID].Name, c.ReaderEpoch(), c.Epoch)
+		}
+		return nil
+	})
+	if errors.Is(err, ErrReplaced) { // or it has nothing to do with this nation
+		err = ErrUnrelated
+	}
+	return rep, err
+}
+
+// RotatePassphrase replaces the kit in a file by one of the same root, nation
+// and hints under another passphrase. Other copies of the old kit still open
+// with the old one.
+func (s *Service) RotatePassphrase(path string, old *format.Kit, root *crypto.Root, passphrase []byte) error {
+	kit, err := format.NewKit(root, old.Nation, passphrase, s.now())
+	if err != nil {
+		return err
+	}
+	kit.Hints = old.Hints
+	return writeKit(path, kit, s.site.Nation)
+}
+
+// writeKit replaces a file by the kit, durably: one of the two is there at any
+// time.
+func writeKit(path string, kit *format.Kit, nation string) error {
+	text, err := kit.Text(nation)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := writeFile(dir, path, []byte(text)); err != nil {
+		return fmt.Errorf("write recovery kit: %w", err)
+	}
+	return nil
+}
