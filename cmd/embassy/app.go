@@ -176,12 +176,14 @@ func noArguments(c *cli.Context) error {
 type reader struct {
 	kit     string // file; empty: as configured
 	phrases string // file; empty: ask
+	key     string // reader key file, instead of a kit
 }
 
 func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE` (default: kit of the configuration)"},
 		phraseFlag(),
+		&cli.StringFlag{Name: "reader-key", Usage: "reader key `FILE` of one compartment, instead of the kit; for reading only"},
 	}
 }
 
@@ -190,7 +192,7 @@ func phraseFlag() cli.Flag {
 }
 
 func decodeReader(c *cli.Context) reader {
-	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file")}
+	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file"), key: c.String("reader-key")}
 }
 
 func (con *console) passphrases(file string) term.Passphrases {

@@ -21,7 +21,7 @@ func charterCommand(con *console) *cli.Command {
 			Action: action(con, func(c *cli.Context) (reader, error) {
 				return decodeReader(c), noArguments(c)
 			}, runCharterApply),
-		}},
+		}, charterGrantCommand(con), charterRevokeGrantCommand(con)},
 	}
 }
 

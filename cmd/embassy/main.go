@@ -79,6 +79,8 @@ var exits = []struct {
 	{is(embassy.ErrUnknownTarget), 2},
 	{is(embassy.ErrNoReason), 2},
 	{is(embassy.ErrNoPolicy), 2},
+	{is(embassy.ErrOwnKey), 2},
+	{is(embassy.ErrAmbiguous), 2},
 	{is(embassy.ErrNotEmpty), 2},
 	{is(crypto.ErrAuthentication), 6},
 	{is(embassy.ErrNotEnrolled), 6},

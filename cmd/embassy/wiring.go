@@ -324,6 +324,9 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 	if s.shared != nil {
 		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
 	}
+	if r.key != "" {
+		return nil, nil, usage("a reader key reads one compartment, and does nothing else: this needs the recovery kit, --kit FILE")
+	}
 	path, err := s.kitPath(r)
 	if err != nil {
 		return nil, nil, err
@@ -349,8 +352,11 @@ func (r reader) open(ctx context.Context, s *site, con *console) (*embassy.View,
 }
 
 // rootKeys opens the newest charter that the answering targets show with the
-// recovery kit.
+// recovery kit, or with a reader key as far as that goes.
 func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.Keys, error) {
+	if r.key != "" {
+		return s.readerKeys(ctx, r)
+	}
 	root, kit, err := s.openKit(ctx, con, r)
 	if err != nil {
 		return nil, err
@@ -360,6 +366,29 @@ func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.K
 		return nil, s.brief(err)
 	}
 	return embassy.RootKeys(charter, root)
+}
+
+// readerKeys is rootKeys with a reader key file.
+func (s *site) readerKeys(ctx context.Context, r reader) (*embassy.Keys, error) {
+	if r.kit != "" {
+		return nil, usage("--kit and --reader-key are two ways to read: give one of them")
+	}
+	key, err := embassy.OpenReaderKey(r.key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usage("there is no reader key at %s: embassy keys export-reader makes one", r.key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	nation, err := key.NationKey()
+	if err != nil {
+		return nil, err
+	}
+	charter, _, err := embassy.FindCharter(ctx, s.members, nation.Nation, nation.Signer, s.screen.warn)
+	if err != nil {
+		return nil, s.brief(err)
+	}
+	return embassy.ReaderKeys(charter, key)
 }
 
 // view reads what the answering targets hold.
