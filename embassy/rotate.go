@@ -21,6 +21,8 @@ var (
 	// ErrUnrelated: a kit that is there holds another root than the one that
 	// is to follow now.
 	ErrUnrelated = errors.New("its root does not follow the nation's present one: name a file that does not exist yet")
+	// ErrSamePassphrase: what was to be the new passphrase is the old one.
+	ErrSamePassphrase = errors.New("the new passphrase is the old one: choose another")
 )
 
 // rotateWriter begins a new writer epoch in a compartment.
@@ -156,8 +158,11 @@ func (s *Service) RotateRoot(ctx context.Context, next *crypto.Root) (CharterRep
 
 // RotatePassphrase replaces the kit in a file by one of the same root, nation
 // and hints under another passphrase. Other copies of the old kit still open
-// with the old one.
+// with the old one. ErrSamePassphrase.
 func (s *Service) RotatePassphrase(path string, old *format.Kit, root *crypto.Root, passphrase []byte) error {
+	if _, err := old.Unwrap(passphrase); err == nil {
+		return fmt.Errorf("recovery kit %s: %w", path, ErrSamePassphrase)
+	}
 	kit, err := format.NewKit(root, old.Nation, passphrase, s.now())
 	if err != nil {
 		return err
