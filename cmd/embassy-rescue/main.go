@@ -4,7 +4,7 @@
 //
 // Data goes to stdout, everything else to stderr. Exit codes: 0 every byte
 // asked for is right; 1 not; 2 usage, or no kit or passphrase to read; 6 wrong
-// passphrase; 130 interrupted.
+// passphrase, or keys that do not open what was asked for; 130 interrupted.
 package main
 
 import (
@@ -23,6 +23,7 @@ import (
 	"embassy/cmd/internal/term"
 	"embassy/crypto"
 	"embassy/embassy"
+	"embassy/embassy/format"
 	"embassy/targets"
 
 	"github.com/urfave/cli/v2"
@@ -75,7 +76,7 @@ func exitCode(ctx context.Context, err error) int {
 		return 130
 	case errors.As(err, &usage), errors.As(err, &order), errors.Is(err, term.ErrNone), errors.Is(err, term.ErrUnfit), errors.Is(err, embassy.ErrNotEmpty):
 		return 2
-	case errors.Is(err, errKit), errors.Is(err, term.ErrEmpty):
+	case errors.Is(err, errKit), errors.Is(err, term.ErrEmpty), errors.Is(err, embassy.ErrNotGranted), errors.Is(err, format.ErrSealedToOthers):
 		return 6
 	}
 	return 1
@@ -111,9 +112,12 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			"Without --from the targets that the kit names are used. Credentials for S3 come\n" +
 			"from --credentials-file, else from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,\n" +
 			"else from the kit, else from ~/.aws/credentials. A kit made by embassy init\n" +
-			"carries none.",
+			"carries none. With --reader-key one compartment is restored, and with the kit of\n" +
+			"a partner nation and --nation-key what was granted to it; both need --from.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE`"},
+			&cli.StringFlag{Name: "reader-key", Usage: "reader key `FILE` of one compartment, instead of a kit"},
+			&cli.StringFlag{Name: "nation-key", Usage: "public `KEY` of another nation, of which the kit's nation was granted something (embassy config replicator shows it)"},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "`FILE` whose first line is the passphrase (default: ask)", EnvVars: []string{"EMBASSY_PASSPHRASE_FILE"}},
 			&cli.StringSliceFlag{Name: "from", Usage: "target `URL`, best first; may be repeated (default: as in the kit)"},
 			&cli.StringFlag{Name: "credentials-file", Usage: "AWS shared credentials `FILE`"},
@@ -151,6 +155,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 // options are the decoded command line.
 type options struct {
 	kit, phrases, credentials, ca, to string
+	readerKey                         string
+	partnerOf                         *format.NationKey // nil: the kit's own nation
 	from                              []targets.Location
 	insecure, list, json              bool
 	privileged, verify                bool
@@ -162,16 +168,27 @@ func decode(c *cli.Context) (options, error) {
 	o := options{
 		kit: c.String("kit"), phrases: c.String("passphrase-file"), credentials: c.String("credentials-file"),
 		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"), json: c.Bool("json"),
-		privileged: c.Bool("privileged"), verify: c.Bool("verify"),
+		privileged: c.Bool("privileged"), verify: c.Bool("verify"), readerKey: c.String("reader-key"),
 		datasets: c.Args().Slice(),
 	}
 	switch {
-	case o.kit == "":
+	case o.kit == "" && o.readerKey == "":
 		return o, &usageError{"name the recovery kit: --kit FILE"}
+	case o.readerKey != "" && (o.kit != "" || c.IsSet("nation-key")):
+		return o, &usageError{"--reader-key goes with neither --kit nor --nation-key"}
+	case (o.readerKey != "" || c.IsSet("nation-key")) && len(c.StringSlice("from")) == 0:
+		return o, &usageError{"only the nation's own kit knows its targets: name one with --from URL"}
 	case o.list == (o.to != ""):
 		return o, &usageError{"say either where to restore to, --to FOLDER, or --list"}
 	case o.json && !o.list:
 		return o, &usageError{"--json is for --list"}
+	}
+	if text := c.String("nation-key"); text != "" {
+		key, err := format.ParseNationKey(text)
+		if err != nil {
+			return o, &usageError{"--nation-key: " + err.Error()}
+		}
+		o.partnerOf = &key
 	}
 	for _, url := range c.StringSlice("from") {
 		loc, err := targets.Parse(url)

@@ -43,24 +43,21 @@ type rescue struct {
 
 func (r *rescue) run(ctx context.Context) error {
 	defer r.more()
-	kit, root, err := r.openKit(ctx)
+	as, err := r.unlock(ctx)
 	if err != nil {
 		return err
 	}
-	hints, err := kit.OpenHints(root)
-	if err != nil {
-		r.say("warning: the hints in the kit cannot be read: %v", err)
-	}
+	hints := as.hints
 	members, err := r.members(hints)
 	if err != nil {
 		return err
 	}
-	charter, _, err := embassy.FindCharterOf(ctx, members, kit.Nation, root, r.warn)
+	charter, err := as.find(ctx, members)
 	if err != nil {
 		return fmt.Errorf("%w%s", err, r.others(hints))
 	}
-	witnesses, members := embassy.Witnesses(ctx, members, kit.Nation, r.warn)
-	keys, err := embassy.RootKeys(charter, root)
+	witnesses, members := embassy.Witnesses(ctx, members, as.nation, r.warn)
+	keys, err := as.keys(charter)
 	if err != nil {
 		return err
 	}
@@ -325,6 +322,9 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 			var known []string
 			for _, d := range all {
 				known = append(known, d.Name)
+			}
+			if keys.Limit != "" {
+				return nil, nil, fmt.Errorf("dataset %q: %w: %s, with %s", name, embassy.ErrNotGranted, keys.Limit, strings.Join(known, ", "))
 			}
 			return nil, nil, &usageError{fmt.Sprintf("the charter knows no dataset %q; it knows %s", name, strings.Join(known, ", "))}
 		}
