@@ -158,7 +158,7 @@ func PartnerKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
 	for _, c := range keys.Compartments {
 		names = append(names, c.Part.Name)
 		c.Past = grantedTo(keys.Charter.Compartment(c.ID), ids).since == 0
-		c.Lacks = "compartment " + c.Part.Name + " is granted to this nation from a later time on, or a key of its past was not filed: its nation runs embassy charter grant --past again"
+		c.Lacks = "compartment " + c.Part.Name + " is granted to this nation from a later time on, or a key of its past was not filed; people of the nation that grants it can run embassy charter grant --past"
 	}
 	keys.Limit = "this nation is granted " + strings.Join(names, ", ") + " alone"
 	return keys, nil

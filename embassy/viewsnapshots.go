@@ -57,7 +57,7 @@ func (v *View) readSnapshots(ctx context.Context) error {
 			meter.add(func(p *Progress) { p.Files++ })
 			mu.Lock()
 			defer mu.Unlock()
-			if v.keys.Limit != "" && errors.Is(err, errNoEpoch) {
+			if s.c.Lacks != "" && errors.Is(err, errNoEpoch) {
 				closed[s.c]++
 				return nil
 			}
@@ -75,7 +75,7 @@ func (v *View) readSnapshots(ctx context.Context) error {
 	}
 	g.Wait()
 	for c, n := range closed {
-		v.warn(Finding{Object: "compartment " + c.Part.Name, Err: fmt.Errorf("%d snapshots are not shown: %w", n, errNoEpoch)})
+		v.warn(Finding{Object: "compartment " + c.Part.Name, Err: fmt.Errorf("%d snapshots are not shown: %s", n, c.Lacks)})
 	}
 	v.arrange()
 	for i := 1; i < len(v.snapshots); i++ { // ten thousand summaries share one list
