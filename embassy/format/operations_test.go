@@ -33,6 +33,10 @@ var operations = map[string]func(input) (any, error){
 	"kit":      opKit,
 	"chunk":    opChunk,
 	"cuts":     opCuts,
+
+	"grant":      opGrant,
+	"readerkey":  opReaderKey,
+	"partnerkey": opPartnerKey,
 }
 
 // id16 is an ID, zero when it is not given.
@@ -85,6 +89,7 @@ func opDerive(in input) (any, error) {
 		"root signer": root.Signer().Bytes(), "root verifier": signer.Bytes(), "root verifier id": signer.ID(),
 		"root identity": root.Identity().Bytes(), "root recipient": recipient.Bytes(), "root recipient id": recipient.ID(),
 		"fingerprint": root.Fingerprint(), "nation": nation, "compartment": comp,
+		"partner identity": root.Partner().Bytes(), "partner id": root.Partner().Recipient().ID(),
 		"reader identity": root.Reader(comp, in.Epoch).Bytes(), "reader id": root.Reader(comp, in.Epoch).Recipient().ID(),
 		"writer secret": secret.Bytes(), "polynomial": uint64(poly),
 		"chunk id of abc": w.Hasher().ID([]byte("abc")), "target name of tallinn": w.TargetName("tallinn"),

@@ -31,6 +31,8 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.trees()
 	g.kits()
 	g.chunks()
+	g.grants()
+	g.readerKeys()
 	return g.files
 }
 
