@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -56,9 +57,9 @@ func WriteSecret(path string, text []byte) error {
 	}
 	_, err = f.Write(text)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		err = errors.Join(err, os.Remove(path))
+		return errors.Join(err, os.Remove(path))
 	}
-	return err
+	return syncDir(filepath.Dir(path))
 }
 
 // OpenReaderKey reads a reader key file, which nobody but its owner may be able

@@ -59,6 +59,8 @@ func (v *View) readSnapshots(ctx context.Context) error {
 			defer mu.Unlock()
 			if s.c.Lacks != "" && errors.Is(err, errNoEpoch) {
 				closed[s.c]++
+				s.err = err
+				v.unread = append(v.unread, s)
 				return nil
 			}
 			if err != nil {
@@ -175,6 +177,18 @@ func (v *View) Doubt(dataset string, after time.Time) []format.Hash {
 		}
 	}
 	return out
+}
+
+// withheld returns an error when later states of the dataset may be what the
+// keys do not open.
+func (v *View) withheld(latest SnapshotInfo) error {
+	for _, s := range v.unread {
+		if errors.Is(s.err, errNoEpoch) && slices.Contains(latest.Newer, s.hash) {
+			return fmt.Errorf("dataset %s: snapshot %s may be a later state: %w: %s; to read the latest before it, name snapshot %s, or give --at %s",
+				latest.Summary.Dataset, s.hash, ErrNotGranted, s.c.Lacks, latest.Hash, latest.placed().Add(time.Second).Format(time.RFC3339))
+		}
+	}
+	return nil
 }
 
 // made returns the time of the entry that commits the snapshot.

@@ -240,4 +240,11 @@ func TestReaderKey(t *testing.T) {
 	ee.embassy(0, "keys", "export-reader", "--out", ee.path("new.key"), "official")
 	ee.embassy(0, "restore", "--reader-key", ee.path("new.key"), "--all", "--to", out+"5")
 	ee.holds(out+"5", "official")
+
+	// With another writer secret too, the old key does not even see later snapshots: it does
+	// not pass an older one off as the latest.
+	ee.embassy(0, "keys", "rotate", "writer", "--yes", "official")
+	ee.backup()
+	ee.embassy(6, "restore", "--reader-key", key, "--all", "--to", out+"3").says(t, "may be a later state", "was rotated since this file was made")
+	ee.run(6, rescueProgram, "--from", ee.urls[0], "--reader-key", key, "--to", out+"3")
 }

@@ -335,7 +335,7 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 		}
 		s, err := view.Pick(d.Name, "latest", r.at)
 		if err != nil {
-			if len(r.datasets) > 0 {
+			if len(r.datasets) > 0 || errors.Is(err, embassy.ErrNotGranted) {
 				return nil, nil, err
 			}
 			absent = append(absent, embassy.DatasetRestore{

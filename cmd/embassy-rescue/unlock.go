@@ -27,7 +27,10 @@ func (r *rescue) unlock(ctx context.Context) (holder, error) {
 	}
 	if key := r.partnerOf; key != nil && key.Nation != kit.Nation {
 		h := r.holderOf(*key)
-		h.keys = func(ch *format.Charter) (*embassy.Keys, error) { return embassy.PartnerKeys(ch, root) }
+		h.keys = func(ch *format.Charter) (*embassy.Keys, error) {
+			defer root.Wipe() // a restore takes hours
+			return embassy.PartnerKeys(ch, root)
+		}
 		return h, nil
 	}
 	hints, err := kit.OpenHints(root)
@@ -40,7 +43,10 @@ func (r *rescue) unlock(ctx context.Context) (holder, error) {
 			ch, _, err := embassy.FindCharterOf(ctx, members, kit.Nation, root, r.warn)
 			return ch, err
 		},
-		keys: func(ch *format.Charter) (*embassy.Keys, error) { return embassy.RootKeys(ch, root) },
+		keys: func(ch *format.Charter) (*embassy.Keys, error) {
+			defer root.Wipe()
+			return embassy.RootKeys(ch, root)
+		},
 	}, nil
 }
 
