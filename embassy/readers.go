@@ -65,7 +65,7 @@ func WriteSecret(path string, text []byte) error {
 // OpenReaderKey reads a reader key file, which nobody but its owner may be able
 // to read.
 func OpenReaderKey(path string) (*format.ReaderKey, error) {
-	if err := checkPrivate(path); err != nil {
+	if err := CheckPrivate(path); err != nil {
 		return nil, fmt.Errorf("read reader key: %w", err)
 	}
 	text, err := os.ReadFile(path)

@@ -144,7 +144,11 @@ func createState(dir, name string, nation format.ID, root *crypto.Root) (*State,
 }
 
 func readAgentKey(path string) (*crypto.AgentKey, error) {
-	if err := checkPrivate(path); err != nil {
+	err := CheckPrivate(path)
+	if errors.Is(err, ErrNotPrivate) {
+		err = fmt.Errorf("%w; consider the key captured", err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	raw, err := os.ReadFile(path)

@@ -13,16 +13,18 @@ import (
 	"time"
 
 	"embassy/cmd/internal/open"
-	"embassy/cmd/internal/term"
-	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
 	"embassy/targets"
 )
 
-// errKit is wrapped by errors about the kit and its passphrase.
-var errKit = errors.New("the recovery kit cannot be opened")
+var (
+	// errKit is wrapped by errors about the kit and its passphrase.
+	errKit = errors.New("the recovery kit cannot be opened")
+	// errShares is wrapped by errors about the shares.
+	errShares = errors.New("the shares do not open the root")
+)
 
 const (
 	maxShown = 20    // of what is missing in one dataset, and of the warnings
@@ -47,6 +49,7 @@ func (r *rescue) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer as.wipe()
 	hints := as.hints
 	members, err := r.members(hints)
 	if err != nil {
@@ -54,20 +57,25 @@ func (r *rescue) run(ctx context.Context) error {
 	}
 	charter, err := as.find(ctx, members)
 	if err != nil {
-		return fmt.Errorf("%w%s", err, r.others(hints))
+		left := as.root != nil && errors.Is(err, embassy.ErrNoCharter) && embassy.HoldsMore(ctx, members, as.nation)
+		if left && !r.bare {
+			err = fmt.Errorf("%w; other objects of the nation are there: --without-charter restores from packs and snapshots alone", err)
+		}
+		if !left || !r.bare {
+			return fmt.Errorf("%w%s", err, r.others(hints))
+		}
 	}
-	witnesses, members := embassy.Witnesses(ctx, members, as.nation, r.warn)
-	keys, err := as.keys(charter)
+	var view *embassy.View
+	var keys *embassy.Keys
+	if r.bare {
+		view, keys, members, err = r.openBare(ctx, members, as.nation, as.root, charter, hints)
+	} else {
+		view, keys, members, err = r.openView(ctx, members, as, charter)
+	}
+	as.wipe() // a restore takes hours
 	if err != nil {
 		return err
 	}
-	view, err := embassy.OpenView(ctx, embassy.ViewOptions{
-		Keys: keys, Members: members, Warn: r.warn, Progress: r.progress(), Now: r.now,
-	})
-	if err != nil {
-		return err
-	}
-	r.tellAge(view, charter, hints, len(witnesses))
 	if r.list {
 		return r.listSnapshots(view, keys)
 	}
@@ -96,6 +104,24 @@ func (r *rescue) run(ctx context.Context) error {
 	nameTiers(report, chosen, hints, members)
 	r.tell(report, err)
 	return err
+}
+
+// openView opens what the charter vouches for, and says how old it is. It
+// returns the members that are of use.
+func (r *rescue) openView(ctx context.Context, members []*embassy.Member, as holder, charter *format.Charter) (*embassy.View, *embassy.Keys, []*embassy.Member, error) {
+	witnesses, members := embassy.Witnesses(ctx, members, as.nation, r.warn)
+	keys, err := as.keys(charter)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	view, err := embassy.OpenView(ctx, embassy.ViewOptions{
+		Keys: keys, Members: members, Warn: r.warn, Progress: r.progress(), Now: r.now,
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	r.tellAge(view, charter, as.hints, len(witnesses))
+	return view, keys, members, nil
 }
 
 // interruptedError is the end of a run that a person stopped.
@@ -157,28 +183,6 @@ func nameTiers(report embassy.RestoreReport, chosen []embassy.SnapshotInfo, hint
 	}
 }
 
-func (r *rescue) openKit(ctx context.Context) (*format.Kit, *crypto.Root, error) {
-	// Before a passphrase is asked for.
-	text, err := os.ReadFile(r.kit)
-	if err != nil {
-		return nil, nil, &usageError{"--kit: " + err.Error()}
-	}
-	if _, err := format.ParseKit(text); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", r.kit, err)
-	}
-	p := term.Passphrases{File: r.phrases, In: r.stdin, Out: r.stderr}
-	phrase, err := p.Existing(ctx, "the recovery kit")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer clear(phrase)
-	kit, root, err := embassy.OpenKit(r.kit, phrase)
-	if errors.Is(err, crypto.ErrAuthentication) {
-		return nil, nil, fmt.Errorf("%w: %w", errKit, err)
-	}
-	return kit, root, err
-}
-
 // members opens the targets, best first. One that cannot be opened is told and
 // passed over.
 func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
@@ -209,7 +213,7 @@ func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
 		}
 	}
 	if len(places) == 0 {
-		return nil, &usageError{"the kit names no target: name one with --from URL"}
+		return nil, &usageError{"neither kit nor shares name a target: name one with --from URL"}
 	}
 	var members []*embassy.Member
 	for _, p := range places {
@@ -301,11 +305,18 @@ func (r *rescue) age(t time.Time) string {
 	return fmt.Sprintf("%s, %s ago", stamp, plural(uint64(d.Hours()/24), "day"))
 }
 
-// ordered is every dataset of the charter, by restore priority.
+// ordered is every dataset, by restore priority, and each name once: without a
+// charter a second compartment may have it too.
 func ordered(keys *embassy.Keys) []format.Dataset {
 	var all []format.Dataset
+	seen := map[string]bool{}
 	for _, c := range keys.Compartments {
-		all = append(all, c.Part.Datasets...)
+		for _, d := range c.Part.Datasets {
+			if !seen[d.Name] {
+				seen[d.Name] = true
+				all = append(all, d)
+			}
+		}
 	}
 	slices.SortStableFunc(all, func(a, b format.Dataset) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name))
@@ -326,7 +337,11 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 			if keys.Limit != "" {
 				return nil, nil, fmt.Errorf("dataset %q: %w: %s, with %s", name, embassy.ErrNotGranted, keys.Limit, strings.Join(known, ", "))
 			}
-			return nil, nil, &usageError{fmt.Sprintf("the charter knows no dataset %q; it knows %s", name, strings.Join(known, ", "))}
+			who := "the charter knows no dataset %q; it knows %s"
+			if r.bare {
+				who = "no snapshot is of a dataset %q; they are of %s"
+			}
+			return nil, nil, &usageError{fmt.Sprintf(who, name, strings.Join(known, ", "))}
 		}
 	}
 	for _, d := range all {
@@ -336,7 +351,7 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 		s, err := view.Pick(d.Name, "latest", r.at)
 		if err != nil {
 			if len(r.datasets) > 0 || errors.Is(err, embassy.ErrNotGranted) {
-				return nil, nil, err
+				return nil, nil, fmt.Errorf("%w%s", err, r.ledgersLost(view))
 			}
 			absent = append(absent, embassy.DatasetRestore{
 				Dataset: d.Name, Missing: []format.Gap{{Path: []byte("/"), Reason: err.Error()}},
@@ -346,7 +361,7 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 		chosen = append(chosen, s)
 	}
 	if len(chosen) == 0 {
-		return nil, nil, fmt.Errorf("nothing to restore: %w", embassy.ErrNoSnapshot)
+		return nil, nil, fmt.Errorf("nothing to restore: %w%s", embassy.ErrNoSnapshot, r.ledgersLost(view))
 	}
 	return chosen, absent, nil
 }

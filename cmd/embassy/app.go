@@ -174,17 +174,22 @@ func noArguments(c *cli.Context) error {
 
 // reader is how a reader's command gets at its keys.
 type reader struct {
-	kit     string // file; empty: as configured
-	phrases string // file; empty: ask
-	key     string // reader key file, instead of a kit
+	kit     string   // file; empty: as configured
+	phrases string   // file; empty: ask
+	shares  []string // files; a quorum of them stands for the kit
+	key     string   // reader key file, instead of a kit
 }
 
 func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE` (default: kit of the configuration)"},
-		phraseFlag(),
+		phraseFlag(), shareFlag(),
 		&cli.StringFlag{Name: "reader-key", Usage: "reader key `FILE` of one compartment, instead of the kit; for reading only"},
 	}
+}
+
+func shareFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "share", Usage: "share `FILE` of a custodian; repeat it until there is a quorum, which needs no kit and no passphrase"}
 }
 
 func phraseFlag() cli.Flag {
@@ -192,7 +197,7 @@ func phraseFlag() cli.Flag {
 }
 
 func decodeReader(c *cli.Context) reader {
-	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file"), key: c.String("reader-key")}
+	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file"), shares: c.StringSlice("share"), key: c.String("reader-key")}
 }
 
 func (con *console) passphrases(file string) term.Passphrases {

@@ -11,7 +11,6 @@ import (
 	"embassy/cmd/internal/term"
 	"embassy/crypto"
 	"embassy/embassy"
-	"embassy/embassy/format"
 
 	"github.com/urfave/cli/v2"
 )
@@ -120,11 +119,18 @@ func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) 
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return fmt.Errorf("recovery kit: %w", err)
 	}
-	root, kit, err := s.openKit(ctx, con, o.reader)
+	if len(o.shares) > 0 {
+		return usage("shares have no passphrase: name the recovery kit with --kit FILE")
+	}
+	root, _, err := s.openKit(ctx, con, o.reader)
 	if err != nil {
 		return err
 	}
 	defer root.Wipe()
+	kit, err := embassy.ReadKit(path)
+	if err != nil {
+		return err
+	}
 	phrase, err := con.newPassphrase(ctx, o.newPhrases, "the recovery kit")
 	if err != nil {
 		return err
@@ -286,15 +292,10 @@ func (s *site) newRoot(ctx context.Context, con *console, service *embassy.Servi
 		return err
 	}
 	defer root.Wipe()
-	hints, err := kit.OpenHints(root)
-	if err != nil {
-		con.warnf("%s; the new kit knows the targets of this configuration only", err)
-		hints = format.Hints{}
-	}
 	phrase, err := con.newPassphrase(ctx, o.newPhrases, "the new recovery kit")
 	if err != nil {
 		return err
 	}
 	defer clear(phrase)
-	return service.NewRootKit(ctx, root, o.newKit, phrase, hints)
+	return service.NewRootKit(ctx, root, o.newKit, phrase, kit.Hints)
 }

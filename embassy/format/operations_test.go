@@ -30,13 +30,10 @@ var operations = map[string]func(input) (any, error){
 	"content":  opContent,
 	"tree":     opTree,
 	"refs":     opRefs,
-	"kit":      opKit,
-	"chunk":    opChunk,
-	"cuts":     opCuts,
-
-	"grant":      opGrant,
-	"readerkey":  opReaderKey,
-	"partnerkey": opPartnerKey,
+	"kit":      opKit, "share": opShare, "combine": opCombine,
+	"chunk": opChunk,
+	"cuts":  opCuts,
+	"grant": opGrant, "readerkey": opReaderKey, "partnerkey": opPartnerKey,
 }
 
 // id16 is an ID, zero when it is not given.
