@@ -96,6 +96,10 @@ var refusals = map[string][faultKinds]refusal{
 		{"share: altered value", auth}, {"share: wrong nation", auth}, {"it is of all compartments", ""},
 		{"share: signed as a charter", auth}, {"share: wrong ceremony", auth}, {"share: signed by an agent", auth},
 	},
+	"partner key": {
+		{"readerkey: partner key: recipient swapped", auth}, {"readerkey: partner key: another nation", auth}, {"it is of all compartments", ""},
+		{"readerkey: partner key: signed as a charter", auth}, {"a root has no epoch", ""}, {"readerkey: partner key: signed by another", auth},
+	},
 }
 
 // TestEveryFaultHasAVector fails for a type of record, or a fault of one, that
