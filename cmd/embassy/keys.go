@@ -22,16 +22,14 @@ func keysCommand(con *console) *cli.Command {
 }
 
 // keysSite is the site of a command that needs the root and no target. It may
-// run on a machine without a configuration.
+// run on a machine without a configuration. The caller closes it.
 func (con *console) keysSite() (*site, error) {
-	if _, err := os.Stat(con.config); errors.Is(err, fs.ErrNotExist) {
-		return &site{config: &config.Config{}}, nil
+	if _, err := os.Stat(con.config); !errors.Is(err, fs.ErrNotExist) {
+		return con.openSite()
 	}
-	cfg, err := config.Load(con.config)
-	if err != nil {
-		return nil, badConfig(err)
-	}
-	return &site{config: cfg}, sameNation(cfg)
+	s := &site{config: &config.Config{}, screen: newScreen(con, nil)}
+	s.log = s.screen.logger(con.level)
+	return s, nil
 }
 
 // checkCeremony refuses numbers of custodians that make no sense.
