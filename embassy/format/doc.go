@@ -29,6 +29,8 @@ const (
 	MaxEntrySize    = 4 << 20
 	MaxCharterSize  = 16 << 20
 	MaxKitSize      = 1 << 20
+	MaxRequestSize  = 1 << 20 // of its text
+	MaxProposalSize = 2 * MaxCharterSize
 )
 
 // Record types, bound into every seal and signature through crypto.Context.
@@ -45,6 +47,7 @@ const (
 	typeHints       = "recovery hints"
 	typeHandover    = "handover"
 	typeEarlier     = "earlier roots"
+	typeRequest     = "agent request"
 	labelIDKey      = "chunk id"
 	labelPolynomial = "chunker polynomial"
 	labelIndexKey   = "index"

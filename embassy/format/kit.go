@@ -2,14 +2,10 @@ package format
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"embassy/crypto"
 )
@@ -97,21 +93,28 @@ func (k *Kit) SetHints(h Hints) error {
 	if err != nil {
 		return fmt.Errorf("recovery kit: %w", err)
 	}
-	plain, err := encodeRecord(h)
-	if err != nil {
-		return fmt.Errorf("recovery hints: %w", err)
-	}
-	k.Hints, err = to.Seal(Scope{Nation: k.Nation}.context(typeHints), pad(plain, crypto.RecipientOverhead))
+	k.Hints, err = sealHints(to, k.Nation, h)
 	return err
 }
 
 // OpenHints opens the hints.
-func (k *Kit) OpenHints(root *crypto.Root) (Hints, error) {
+func (k *Kit) OpenHints(root *crypto.Root) (Hints, error) { return openHints(root, k.Nation, k.Hints) }
+
+func sealHints(to *crypto.Recipient, nation ID, h Hints) ([]byte, error) {
+	plain, err := encodeRecord(h)
+	if err != nil {
+		return nil, fmt.Errorf("recovery hints: %w", err)
+	}
+	return to.Seal(Scope{Nation: nation}.context(typeHints), pad(plain, crypto.RecipientOverhead))
+}
+
+// openHints opens sealed hints; no bytes are no hints.
+func openHints(root *crypto.Root, nation ID, sealed []byte) (Hints, error) {
 	var h Hints
-	if len(k.Hints) == 0 {
+	if len(sealed) == 0 {
 		return h, nil
 	}
-	p, err := root.Identity().Open(Scope{Nation: k.Nation}.context(typeHints), k.Hints)
+	p, err := root.Identity().Open(Scope{Nation: nation}.context(typeHints), sealed)
 	if err == nil {
 		p, err = unpad(p)
 	}
@@ -124,17 +127,13 @@ func (k *Kit) OpenHints(root *crypto.Root) (Hints, error) {
 	return h, nil
 }
 
-const (
-	kitBegin = "-----BEGIN EMBASSY RECOVERY KIT-----"
-	kitEnd   = "-----END EMBASSY RECOVERY KIT-----"
-	kitLine  = 60 // base64 digits
-	kitSum   = 4  // hexadecimal digits before them
-	kitShown = 4  // base64 digits of a line that an error shows
-)
+// kitArmor is the block of a kit.
+var kitArmor = armor{
+	what: "recovery kit", block: "EMBASSY RECOVERY KIT", advice: "compare it with another copy", digits: 60, shown: 4,
+	encode: base64.StdEncoding.EncodeToString, decode: base64.StdEncoding.Strict().DecodeString,
+}
 
-// Text prints the kit: lines for people, then base64 lines, each behind a sum
-// of its number and text, so that a line typed wrong, left out or misplaced is
-// found.
+// Text prints the kit: lines for people, then its block.
 func (k *Kit) Text(nationName string) (string, error) {
 	fp, err := k.Fingerprint()
 	if err != nil {
@@ -151,26 +150,8 @@ func (k *Kit) Text(nationName string) (string, error) {
 		"  embassy-rescue --kit THIS-FILE --from URL --to FOLDER\n\n" +
 		"Leave out --from URL to try all targets that this kit knows. A target on S3\n" +
 		"needs credentials too: see embassy-rescue --help.\n\n")
-	b.WriteString(kitBegin + "\n")
-	text := base64.StdEncoding.EncodeToString(encode(k))
-	for n := 1; text != ""; n++ {
-		line, rest := text[:min(kitLine, len(text))], text[min(kitLine, len(text)):]
-		b.WriteString(lineSum(n, rest == "", line) + " " + line + "\n")
-		text = rest
-	}
-	b.WriteString(kitEnd + "\n")
+	kitArmor.print(&b, encode(k))
 	return b.String(), nil
-}
-
-// lineSum is the start of the SHA-256 of a line, its number from 1, and
-// whether it is the last.
-func lineSum(n int, last bool, line string) string {
-	end := ""
-	if last {
-		end = "end "
-	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", n, end, line))
-	return hex.EncodeToString(sum[:kitSum/2])
 }
 
 // ParseKit reads what Text printed. White space does not matter, nor where
@@ -179,26 +160,9 @@ func ParseKit(text []byte) (*Kit, error) {
 	if len(text) > MaxKitSize {
 		return nil, fmt.Errorf("%w: recovery kit of %d bytes", ErrMalformed, len(text))
 	}
-	before, rest, ok := strings.Cut(strings.Join(strings.Fields(string(text)), " "), kitBegin)
-	body, _, ok2 := strings.Cut(rest, kitEnd)
-	if !ok || !ok2 {
-		return nil, fmt.Errorf("%w: no recovery kit between %q and %q", ErrMalformed, kitBegin, kitEnd)
-	}
-	body = strings.ReplaceAll(body, " ", "")
-	var joined strings.Builder
-	for n, rest := 1, body; rest != ""; n++ {
-		line := rest[:min(kitSum+kitLine, len(rest))]
-		if len(line) <= kitSum || line[:kitSum] != lineSum(n, line == rest, line[kitSum:]) {
-			read := before + kitBegin + body[:len(body)-len(rest)]
-			at := fmt.Sprintf("line %d of the file, at %q", lineOf(text, read), line[:min(kitSum, len(line))]+" "+line[min(kitSum, len(line)):min(kitSum+kitShown, len(line))])
-			return nil, fmt.Errorf("%w: recovery kit: %s; compare it with another copy", ErrMalformed, lineFault(n, line, rest, at))
-		}
-		joined.WriteString(line[kitSum:])
-		rest = rest[len(line):]
-	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(joined.String())
+	raw, err := kitArmor.parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: recovery kit: %v", ErrMalformed, err)
+		return nil, err
 	}
 	k := new(Kit)
 	if err := decode(raw, k); err != nil {
@@ -208,43 +172,4 @@ func ParseKit(text []byte) (*Kit, error) {
 		return nil, fmt.Errorf("%w: recovery kit of version %d", ErrMalformed, k.Version)
 	}
 	return k, nil
-}
-
-// lineFault says what is wrong with the nth line of a block, of which rest is
-// left, and which stands at that place.
-func lineFault(n int, line, rest, at string) string {
-	if len(line) > kitSum {
-		for m := range 2*n + len(rest)/kitLine { // some lines may be left out
-			for _, last := range []bool{false, true} {
-				switch {
-				case line[:kitSum] != lineSum(m+1, last, line[kitSum:]):
-				case m+1 == n && last:
-					return fmt.Sprintf("%s, is the last one, and more follows", at)
-				case m+1 == n:
-					return fmt.Sprintf("its end is missing, behind %s", at)
-				default:
-					return fmt.Sprintf("line %d of its block is missing or out of order: see %s", n, at)
-				}
-			}
-		}
-	}
-	return at + ", is damaged"
-}
-
-// lineOf returns the number of the line of the text in which the character
-// stands that follows those of read; white space does not count.
-func lineOf(text []byte, read string) int {
-	left, line := utf8.RuneCountInString(strings.ReplaceAll(read, " ", "")), 1
-	for _, c := range string(text) {
-		switch {
-		case c == '\n':
-			line++
-		case unicode.IsSpace(c):
-		case left == 0:
-			return line
-		default:
-			left--
-		}
-	}
-	return line
 }
