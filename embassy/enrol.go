@@ -16,6 +16,8 @@ var (
 	errWaiting = fmt.Errorf("%w: its request waits for embassy agent approve, by who has the root or by the administrators", ErrNotEnrolled)
 	// ErrRevoked: a revoked agent stays revoked.
 	ErrRevoked = errors.New("it is revoked for good: enrol the machine as a new agent, with embassy agent request and an empty state directory")
+	// ErrUnfit: what was asked for contradicts the charter.
+	ErrUnfit = errors.New("cannot be signed")
 	// ErrAfter: it was not said what of a revoked agent's chains counts.
 	ErrAfter = errors.New("say what of its chains counts: --after HASH for each, the last good entry, or --after none for those of which nothing does")
 )
@@ -179,7 +181,7 @@ func (s *Service) Approve(ctx context.Context, by Authority, r *format.Request, 
 func (a *amendment) approve(r *format.Request, o ApproveOptions) error {
 	for id, name := range a.names() {
 		if name == r.Name && id != r.ID() {
-			return fmt.Errorf("agent %s has the name %q already: ask for a request with another --name: %w", id, r.Name, ErrUnknownName)
+			return fmt.Errorf("agent %s has the name %q already, so this %w: ask for a request with another --name", id, r.Name, ErrUnfit)
 		}
 	}
 	mine := a.Agent(r.ID())
@@ -282,7 +284,7 @@ func (a *amendment) find(who string) (*format.CharterAgent, string, error) {
 	case len(found) == 0:
 		return nil, "", fmt.Errorf("agent %q: %w; see embassy agent list", who, ErrUnknownName)
 	case len(found) > 1:
-		return nil, "", fmt.Errorf("agent %q: %w by that alone: there are %d; name it by its id", who, ErrUnknownName, len(found))
+		return nil, "", fmt.Errorf("agent %q names %d of them, so this %w: name it by its id", who, len(found), ErrUnfit)
 	}
 	g := found[0]
 	if names[g.ID] == "" {
@@ -375,7 +377,7 @@ func (s *Service) Administrators(ctx context.Context, by Authority, add, remove 
 			want = 0
 		}
 		if int(want) > n {
-			return fmt.Errorf("a quorum of %d among %d administrators: %w; say another --quorum", want, n, ErrUnknownName)
+			return fmt.Errorf("a quorum of %d among %d administrators %w: say another --quorum", want, n, ErrUnfit)
 		}
 		if want != a.Quorum {
 			a.say("%d of %d administrators have to sign", want, n)

@@ -74,7 +74,7 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 	}
 	r := &replication{s: s, a: a, o: o, members: members, since: s.now(), done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
 		weights: map[format.ID]weights{},
-		meter: newMeter(s.progress, s.now, "replicate", "")}
+		meter:   newMeter(s.progress, s.now, "replicate", "")}
 	defer r.meter.end()
 	if !o.DryRun && s.shared.own.TryAcquire(1) { // a backup that runs brings its own
 		err := r.openOwn(ctx)

@@ -175,7 +175,9 @@ func choose(chains []AgentChain, after []string) ([]format.Head, error) {
 	if len(after) == 0 {
 		return nil, fmt.Errorf("no chain of it is on a target that answers: %w", ErrAfter)
 	}
-	slices.SortFunc(out, func(a, b format.Head) int { return cmp.Or(slices.Compare(a.Chain[:], b.Chain[:]), cmp.Compare(a.Seq, b.Seq)) })
+	slices.SortFunc(out, func(a, b format.Head) int {
+		return cmp.Or(slices.Compare(a.Chain[:], b.Chain[:]), cmp.Compare(a.Seq, b.Seq))
+	})
 	return out, nil
 }
 

@@ -79,7 +79,7 @@ type Status struct {
 	Targets  []TargetStatus
 	Agents   []AgentStatus // that may not write, or nearly use their quota
 	Faults   []Fault       // that are neither mended nor forgiven
-	Blind    bool    // this machine has never read a ledger, and knows nothing
+	Blind    bool          // this machine has never read a ledger, and knows nothing
 }
 
 // Exit is 5 when there is a fault, 4 when a dataset is late or below its commit

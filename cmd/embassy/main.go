@@ -82,6 +82,7 @@ var exits = []struct {
 	{is(embassy.ErrNoPolicy), 2},
 	{is(embassy.ErrNotEmpty), 2},
 	{is(embassy.ErrAfter), 2},
+	{is(embassy.ErrUnfit), 2},
 	{is(embassy.ErrRevoked), 2},
 	{is(embassy.ErrStale), 2},
 	{is(embassy.ErrForkedCharter), 5},

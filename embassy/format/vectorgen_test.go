@@ -31,6 +31,7 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.trees()
 	g.kits()
 	g.chunks()
+	g.rule()
 	return g.files
 }
 
