@@ -9,14 +9,6 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-func keysCommand(con *console) *cli.Command {
-	return &cli.Command{
-		Name:        "keys",
-		Usage:       "make and look after keys",
-		Subcommands: []*cli.Command{keysAdminCommand(con)},
-	}
-}
-
 func keysAdminCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "admin",
