@@ -87,7 +87,8 @@ test: tools lint cross ## everything: tools, lint, all tests with the race detec
 		echo "the race detector is skipped: it needs $$missing"; race=; \
 	fi; \
 	set -- $(GO) test $$race -count=1 -timeout 15m ./...; echo "$$@"; "$$@"; \
-	set -- $(GO) test -count=1 -timeout 15m -run '^TestSimulation$$' ./embassy; echo "$$@"; "$$@"
+	set -- $(GO) test -count=1 -timeout 15m -run '^TestSimulation$$' ./embassy; echo "$$@"; "$$@"; \
+	set -- env GODEBUG=fips140=on $(GO) test -count=1 -timeout 15m ./crypto ./chunk ./embassy/format ./cmd/embassy-rescue; echo "$$@"; "$$@"
 
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck, go.mod, import rules
 	@list=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; \

@@ -2,36 +2,53 @@ package crypto
 
 import (
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 )
 
-// Root is a nation's root secret, and the roots that it replaced. Everything below it is derived anew at each
-// call: HKDF labels "root signature", "root recipient", "compartment id",
+// Root is a nation's root secret, and the roots that it replaced. Everything
+// below it is derived anew at each call: HKDF labels "root signature", "root recipient", "compartment id",
 // "reader" and "writer", with a Context that is empty but for the compartment
 // and the epoch where they apply; and "earlier roots", with that of the box.
+//
+// Its bytes are kept out of swap where the system allows it. What is derived
+// from it is not: that lives in many places, and not for long.
 type Root struct {
 	Secret
 	earlier []*Root // before rotations, newest first
+	locked  bool
 }
 
 // NewRoot returns a random root.
-func NewRoot() *Root { return &Root{Secret: *NewSecret()} }
+func NewRoot() *Root {
+	r := new(Root)
+	r.locked = lock(r.b[:])
+	must(rand.Read(r.b[:]))
+	return r
+}
 
 // RootFromBytes copies b, which must be 32 bytes.
 func RootFromBytes(b []byte) (*Root, error) {
-	s, err := SecretFromBytes(b)
-	if err != nil {
-		return nil, fmt.Errorf("root: %w", err)
+	if len(b) != KeySize {
+		return nil, fmt.Errorf("root of %d bytes, want %d", len(b), KeySize)
 	}
-	return &Root{Secret: *s}, nil
+	r := new(Root)
+	r.locked = lock(r.b[:])
+	copy(r.b[:], b)
+	return r, nil
 }
+
+// Locked reports whether the system keeps the root out of swap.
+func (r *Root) Locked() bool { return r.locked }
 
 // Succeed returns a new random root that follows r: it knows r and all roots
 // before it.
 func (r *Root) Succeed() *Root {
 	next := NewRoot()
-	next.earlier = r.Ring()
+	for _, e := range r.Ring() { // copies: one may be wiped while the other is in use
+		next.earlier = append(next.earlier, must(RootFromBytes(e.b[:])))
+	}
 	return next
 }
 
@@ -76,10 +93,15 @@ func (r *Root) OpenEarlier(ctx Context, box []byte) (*Root, error) {
 	return out, err
 }
 
-// Wipe wipes the root and those before it.
+// Wipe overwrites the root and those before it with zeros. They must not be
+// used afterwards.
 func (r *Root) Wipe() {
 	for _, s := range r.Ring() {
 		s.Secret.Wipe()
+		if s.locked {
+			unlock(s.b[:])
+			s.locked = false
+		}
 	}
 }
 

@@ -7,10 +7,17 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"log/slog"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"embassy/crypto"
 )
@@ -132,12 +139,61 @@ func TestRedaction(t *testing.T) {
 				if out, err := json.Marshal(nested{Public: v}); err == nil {
 					t.Errorf("json encoded it in a struct: %s", out)
 				}
+				if out, err := cbor.Marshal(nested{Public: v}); err == nil {
+					t.Errorf("CBOR encoded it: %x", out)
+				}
 				if err := gob.NewEncoder(io.Discard).Encode(v); err == nil {
 					t.Error("gob encoded it")
 				}
 			}
 			check("%+v of an unexported pointer", fmt.Sprintf("%+v %#v", nested{hidden: c.pointer}, nested{hidden: c.pointer}))
 		})
+	}
+}
+
+// TestEveryTypeIsSecretOrPublic fails for a new type until it is said whether it
+// holds a secret: then it embeds redacted, itself or through another type, and
+// belongs into TestRedaction.
+func TestEveryTypeIsSecretOrPublic(t *testing.T) {
+	secrets := []string{"AgentKey", "Identity", "Root", "SealKey", "Secret", "Signer"}
+	public := []string{"Context", "Recipient", "Verifier", "WrapParams", "Wrapped"}
+	paths, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok || !spec.Name.IsExported() {
+				return true
+			}
+			fields, ok := spec.Type.(*ast.StructType)
+			if !ok {
+				return true
+			}
+			found = append(found, spec.Name.Name)
+			redacts := slices.ContainsFunc(fields.Fields.List, func(f *ast.Field) bool {
+				id, ok := f.Type.(*ast.Ident)
+				return ok && len(f.Names) == 0 && (id.Name == "redacted" || slices.Contains(secrets, id.Name))
+			})
+			if redacts != slices.Contains(secrets, spec.Name.Name) {
+				t.Errorf("%s: redacts itself: %v, and is among the secrets: %v", spec.Name.Name, redacts, !redacts)
+			}
+			return true
+		})
+	}
+	slices.Sort(found)
+	want := slices.Sorted(slices.Values(slices.Concat(secrets, public)))
+	if !slices.Equal(found, want) {
+		t.Errorf("package crypto has the types %q, and this test knows %q", found, want)
 	}
 }
 

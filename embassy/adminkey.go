@@ -34,7 +34,7 @@ func NewAdminKey(path string) (format.AdministratorKey, error) {
 // OpenAdminKey reads what NewAdminKey wrote; a file that others can read is
 // refused.
 func OpenAdminKey(path string) (*crypto.Signer, error) {
-	if err := checkPrivate(path); err != nil {
+	if err := CheckPrivate(path); err != nil {
 		return nil, fmt.Errorf("administrator's key: %w", err)
 	}
 	text, err := os.ReadFile(path)

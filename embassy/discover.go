@@ -237,6 +237,27 @@ func Witnesses(ctx context.Context, members []*Member, nation format.ID, warn fu
 	return witnesses, useful
 }
 
+// HoldsMore reports whether any of the members that answer lists something of
+// the nation that is no charter.
+func HoldsMore(ctx context.Context, members []*Member, nation format.ID) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	for _, m := range members {
+		if m.Down() != nil {
+			continue
+		}
+		for info, err := range m.names(ctx, nation.String()+"/") {
+			if err != nil {
+				break // of this target nobody can tell
+			}
+			if !strings.HasPrefix(info.Name, format.CharterPrefix(nation)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // holdsAny reports whether the target lists any object of the nation, or
 // cannot tell within the time of a probe.
 func holdsAny(ctx context.Context, m *Member, nation format.ID) bool {

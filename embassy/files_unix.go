@@ -3,7 +3,6 @@
 package embassy
 
 import (
-	"fmt"
 	"os"
 
 	"github.com/google/renameio/v2"
@@ -26,16 +25,4 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// checkPrivate refuses a file that others may read.
-func checkPrivate(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s can be read by others (mode %04o): run chmod 600 on it, and consider the key captured", path, info.Mode().Perm())
-	}
-	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"sync"
 
@@ -29,26 +28,39 @@ type InitOptions struct {
 	KitPath    string
 	AgentName  string // for people
 	Steward    bool   // this machine becomes the steward of every compartment
+
+	// With Custodians, the root is shared among them in files in SharesDir, and
+	// there is neither kit nor passphrase.
+	Custodians, Quorum int
+	SharesDir          string
 }
 
 // InitReport says what Init did.
 type InitReport struct {
 	Nation      format.ID
 	Fingerprint string // of the root
-	KitPath     string
-	KitFound    bool // false when the machine was set up and its kit is elsewhere
+	KitPath     string // of the kit or, when Shared, the folder of the shares
+	KitFound    bool   // false when the machine was set up and they are elsewhere
+	Shared      bool   // among custodians
 	Agent       format.ID
 	AgentName   string
 	Resumed     bool
 	Targets     []TargetResult
 }
 
-// Init makes the root, the kit, this machine's agent key and the first
-// charter, in that order, each durable before the next. Run again, it goes on
-// where it stopped, with the root of the kit that is there: it never makes a
-// second one.
+// Init makes the root, the kit or the shares, this machine's agent key and the
+// first charter, in that order, each durable before the next. Run again, it goes
+// on where it stopped, with the root of the kit or the shares that are there: it
+// never makes a second one.
 func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
-	rep := InitReport{KitPath: o.KitPath, AgentName: o.AgentName, KitFound: true}
+	rep := InitReport{AgentName: o.AgentName}
+	var err error
+	if rep.Shared, err = o.Shared(); err != nil {
+		return rep, err
+	}
+	if rep.KitPath, rep.KitFound, err = o.source(rep.Shared); err != nil {
+		return rep, err
+	}
 	state, err := OpenState(s.site.StateDir)
 	if err != nil && !errors.Is(err, ErrNoState) {
 		return rep, err
@@ -61,17 +73,23 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 			return rep, err
 		}
 	}
-	if _, err := os.Stat(o.KitPath); errors.Is(err, fs.ErrNotExist) {
-		if state != nil && ch == nil {
-			return rep, fmt.Errorf("%s is not there, and this machine was set up only in part for nation %s: name its kit with --kit", o.KitPath, state.Nation())
+	if !rep.KitFound && state != nil && ch == nil {
+		flag := "kit with --kit"
+		if rep.Shared {
+			flag = "shares with --shares-dir"
 		}
-		rep.KitFound = false
+		return rep, fmt.Errorf("%s is not there, and this machine was set up only in part for nation %s: name its %s", rep.KitPath, state.Nation(), flag)
 	}
-	if ch == nil || rep.KitFound {
-		nation, root, resumed, err := s.initRoot(o)
+	if ch == nil || rep.KitFound && !rep.Shared { // custodians come for no less
+		makeRoot := s.initRoot
+		if rep.Shared {
+			makeRoot = s.splitNew
+		}
+		nation, root, resumed, err := makeRoot(o)
 		if err != nil {
 			return rep, err
 		}
+		defer root.Wipe()
 		rep.Resumed, rep.KitFound = rep.Resumed || resumed, true
 		if state, err = createState(s.site.StateDir, s.site.Nation,
 			format.NationKey{Nation: nation, Signer: root.Signer().Verifier()}, root.Identity().Recipient()); err != nil {
@@ -88,8 +106,8 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 	return rep, nil
 }
 
-// initRoot returns the nation and the root of the kit, and makes all three when
-// there is no kit.
+// initRoot returns the nation and the root of the kit, which the caller wipes,
+// and makes all three when there is no kit.
 func (s *Service) initRoot(o InitOptions) (nation format.ID, root *crypto.Root, resumed bool, err error) {
 	kit, root, err := OpenKit(o.KitPath, o.Passphrase)
 	if err == nil {
@@ -104,36 +122,34 @@ func (s *Service) initRoot(o InitOptions) (nation format.ID, root *crypto.Root, 
 	if err != nil {
 		return nation, nil, false, err
 	}
-	hints := format.Hints{Time: s.now().UnixNano(), Charter: 1}
-	for _, m := range s.order {
-		hints.Targets = append(hints.Targets, format.TargetHint{Name: m.Name, URL: m.URL, Jurisdiction: m.Jurisdiction})
-	}
-	if err := kit.SetHints(hints); err != nil {
+	if err := kit.SetHints(s.firstHints()); err != nil {
 		return nation, nil, false, err
 	}
-	text, err := kit.Text(s.site.Nation)
-	if err != nil {
+	if err := WriteKit(o.KitPath, s.site.Nation, kit); err != nil {
 		return nation, nil, false, err
-	}
-	if err := os.MkdirAll(filepath.Dir(o.KitPath), 0o700); err != nil {
-		return nation, nil, false, err
-	}
-	if err := writeFile(filepath.Dir(o.KitPath), o.KitPath, []byte(text)); err != nil {
-		return nation, nil, false, fmt.Errorf("write recovery kit: %w", err)
 	}
 	return nation, root, false, nil
 }
 
-// OpenKit reads a kit file and unwraps its root; crypto.ErrAuthentication for
-// a wrong passphrase.
-func OpenKit(path string, passphrase []byte) (*format.Kit, *crypto.Root, error) {
+// ReadKit reads a kit file.
+func ReadKit(path string) (*format.Kit, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read recovery kit: %w", err)
+		return nil, fmt.Errorf("read recovery kit: %w", err)
 	}
 	kit, err := format.ParseKit(text)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return kit, nil
+}
+
+// OpenKit reads a kit file and unwraps its root, which the caller wipes;
+// crypto.ErrAuthentication for a wrong passphrase.
+func OpenKit(path string, passphrase []byte) (*format.Kit, *crypto.Root, error) {
+	kit, err := ReadKit(path)
+	if err != nil {
+		return nil, nil, err
 	}
 	root, err := kit.Unwrap(passphrase)
 	debug.FreeOSMemory() // the 256 MiB of Argon2 must not be the floor of what follows

@@ -135,6 +135,9 @@ func rootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the roots before this one: %w", err)
 	}
+	if ring != root {
+		defer ring.Wipe()
+	}
 	if !slices.ContainsFunc(ring.Ring(), func(r *crypto.Root) bool { return bytes.Equal(ch.RootSigner, r.Signer().Verifier().Bytes()) }) {
 		return nil, fmt.Errorf("%w: %w", crypto.ErrAuthentication, ErrReplaced)
 	}

@@ -70,6 +70,8 @@ func (p Progress) Unit() string {
 		return "entries"
 	case "snapshots":
 		return "snapshots"
+	case "packs":
+		return "packs"
 	case "replicate", "verify":
 		return "objects"
 	}

@@ -227,12 +227,17 @@ func checkRestore(o RestoreOptions) error {
 		if seen[name] {
 			return fmt.Errorf("dataset %s was asked for twice: restore its snapshots into different folders", name)
 		}
-		if !localName(name) || strings.HasPrefix(strings.ToLower(name), markerName) {
+		if !datasetFolder(name) {
 			return fmt.Errorf("dataset %q: not a name for a folder", name)
 		}
 		seen[name] = true
 	}
 	return nil
+}
+
+// datasetFolder reports whether a dataset of that name can be restored.
+func datasetFolder(name string) bool {
+	return localName(name) && !strings.HasPrefix(strings.ToLower(name), markerName)
 }
 
 // localName reports whether the system takes the name as one plain name.

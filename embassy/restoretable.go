@@ -108,6 +108,9 @@ type wanted struct {
 // agent's snapshots may use. What cannot be found is reported here, and missed
 // when a chunk is wanted.
 func (v *View) locate(ctx context.Context, s committed, refs []format.Refs, fastest bool, t *tally) (*table, error) {
+	if s.c.bare != nil {
+		return v.locateBare(ctx, s, fastest)
+	}
 	b := &tableBuilder{view: v, c: s.c, table: &table{}, want: map[wanted]uint32{}}
 	kin := s.kin()
 	var g errgroup.Group

@@ -145,7 +145,11 @@ func createState(dir, name string, key format.NationKey, recipient *crypto.Recip
 }
 
 func readAgentKey(path string) (*crypto.AgentKey, error) {
-	if err := checkPrivate(path); err != nil {
+	err := CheckPrivate(path)
+	if errors.Is(err, ErrNotPrivate) {
+		err = fmt.Errorf("%w; consider the key captured", err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	raw, err := os.ReadFile(path)

@@ -97,6 +97,7 @@ type compartmentView struct {
 	*Compartment
 	source *source
 	chains map[chainKey]*readChain
+	bare   *bareView // nil where there is a charter
 
 	reading sync.Mutex // held while Reader is used
 }
@@ -125,6 +126,32 @@ type readEntry struct {
 // Bad copies, gaps and forks go to Warn and hide nothing else. The error is
 // about the context, or wraps ErrDown when no member answers.
 func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
+	v, err := newView(o)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range o.Keys.Compartments {
+		v.compartments = append(v.compartments, v.compartment(c, o.Order))
+	}
+	if o.Keys.Doubt != nil {
+		v.warn(Finding{Object: "charter", Err: o.Keys.Doubt})
+	}
+	live, err := v.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.readChains(ctx); err != nil {
+		return nil, fmt.Errorf("read the ledgers: %w", err)
+	}
+	if err := v.readSnapshots(ctx); err != nil {
+		return nil, fmt.Errorf("read the snapshots: %w", err)
+	}
+	v.log.Debug("ledgers read", "targets", len(live), "snapshots", len(v.snapshots))
+	return v, nil
+}
+
+// newView returns a View that has read nothing, and knows no compartment.
+func newView(o ViewOptions) (*View, error) {
 	v := &View{
 		keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members,
 		signers: map[format.ID]*crypto.Verifier{}, room: semaphore.NewWeighted(4 * format.MaxSnapshotSize),
@@ -143,31 +170,24 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 		return nil, fmt.Errorf("%d targets, at most %d can be read together", len(v.members), maxMembers)
 	}
 	v.desks = make([]desk, len(v.members))
-	for _, c := range o.Keys.Compartments {
-		v.compartments = append(v.compartments, v.compartment(c, o.Order))
-	}
-	if o.Keys.Doubt != nil {
-		v.warn(Finding{Object: "charter", Err: o.Keys.Doubt})
-	}
-	probe(ctx, o.Keys.Charter.Nation, v.members)
+	return v, nil
+}
+
+// reach probes the members, and returns those that answer. The error is about
+// the context, or wraps ErrDown when none does.
+func (v *View) reach(ctx context.Context) ([]*Member, error) {
+	probe(ctx, v.keys.Charter.Nation, v.members)
 	live := tellDown(v.members, v.warn)
 	for i, m := range v.members {
 		v.desks[i].demoted.Store(m.Down() != nil)
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("read the ledgers: %w", err)
+		return nil, fmt.Errorf("probe the targets: %w", err)
 	}
 	if len(live) == 0 {
 		return nil, noAnswer(v.members)
 	}
-	if err := v.readChains(ctx); err != nil {
-		return nil, fmt.Errorf("read the ledgers: %w", err)
-	}
-	if err := v.readSnapshots(ctx); err != nil {
-		return nil, fmt.Errorf("read the snapshots: %w", err)
-	}
-	v.log.Debug("ledgers read", "targets", len(live), "snapshots", len(v.snapshots))
-	return v, nil
+	return live, nil
 }
 
 // compartment ranks the members. Those that the compartment's order leaves out

@@ -193,6 +193,11 @@ func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
 	if i < 0 || !slices.Contains(s.c.Part.Datasets[i].Agents, s.ch.agent) {
 		return SnapshotInfo{}, fmt.Errorf("agent %s: %w: %q in compartment %s", s.ch.agent, errNotItsDataset, summary.Dataset, s.c.Part.Name)
 	}
+	return v.info(s, summary), nil
+}
+
+// info is what a list shows of a snapshot.
+func (v *View) info(s committed, summary format.Summary) SnapshotInfo {
 	summary.Refs = nil
 	texts := 0
 	for _, tag := range summary.Tags {
@@ -206,12 +211,17 @@ func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
 	}
 	return SnapshotInfo{
 		Compartment: s.c.Part.Name, Agent: s.ch.agent, Chain: s.ch.chain, Seq: s.seq, Hash: s.hash, Summary: summary,
-	}, nil
+	}
 }
 
 // find returns the snapshot that info describes.
 func (v *View) find(info SnapshotInfo) (committed, error) {
 	for _, c := range v.compartments {
+		if c.bare != nil && c.Part.Name == info.Compartment {
+			if s, ok := c.bare.snapshots[info.Hash]; ok {
+				return s, nil
+			}
+		}
 		ch := c.chains[chainKey{info.Agent, info.Chain}]
 		if c.Part.Name != info.Compartment || ch == nil {
 			continue

@@ -1,10 +1,11 @@
 // Command embassy-rescue restores a nation's data on a bare machine: it needs
-// the recovery kit, its passphrase, and one surviving target. It has no
-// configuration, no catalog and no state, and writes to no target.
+// the recovery kit with its passphrase, or a quorum of shares, and one surviving
+// target. It has no configuration, no catalog and no state, and writes to no
+// target.
 //
 // Data goes to stdout, everything else to stderr. Exit codes: 0 every byte
-// asked for is right; 1 not; 2 usage, or no kit or passphrase to read; 6 wrong
-// passphrase; 130 interrupted.
+// asked for is right; 1 not; 2 usage, or no kit, share or passphrase to read; 6
+// wrong passphrase, or too few good shares; 130 interrupted.
 package main
 
 import (
@@ -19,10 +20,12 @@ import (
 	"syscall"
 	"time"
 
+	"embassy/cmd/internal/harden"
 	"embassy/cmd/internal/strict"
 	"embassy/cmd/internal/term"
 	"embassy/crypto"
 	"embassy/embassy"
+	"embassy/embassy/format"
 	"embassy/targets"
 
 	"github.com/urfave/cli/v2"
@@ -32,6 +35,9 @@ import (
 var version = "dev"
 
 func main() {
+	if err := harden.Process(); err != nil {
+		fmt.Fprintln(os.Stderr, "warning:", err)
+	}
 	// The first signal ends the run in good order, the second at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -75,7 +81,7 @@ func exitCode(ctx context.Context, err error) int {
 		return 130
 	case errors.As(err, &usage), errors.As(err, &order), errors.Is(err, term.ErrNone), errors.Is(err, term.ErrUnfit), errors.Is(err, embassy.ErrNotEmpty):
 		return 2
-	case errors.Is(err, errKit), errors.Is(err, term.ErrEmpty):
+	case errors.Is(err, errKit), errors.Is(err, errShares), errors.Is(err, term.ErrEmpty):
 		return 6
 	}
 	return 1
@@ -87,6 +93,8 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, errKit) && errors.Is(err, crypto.ErrAuthentication):
 		return "type the passphrase of this very kit; the sums of its lines are right, so none is missing or mistyped"
+	case errors.As(err, new(*format.SharesError)):
+		return "embassy keys check-share FILE says what a share is; ask another custodian for one"
 	case errors.Is(err, embassy.ErrNoCharter):
 		return "check the URL and its prefix, or name another target with --from"
 	case errors.Is(err, embassy.ErrNoSnapshot):
@@ -105,20 +113,28 @@ func hint(err error) string {
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      "embassy-rescue",
-		Usage:     "restore a nation's data with nothing but the recovery kit and one surviving target",
+		Usage:     "restore a nation's data with the recovery kit, or a quorum of shares, and one surviving target: nothing else",
 		ArgsUsage: "[DATASET...]",
-		Description: "Without datasets all are restored, in the order of their restore priority.\n" +
-			"Without --from the targets that the kit names are used. Credentials for S3 come\n" +
+		Description: "With the recovery kit and its passphrase:\n\n" +
+			"   embassy-rescue --kit FILE --from URL --to FOLDER\n\n" +
+			"With a quorum of shares, from files, or typed from paper:\n\n" +
+			"   embassy-rescue --share A --share B --share C --from URL --to FOLDER\n" +
+			"   embassy-rescue --shares --from URL --to FOLDER\n\n" +
+			"Without datasets all are restored, in the order of their restore priority.\n" +
+			"Without --from the targets that the kit or the share files name are used. Credentials for S3 come\n" +
 			"from --credentials-file, else from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,\n" +
 			"else from the kit, else from ~/.aws/credentials. A kit made by embassy init\n" +
 			"carries none.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE`"},
+			&cli.StringSliceFlag{Name: "share", Usage: "share `FILE` of a custodian; repeat it until there is a quorum"},
+			&cli.BoolFlag{Name: "shares", Usage: "type the shares at a prompt or, without a terminal, read their text from standard input"},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "`FILE` whose first line is the passphrase (default: ask)", EnvVars: []string{"EMBASSY_PASSPHRASE_FILE"}},
 			&cli.StringSliceFlag{Name: "from", Usage: "target `URL`, best first; may be repeated (default: as in the kit)"},
 			&cli.StringFlag{Name: "credentials-file", Usage: "AWS shared credentials `FILE`"},
 			&cli.StringFlag{Name: "ca-file", Usage: "PEM `FILE` of the authorities that the targets' certificates are from"},
 			&cli.BoolFlag{Name: "insecure", Usage: "allow plain http beyond this machine"},
+			&cli.BoolFlag{Name: "without-charter", Usage: "use packs and snapshots alone: for when charter or ledgers are lost"},
 			&cli.BoolFlag{Name: "list", Usage: "list the snapshots, restore nothing"},
 			&cli.BoolFlag{Name: "json", Usage: "print the list as JSON"},
 			&cli.StringFlag{Name: "at", Usage: "restore the newest state not after this `TIME`, such as 2026-11-21 or 2026-11-21T14:00:00Z"},
@@ -151,9 +167,10 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 // options are the decoded command line.
 type options struct {
 	kit, phrases, credentials, ca, to string
+	shares                            []string // files
 	from                              []targets.Location
 	insecure, list, json              bool
-	privileged, verify                bool
+	privileged, verify, bare          bool
 	at                                time.Time // zero: now
 	datasets                          []string  // none: all
 }
@@ -162,12 +179,20 @@ func decode(c *cli.Context) (options, error) {
 	o := options{
 		kit: c.String("kit"), phrases: c.String("passphrase-file"), credentials: c.String("credentials-file"),
 		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"), json: c.Bool("json"),
-		privileged: c.Bool("privileged"), verify: c.Bool("verify"),
-		datasets: c.Args().Slice(),
+		privileged: c.Bool("privileged"), verify: c.Bool("verify"), bare: c.Bool("without-charter"),
+		datasets: c.Args().Slice(), shares: c.StringSlice("share"),
+	}
+	ways := 0
+	for _, given := range []bool{o.kit != "", len(o.shares) > 0, c.Bool("shares")} {
+		if given {
+			ways++
+		}
 	}
 	switch {
-	case o.kit == "":
-		return o, &usageError{"name the recovery kit: --kit FILE"}
+	case ways > 1:
+		return o, &usageError{"give one of the recovery kit, --kit FILE, share files, --share FILE, and typed shares, --shares"}
+	case ways == 0 && !term.IsTerminal(c.App.Reader):
+		return o, &usageError{"name the recovery kit, --kit FILE, or a quorum of shares, --share FILE for each"}
 	case o.list == (o.to != ""):
 		return o, &usageError{"say either where to restore to, --to FOLDER, or --list"}
 	case o.json && !o.list:

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"embassy/cmd/internal/open"
-	"embassy/cmd/internal/term"
 	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/format"
@@ -21,8 +20,12 @@ import (
 	"embassy/targets"
 )
 
-// errKit is wrapped by errors about the kit and its passphrase.
-var errKit = errors.New("the recovery kit cannot be opened")
+var (
+	// errKit is wrapped by errors about the kit and its passphrase.
+	errKit = errors.New("the recovery kit cannot be opened")
+	// errShares is wrapped by errors about the shares.
+	errShares = errors.New("the shares do not open the root")
+)
 
 const (
 	maxShown = 20    // of what is missing in one dataset, and of the warnings
@@ -43,34 +46,35 @@ type rescue struct {
 
 func (r *rescue) run(ctx context.Context) error {
 	defer r.more()
-	kit, root, err := r.openKit(ctx)
+	kit, err := r.custody(ctx)
 	if err != nil {
 		return err
 	}
-	hints, err := kit.OpenHints(root)
-	if err != nil {
-		r.say("warning: the hints in the kit cannot be read: %v", err)
-	}
+	root, hints := kit.Root, kit.Hints
+	defer root.Wipe()
 	members, err := r.members(hints)
 	if err != nil {
 		return err
 	}
 	charter, _, err := embassy.FindCharterOf(ctx, members, kit.Nation, root, r.warn)
 	if err != nil {
-		return fmt.Errorf("%w%s", err, r.others(hints))
+		left := errors.Is(err, embassy.ErrNoCharter) && embassy.HoldsMore(ctx, members, kit.Nation)
+		if left && !r.bare {
+			err = fmt.Errorf("%w; other objects of the nation are there: --without-charter restores from packs and snapshots alone", err)
+		}
+		if !left || !r.bare {
+			return fmt.Errorf("%w%s", err, r.others(hints))
+		}
 	}
-	witnesses, members := embassy.Witnesses(ctx, members, kit.Nation, r.warn)
-	keys, err := embassy.RootKeys(charter, root)
+	open := r.openView
+	if r.bare {
+		open = r.openBare
+	}
+	view, keys, members, err := open(ctx, members, kit.Nation, root, charter, hints)
+	root.Wipe() // a restore takes hours
 	if err != nil {
 		return err
 	}
-	view, err := embassy.OpenView(ctx, embassy.ViewOptions{
-		Keys: keys, Members: members, Warn: r.warn, Progress: r.progress(), Now: r.now,
-	})
-	if err != nil {
-		return err
-	}
-	r.tellAge(view, charter, hints, len(witnesses))
 	if r.list {
 		return r.listSnapshots(view, keys)
 	}
@@ -99,6 +103,24 @@ func (r *rescue) run(ctx context.Context) error {
 	nameTiers(report, chosen, hints, members)
 	r.tell(report, err)
 	return err
+}
+
+// openView opens what the charter vouches for, and says how old it is. It
+// returns the members that are of use.
+func (r *rescue) openView(ctx context.Context, members []*embassy.Member, nation format.ID, root *crypto.Root, charter *format.Charter, hints format.Hints) (*embassy.View, *embassy.Keys, []*embassy.Member, error) {
+	witnesses, members := embassy.Witnesses(ctx, members, nation, r.warn)
+	keys, err := embassy.RootKeys(charter, root)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	view, err := embassy.OpenView(ctx, embassy.ViewOptions{
+		Keys: keys, Members: members, Warn: r.warn, Progress: r.progress(), Now: r.now,
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	r.tellAge(view, charter, hints, len(witnesses))
+	return view, keys, members, nil
 }
 
 // interruptedError is the end of a run that a person stopped.
@@ -160,28 +182,6 @@ func nameTiers(report embassy.RestoreReport, chosen []embassy.SnapshotInfo, hint
 	}
 }
 
-func (r *rescue) openKit(ctx context.Context) (*format.Kit, *crypto.Root, error) {
-	// Before a passphrase is asked for.
-	text, err := os.ReadFile(r.kit)
-	if err != nil {
-		return nil, nil, &usageError{"--kit: " + err.Error()}
-	}
-	if _, err := format.ParseKit(text); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", r.kit, err)
-	}
-	p := term.Passphrases{File: r.phrases, In: r.stdin, Out: r.stderr}
-	phrase, err := p.Existing(ctx, "the recovery kit")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer clear(phrase)
-	kit, root, err := embassy.OpenKit(r.kit, phrase)
-	if errors.Is(err, crypto.ErrAuthentication) {
-		return nil, nil, fmt.Errorf("%w: %w", errKit, err)
-	}
-	return kit, root, err
-}
-
 // members opens the targets, best first. One that cannot be opened is told and
 // passed over.
 func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
@@ -212,7 +212,7 @@ func (r *rescue) members(hints format.Hints) ([]*embassy.Member, error) {
 		}
 	}
 	if len(places) == 0 {
-		return nil, &usageError{"the kit names no target: name one with --from URL"}
+		return nil, &usageError{"neither kit nor shares name a target: name one with --from URL"}
 	}
 	var members []*embassy.Member
 	for _, p := range places {
@@ -304,11 +304,18 @@ func (r *rescue) age(t time.Time) string {
 	return fmt.Sprintf("%s, %s ago", stamp, plural(uint64(d.Hours()/24), "day"))
 }
 
-// ordered is every dataset of the charter, by restore priority.
+// ordered is every dataset, by restore priority, and each name once: without a
+// charter a second compartment may have it too.
 func ordered(keys *embassy.Keys) []format.Dataset {
 	var all []format.Dataset
+	seen := map[string]bool{}
 	for _, c := range keys.Compartments {
-		all = append(all, c.Part.Datasets...)
+		for _, d := range c.Part.Datasets {
+			if !seen[d.Name] {
+				seen[d.Name] = true
+				all = append(all, d)
+			}
+		}
 	}
 	slices.SortStableFunc(all, func(a, b format.Dataset) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name))
@@ -326,7 +333,11 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 			for _, d := range all {
 				known = append(known, d.Name)
 			}
-			return nil, nil, &usageError{fmt.Sprintf("the charter knows no dataset %q; it knows %s", name, strings.Join(known, ", "))}
+			who := "the charter knows no dataset %q; it knows %s"
+			if r.bare {
+				who = "no snapshot is of a dataset %q; they are of %s"
+			}
+			return nil, nil, &usageError{fmt.Sprintf(who, name, strings.Join(known, ", "))}
 		}
 	}
 	for _, d := range all {
@@ -336,7 +347,7 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 		s, err := view.Pick(d.Name, "latest", r.at)
 		if err != nil {
 			if len(r.datasets) > 0 {
-				return nil, nil, err
+				return nil, nil, fmt.Errorf("%w%s", err, r.ledgersLost(view))
 			}
 			absent = append(absent, embassy.DatasetRestore{
 				Dataset: d.Name, Missing: []format.Gap{{Path: []byte("/"), Reason: err.Error()}},
@@ -346,7 +357,7 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 		chosen = append(chosen, s)
 	}
 	if len(chosen) == 0 {
-		return nil, nil, fmt.Errorf("nothing to restore: %w", embassy.ErrNoSnapshot)
+		return nil, nil, fmt.Errorf("nothing to restore: %w%s", embassy.ErrNoSnapshot, r.ledgersLost(view))
 	}
 	return chosen, absent, nil
 }

@@ -115,14 +115,6 @@ func (n lost) write(dataset, path, text string) error {
 	return os.WriteFile(path, []byte(text), 0o640)
 }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if n, err := nation(); err == nil {
-		os.RemoveAll(filepath.Dir(n.kit))
-	}
-	os.Exit(code)
-}
-
 func lostNation(t *testing.T) lost {
 	t.Helper()
 	n, err := nation()

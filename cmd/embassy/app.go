@@ -174,15 +174,20 @@ func noArguments(c *cli.Context) error {
 
 // reader is how a reader's command gets at its keys.
 type reader struct {
-	kit     string // file; empty: as configured
-	phrases string // file; empty: ask
+	kit     string   // file; empty: as configured
+	phrases string   // file; empty: ask
+	shares  []string // files; a quorum of them stands for the kit
 }
 
 func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE` (default: kit of the configuration)"},
-		phraseFlag(),
+		phraseFlag(), shareFlag(),
 	}
+}
+
+func shareFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "share", Usage: "share `FILE` of a custodian; repeat it until there is a quorum, which needs no kit and no passphrase"}
 }
 
 func phraseFlag() cli.Flag {
@@ -190,7 +195,7 @@ func phraseFlag() cli.Flag {
 }
 
 func decodeReader(c *cli.Context) reader {
-	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file")}
+	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file"), shares: c.StringSlice("share")}
 }
 
 func (con *console) passphrases(file string) term.Passphrases {

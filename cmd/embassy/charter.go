@@ -42,6 +42,7 @@ func runCharterApply(ctx context.Context, r reader, con *console) (err error) {
 	if err != nil {
 		return err
 	}
+	defer root.Wipe()
 	service, err := s.service()
 	if err != nil {
 		return err

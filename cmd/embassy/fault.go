@@ -34,7 +34,7 @@ func hint(err error) string {
 		return do
 	}
 	switch {
-	case errors.Is(err, embassy.ErrForeignTarget): // says it itself
+	case errors.Is(err, embassy.ErrForeignTarget), errors.Is(err, embassy.ErrNotPrivate): // say it themselves
 		return ""
 	case errors.Is(err, context.DeadlineExceeded):
 		return "it stayed silent for " + length(probeFor) + ": check the network on the way to it"
@@ -49,6 +49,7 @@ func remedy(err error) string {
 		return "make the bucket or directory, mount its disk, or correct the url"
 	case errors.Is(err, targets.ErrDenied):
 		return "check its credentials and what they may do"
+	case errors.Is(err, embassy.ErrNotPrivate): // says it itself
 	case errors.Is(err, open.ErrNoCredentials):
 		return "put the keys there, or correct the credentials of the target"
 	}

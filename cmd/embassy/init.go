@@ -24,6 +24,9 @@ type initOptions struct {
 	steward bool
 	agent   string // name for people
 	reader
+
+	custodians, quorum int // 0: a kit is made
+	sharesDir          string
 }
 
 func initCommand(con *console) *cli.Command {
@@ -32,12 +35,17 @@ func initCommand(con *console) *cli.Command {
 		Usage: "make the nation's root, its recovery kit and this machine's agent",
 		Description: "With a configuration file, init sets up what it says. Without one it writes one from\n" +
 			"--nation, --target and --source. Run again, it goes on where it stopped; it never makes\n" +
-			"a second root.",
+			"a second root.\n\n" +
+			"With --custodians 5 --quorum 3 the root is shared from the start: five files, any three of\n" +
+			"which open everything, and neither kit nor passphrase.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "nation", Usage: "`NAME` of the nation, such as ee"},
 			&cli.StringSliceFlag{Name: "target", Usage: "`NAME=URL[,KEY=VALUE,...]` of a target; repeat it, the best tier first. KEY is jurisdiction, credentials_file, access_key_env and secret_key_env (names of variables; default: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), ca_file, region, hosting or another key of a target in embassy.yaml"},
 			&cli.StringSliceFlag{Name: "source", Usage: "`PATH` to back up, one dataset each; repeat it, the most important first"},
 			&cli.StringFlag{Name: "kit", Usage: "write the recovery kit to `FILE` (default: kit of the configuration, else recovery-kit.txt)"},
+			&cli.IntFlag{Name: "custodians", Usage: "share the root among `N` custodians instead of making a kit"},
+			&cli.IntFlag{Name: "quorum", Usage: "how many of them are needed: `M`, at least 2"},
+			&cli.StringFlag{Name: "shares-dir", Usage: "write the shares into `DIR`, or find them there (default: keys, beside the configuration)"},
 			&cli.BoolFlag{Name: "no-steward", Usage: "this machine may never delete anything from the targets"},
 			&cli.StringFlag{Name: "agent-name", Usage: "`NAME` of this machine for people (default: its host name)"},
 			phraseFlag(),
@@ -50,9 +58,18 @@ func decodeInit(c *cli.Context) (initOptions, error) {
 	o := initOptions{
 		nation: c.String("nation"), sources: c.StringSlice("source"), steward: !c.Bool("no-steward"),
 		agent: c.String("agent-name"), reader: decodeReader(c),
+		custodians: c.Int("custodians"), quorum: c.Int("quorum"), sharesDir: c.String("shares-dir"),
 	}
 	if err := noArguments(c); err != nil {
 		return o, err
+	}
+	if c.IsSet("custodians") || c.IsSet("quorum") {
+		if err := checkCeremony(c, o.custodians, o.quorum); err != nil {
+			return o, err
+		}
+		if o.kit != "" {
+			return o, usage("give either --kit or --custodians: with custodians there is no kit")
+		}
 	}
 	if o.agent == "" {
 		host, err := os.Hostname()
@@ -89,11 +106,23 @@ func runInit(ctx context.Context, o initOptions, con *console) (err error) {
 	if kit, err = filepath.Abs(kit); err != nil {
 		return err
 	}
-	phrase, err := initPassphrase(ctx, con, o, cfg, kit)
-	if err != nil {
+	in := embassy.InitOptions{KitPath: kit, AgentName: o.agent, Steward: o.steward, Custodians: o.custodians, Quorum: o.quorum}
+	if in.SharesDir = o.sharesDir; in.SharesDir == "" {
+		in.SharesDir = filepath.Join(filepath.Dir(cfg.File), defaultShares)
+	}
+	if in.SharesDir, err = filepath.Abs(in.SharesDir); err != nil {
 		return err
 	}
-	defer clear(phrase)
+	shared, err := in.Shared()
+	if err != nil {
+		return usage("%s", err)
+	}
+	if !shared {
+		if in.Passphrase, err = initPassphrase(ctx, con, o, cfg, kit); err != nil {
+			return err
+		}
+	}
+	defer clear(in.Passphrase)
 	if text != nil {
 		if err := renameio.WriteFile(cfg.File, text, 0o644); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
@@ -111,11 +140,13 @@ func runInit(ctx context.Context, o initOptions, con *console) (err error) {
 	if err != nil {
 		return err
 	}
-	report, err := service.Init(ctx, embassy.InitOptions{
-		Passphrase: phrase, KitPath: kit, AgentName: o.agent, Steward: o.steward,
-	})
+	report, err := service.Init(ctx, in)
 	if err != nil {
-		return s.unfinished(err, kit)
+		what := "recovery kit " + kit
+		if shared {
+			what = "shares in " + in.SharesDir
+		}
+		return s.unfinished(err, report.KitPath, what)
 	}
 	if err := s.close(); err != nil {
 		return err
@@ -124,11 +155,11 @@ func runInit(ctx context.Context, o initOptions, con *console) (err error) {
 }
 
 // unfinished says what an init that no target answered leaves behind.
-func (s *site) unfinished(err error, kit string) error {
-	if _, missing := os.Stat(kit); missing != nil || !errors.Is(err, embassy.ErrDown) {
+func (s *site) unfinished(err error, path, what string) error {
+	if _, missing := os.Stat(path); missing != nil || !errors.Is(err, embassy.ErrDown) {
 		return err
 	}
-	return fmt.Errorf("%w\nThe root and its recovery kit %s exist now. Correct the targets in %s, then run embassy init again; it goes on with this kit", s.brief(err), kit, s.config.File)
+	return fmt.Errorf("%w\nThe root and its %s exist now. Correct the targets in %s, then run embassy init again; it goes on with them", s.brief(err), what, s.config.File)
 }
 
 // createDir opens the directory of a target, and says so when it has to make
@@ -155,7 +186,10 @@ func lacking(cfg *config.Config) []string {
 	return out
 }
 
-const defaultKit = "recovery-kit.txt"
+const (
+	defaultKit    = "recovery-kit.txt"
+	defaultShares = "keys" // folder
+)
 
 // plan returns the configuration that init works with, and its text when it
 // is yet to be written.
@@ -193,6 +227,9 @@ func plan(o initOptions, con *console) (*config.Config, []byte, error) {
 // draft writes the configuration that the flags describe.
 func draft(o initOptions, file string) ([]byte, error) {
 	kit := "./" + defaultKit
+	if o.custodians > 0 {
+		kit = ""
+	}
 	if o.kit != "" {
 		path, err := filepath.Abs(o.kit)
 		if err != nil {
@@ -240,10 +277,11 @@ func printInit(con *console, r embassy.InitReport, cfg *config.Config) error {
 			Agent       string         `json:"agent"`
 			AgentName   string         `json:"agent_name"`
 			Kit         string         `json:"kit,omitempty"`
+			Shares      string         `json:"shares_dir,omitempty"`
 			Config      string         `json:"config"`
 			Resumed     bool           `json:"resumed"`
 			Targets     []targetResult `json:"targets"`
-		}{schemaV1, r.Nation.String(), r.Fingerprint, r.Agent.String(), r.AgentName, kitAt(r), cfg.File, r.Resumed, results(r.Targets)}); err != nil {
+		}{schemaV1, r.Nation.String(), r.Fingerprint, r.Agent.String(), r.AgentName, foundAt(r, false), foundAt(r, true), cfg.File, r.Resumed, results(r.Targets)}); err != nil {
 			return err
 		}
 		return published(r.Targets)
@@ -258,10 +296,13 @@ func printInit(con *console, r embassy.InitReport, cfg *config.Config) error {
 	fmt.Fprintf(w, "root fingerprint\t%s\n", r.Fingerprint)
 	fmt.Fprintf(w, "agent\t%s (%s)\n", r.Agent, r.AgentName)
 	fmt.Fprintf(w, "configuration\t%s\n", cfg.File)
-	if r.KitFound {
+	switch {
+	case r.KitFound && r.Shared:
+		fmt.Fprintf(w, "shares\t%s\n", r.KitPath)
+	case r.KitFound:
 		fmt.Fprintf(w, "recovery kit\t%s\n", r.KitPath)
-	} else {
-		fmt.Fprintf(w, "recovery kit\tnot on this machine, as it should be\n")
+	default:
+		fmt.Fprintf(w, "recovery kit, shares\tnot on this machine, as it should be\n")
 	}
 	printResults(w, r.Targets)
 	if err := w.Flush(); err != nil {
@@ -271,8 +312,9 @@ func printInit(con *console, r embassy.InitReport, cfg *config.Config) error {
 	return published(r.Targets)
 }
 
-func kitAt(r embassy.InitReport) string {
-	if r.KitFound {
+// foundAt is where the kit is, or the folder of the shares.
+func foundAt(r embassy.InitReport, shared bool) string {
+	if r.KitFound && r.Shared == shared {
 		return r.KitPath
 	}
 	return ""
@@ -280,7 +322,11 @@ func kitAt(r embassy.InitReport) string {
 
 // advise says what to do next.
 func advise(con *console, r embassy.InitReport, cfg *config.Config) {
-	if r.KitFound {
+	switch {
+	case r.KitFound && r.Shared:
+		con.notef("\nGive each file in %s to its custodian now, who runs embassy keys check-share on it, prints\n"+
+			"it and keeps it; then delete the folder. Without a quorum nothing can be restored.", r.KitPath)
+	case r.KitFound:
 		con.notef("\nMove the recovery kit off this machine now: print it, or copy it to two safe places, apart\n"+
 			"from its passphrase, and then delete %s.\n"+
 			"Whoever has the kit and the passphrase has everything. Without both, nothing can be restored.", r.KitPath)

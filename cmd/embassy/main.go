@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 
+	"embassy/cmd/internal/harden"
 	"embassy/cmd/internal/strict"
 	"embassy/cmd/internal/term"
 	"embassy/crypto"
@@ -35,6 +36,9 @@ import (
 const garbage = 50
 
 func main() {
+	if err := harden.Process(); err != nil {
+		fmt.Fprintln(os.Stderr, "warning:", err)
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbage)
 	}

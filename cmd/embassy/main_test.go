@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,7 +35,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exitsWith, "json": jsonHas, "sametree": sameTree, "objects": objects,
-			"expand": expand, "damage": damage,
+			"expand": expand, "damage": damage, "spoil": spoil,
 		},
 	})
 }
@@ -123,6 +124,17 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	for _, p := range packs {
 		ts.Check(flip(p.path, p.size/2))
 	}
+}
+
+// spoil FILE changes one digit in the middle of a share.
+func spoil(ts *testscript.TestScript, _ bool, args []string) {
+	text := []byte(ts.ReadFile(args[0]))
+	at := bytes.Index(text, []byte("-----BEGIN EMBASSY SHARE")) + 100
+	for text[at] < '0' || text[at] > '9' {
+		at++
+	}
+	text[at] = '0' + (text[at]-'0'+1)%10
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), text, 0o600))
 }
 
 // TestFlagAfterArgument tries every flag of every command.

@@ -311,30 +311,59 @@ func (s *site) kitPath(r reader) (string, error) {
 		path = s.config.Kit
 	}
 	if path == "" {
-		return "", usage("this needs the recovery kit: name it with --kit FILE")
+		return "", usage("this needs the recovery kit, or a quorum of shares: name them with --kit FILE, or --share FILE for each")
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", usage("there is no recovery kit at %s: bring it to this machine, or name it with --kit FILE", path)
+		return "", usage("there is no recovery kit at %s: bring it to this machine, or name it with --kit FILE; or give a quorum of shares, each with --share FILE", path)
 	}
 	return path, nil
 }
 
-// openKit opens the recovery kit.
-func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *format.Kit, error) {
+// openKit opens the root with the recovery kit, or with a quorum of shares. The
+// caller wipes it.
+func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *embassy.Custody, error) {
 	if s.shared != nil {
 		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
 	}
-	path, err := s.kitPath(r)
+	open := s.unlockKit
+	if len(r.shares) > 0 {
+		open = s.unlockShares
+	}
+	c, err := open(ctx, con, r)
 	if err != nil {
 		return nil, nil, err
+	}
+	for _, note := range c.Notes {
+		con.warnf("%s", note)
+	}
+	return c.Root, c, nil
+}
+
+func (s *site) unlockKit(ctx context.Context, con *console, r reader) (*embassy.Custody, error) {
+	path, err := s.kitPath(r)
+	if err != nil {
+		return nil, err
 	}
 	phrase, err := con.passphrases(r.phrases).Existing(ctx, path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer clear(phrase)
-	kit, root, err := embassy.OpenKit(path, phrase)
-	return root, kit, err
+	return embassy.UnlockKit(path, phrase)
+}
+
+func (s *site) unlockShares(_ context.Context, con *console, r reader) (*embassy.Custody, error) {
+	if r.kit != "" {
+		return nil, usage("give either the recovery kit, --kit FILE, or shares, --share FILE: not both")
+	}
+	shares, err := embassy.ReadShares(r.shares)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usage("%s", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return embassy.UnlockShares(shares)
 }
 
 // open opens the nation with the recovery kit and reads what the answering
@@ -349,12 +378,13 @@ func (r reader) open(ctx context.Context, s *site, con *console) (*embassy.View,
 }
 
 // rootKeys opens the newest charter that the answering targets show with the
-// recovery kit.
+// root.
 func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.Keys, error) {
 	root, kit, err := s.openKit(ctx, con, r)
 	if err != nil {
 		return nil, err
 	}
+	defer root.Wipe()
 	charter, _, err := embassy.FindCharterOf(ctx, s.members, kit.Nation, root, s.screen.warn)
 	if err != nil {
 		return nil, s.brief(err)

@@ -1,5 +1,5 @@
 // Package format owns the records that lie on a target and their codecs:
-// charter, segment, index, snapshot, tree, ledger entry, recovery kit.
+// charter, segment, index, snapshot, tree, ledger entry, recovery kit, share.
 //
 // It guarantees that what it parses was bounded before it was allocated, that
 // a record that parses encodes to the same bytes again, and that everything
@@ -45,6 +45,7 @@ const (
 	typeRoot        = "snapshot root"
 	typeKit         = "recovery kit"
 	typeHints       = "recovery hints"
+	typeShare       = "share"
 	typeHandover    = "handover"
 	typeEarlier     = "earlier roots"
 	typeRequest     = "agent request"

@@ -73,9 +73,14 @@ func (k *Kit) Unwrap(passphrase []byte) (*crypto.Root, error) {
 	}
 	if !bytes.Equal(root.Signer().Verifier().Bytes(), k.RootSigner) ||
 		!bytes.Equal(root.Identity().Recipient().Bytes(), k.RootRecipient) {
+		root.Wipe()
 		return nil, crypto.ErrAuthentication
 	}
-	return root.OpenEarlier(earlierContext(k.Nation), k.Earlier)
+	ring, err := root.OpenEarlier(earlierContext(k.Nation), k.Earlier)
+	if ring != root {
+		root.Wipe() // the ring has a copy
+	}
+	return ring, err
 }
 
 // Fingerprint is that of the root, for people to compare.

@@ -32,10 +32,10 @@ var operations = map[string]func(input) (any, error){
 	"content":  opContent,
 	"tree":     opTree,
 	"refs":     opRefs,
-	"kit":      opKit,
-	"chunk":    opChunk,
-	"cuts":     opCuts,
-	"request":  opRequest,
+	"kit":      opKit, "share": opShare, "combine": opCombine,
+	"chunk":   opChunk,
+	"cuts":    opCuts,
+	"request": opRequest,
 }
 
 // id16 is an ID, zero when it is not given.

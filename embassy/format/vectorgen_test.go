@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"testing/cryptotest"
 
 	"embassy/chunk"
 	"embassy/crypto"
@@ -31,6 +32,10 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.trees()
 	g.kits()
 	g.chunks()
+	g.shares()                       // the randomness of those above does not move
+	cryptotest.SetGlobalRandom(t, 2) // what comes after this changes when it grows, and what is above does not
+	g.refusals()
+	cryptotest.SetGlobalRandom(t, 3)
 	g.rule()
 	return g.files
 }

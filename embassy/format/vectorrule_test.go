@@ -1,6 +1,7 @@
 package format_test
 
 import (
+	"bytes"
 	"slices"
 
 	"embassy/crypto"
@@ -169,18 +170,19 @@ func (g *generator) requests(f *vectorFile) {
 		g.t.Fatal(err)
 	}
 	f.add("request", "request", "valid", input{Text: text})
-	other := r
-	other.Name = "tartu-2"
-	raw := func(r format.Request, typ string, by *crypto.AgentKey) input {
+	signed := func(r format.Request, typ string, by *crypto.AgentKey, nation format.ID) input {
 		r.Version, r.Signer, r.Recipient = 1, g.agent.Signer.Verifier().Bytes(), g.agent.Identity.Recipient().Bytes()
-		scope := format.Scope{Nation: r.Nation, Agent: r.ID()}
+		scope := format.Scope{Nation: nation, Agent: r.ID()}
 		return input{Object: signedObject("EMBAREQ1", typ, scope, mustCBOR(r), by.Signer)}
 	}
+	raw := func(r format.Request, typ string, by *crypto.AgentKey) input { return signed(r, typ, by, r.Nation) }
 	in := raw(r, "agent request", g.agent)
 	f.add("request without its text", "request", "valid", in)
 	refuse := func(name, class string, in input) { f.fault("request without its text", name, class, in) }
 	refuse("request signed by another agent", "authentication", raw(r, "agent request", g.other))
 	refuse("request signed as an entry", "authentication", raw(r, "ledger entry", g.agent))
+	refuse("request: signed for another nation", "authentication", signed(r, "agent request", g.agent, g.comp))
+	f.fault("request without its text", "request: altered field", "authentication", input{}, flip(in.Object, bytes.Index(in.Object, []byte(r.Name))))
 	empty := r
 	empty.Name = ""
 	refuse("request without a name", "malformed", raw(empty, "agent request", g.agent))

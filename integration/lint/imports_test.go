@@ -64,7 +64,7 @@ func sound() []lint.Package {
 	}
 	return []lint.Package{
 		pkg("chunk", "chunk", "crypto/hmac", "crypto/sha256"),
-		pkg("crypto", "crypto", "crypto/aes", "crypto/hpke", "crypto/rand", "golang.org/x/crypto/argon2"),
+		pkg("crypto", "crypto", "crypto/aes", "crypto/hpke", "crypto/rand", "golang.org/x/crypto/argon2", "github.com/cloudflare/circl/group"),
 		pkg("targets", "targets", "github.com/minio/minio-go/v7"),
 		pkg("targets/targettest", "targettest", "embassy/targets", "math/rand/v2"),
 		pkg("embassy", "embassy", "embassy/chunk", "embassy/crypto", "embassy/targets", "embassy/embassy/format", "math/rand/v2"),

@@ -38,6 +38,7 @@ var reserved = []struct {
 	{[]string{"github.com/hanwen/go-fuse"}, []string{"embassy/fusefs"}, false},
 	{[]string{"github.com/minio/minio-go"}, []string{"targets", "integration"}, false},
 	{[]string{"crypto/aes", "crypto/cipher", "crypto/ed25519", "crypto/hpke", "golang.org/x/crypto"}, []string{"crypto"}, true},
+	{[]string{"github.com/cloudflare/circl"}, []string{"crypto"}, false},
 	{[]string{"crypto/hmac"}, []string{"crypto", "chunk"}, true},
 	{[]string{"math/rand"}, []string{"embassy"}, true}, // jitter; keys and nonces come from crypto/rand
 }

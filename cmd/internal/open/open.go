@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"embassy/embassy"
 	"embassy/targets"
 )
 
@@ -20,7 +21,7 @@ import (
 type Credentials struct {
 	AccessKey, SecretKey       string
 	AccessKeyEnv, SecretKeyEnv string // names of environment variables
-	File                       string // an AWS shared credentials file
+	File                       string // an AWS shared credentials file, of mode 0600
 	Profile                    string // its section; empty: default
 }
 
@@ -135,12 +136,17 @@ func variable(name string) (string, error) {
 	return value, nil
 }
 
-// fromFile reads one section of an AWS shared credentials file.
+// fromFile reads one section of an AWS shared credentials file, which must be
+// private.
 func fromFile(name, profile string) (keys, error) {
 	if profile == "" {
 		profile = "default"
 	}
-	text, err := os.ReadFile(name)
+	err := embassy.CheckPrivate(name)
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(name)
+	}
 	if err != nil {
 		return keys{}, fmt.Errorf("%w: %w", ErrNoCredentials, err)
 	}

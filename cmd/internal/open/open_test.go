@@ -45,6 +45,10 @@ func TestCredentials(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	wide := file + "-for-all"
+	if err := errors.Join(os.WriteFile(wide, []byte(text), 0o600), os.Chmod(wide, 0o640)); err != nil {
+		t.Fatal(err)
+	}
 	tests := map[string]struct {
 		creds open.Credentials
 		env   map[string]string
@@ -58,6 +62,8 @@ func TestCredentials(t *testing.T) {
 		"section":          {creds: open.Credentials{File: file, Profile: "other"}, want: "OTHER"},
 		"no such section":  {creds: open.Credentials{File: file, Profile: "none"}, fails: "[none]"},
 		"half a section":   {creds: open.Credentials{File: file, Profile: "half"}, fails: "lacks"},
+		"file for others":  {creds: open.Credentials{File: wide}, fails: "(mode 0640): run chmod 600"},
+		"AWS for others":   {env: map[string]string{"AWS_SHARED_CREDENTIALS_FILE": wide}, fails: "(mode 0640): run chmod 600"},
 		"no such file":     {creds: open.Credentials{File: file + "x"}, fails: "no such file"},
 		"AWS variables":    {env: map[string]string{"AWS_ACCESS_KEY_ID": "AWS", "AWS_SECRET_ACCESS_KEY": "s"}, want: "AWS"},
 		"AWS file":         {env: map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file, "AWS_PROFILE": "other"}, want: "OTHER"},

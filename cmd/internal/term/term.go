@@ -10,10 +10,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"unicode/utf8"
 
 	"embassy/crypto"
+	"embassy/embassy"
 
 	"golang.org/x/term"
 )
@@ -116,8 +116,8 @@ func (p Passphrases) fromFile() ([]byte, error) {
 	if err != nil {
 		return nil, &fileError{err}
 	}
-	if runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		fmt.Fprintf(p.Out, "warning: passphrase file %s can be read by others (mode %04o); run: chmod 600 %s\n", p.File, info.Mode().Perm(), p.File)
+	if err := embassy.CheckPrivateInfo(p.File, info); err != nil {
+		return nil, &fileError{err}
 	}
 	line, err := bufio.NewReader(io.LimitReader(f, maxLength+1)).ReadBytes('\n')
 	if err != nil && err != io.EOF {

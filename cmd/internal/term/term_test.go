@@ -57,12 +57,18 @@ func TestPassphraseFile(t *testing.T) {
 
 func TestPassphraseFileReadableByOthers(t *testing.T) {
 	var out bytes.Buffer
-	name := write(t, "correct horse\n", 0o644)
-	if _, err := (term.Passphrases{File: name, Out: &out}).Existing(t.Context(), "it"); err != nil {
-		t.Fatal(err)
+	for _, mode := range []os.FileMode{0o644, 0o640, 0o602} {
+		name := write(t, "correct horse\n", mode)
+		if err := os.Chmod(name, mode); err != nil {
+			t.Fatal(err)
+		}
+		phrase, err := term.Passphrases{File: name, Out: &out}.Existing(t.Context(), "it")
+		if !errors.Is(err, term.ErrNone) || len(phrase) != 0 || !strings.Contains(err.Error(), "chmod 600 "+name) {
+			t.Errorf("mode %04o: %q, %v", mode, phrase, err)
+		}
 	}
-	if want := "chmod 600 " + name; !strings.Contains(out.String(), want) {
-		t.Errorf("warning %q does not contain %q", out.String(), want)
+	if out.Len() != 0 {
+		t.Errorf("unexpected warning %q", out.String())
 	}
 }
 

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"embassy/crypto"
+	"embassy/embassy/config"
+
+	"github.com/urfave/cli/v2"
+)
+
+func keysCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:  "keys",
+		Usage: "look after the root: its shares and its kit",
+		Description: "The root opens everything. A recovery kit is the root under a passphrase: one person can use it. Shares\n" +
+			"are the root among custodians: a quorum of them can use it, and fewer know nothing.",
+		Subcommands: []*cli.Command{keysAdminCommand(con), keysSplitCommand(con), keysCombineCommand(con), keysCheckCommand(con), keysReshareCommand(con)},
+	}
+}
+
+// keysSite is the site of a command that needs the root and no target. It may
+// run on a machine without a configuration.
+func (con *console) keysSite() (*site, error) {
+	if _, err := os.Stat(con.config); errors.Is(err, fs.ErrNotExist) {
+		return &site{config: &config.Config{}}, nil
+	}
+	cfg, err := config.Load(con.config)
+	if err != nil {
+		return nil, badConfig(err)
+	}
+	return &site{config: cfg}, sameNation(cfg)
+}
+
+// checkCeremony refuses numbers of custodians that make no sense.
+func checkCeremony(c *cli.Context, custodians, quorum int) error {
+	if !c.IsSet("custodians") || !c.IsSet("quorum") {
+		return usage("say how many custodians there are and how many of them are needed: --custodians 5 --quorum 3")
+	}
+	if err := crypto.CheckQuorum(quorum, custodians); err != nil {
+		return usage("--custodians %d --quorum %d: %s", custodians, quorum, err)
+	}
+	return nil
+}
