@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"embassy/crypto"
 	"embassy/embassy/format"
@@ -159,6 +161,9 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 			return CharterReport{}, err
 		}
 		if ch, err = state.acceptCharter(object); err != nil {
+			return CharterReport{}, err
+		}
+		if err := s.Audit(DidSignCharter, "", "charter", strconv.FormatUint(ch.Seq, 10), "added", strings.Join(a.lines, "; ")); err != nil {
 			return CharterReport{}, err
 		}
 	}

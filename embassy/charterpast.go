@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"embassy/embassy/format"
 )
@@ -191,11 +193,19 @@ func (s *Service) Publish(ctx context.Context, p *format.Proposal) (CharterRepor
 	if err != nil {
 		return CharterReport{}, err
 	}
-	if h := format.HashOf(newest); h != proposed.Prev && h != format.HashOf(object) {
+	h := format.HashOf(newest)
+	again := h == format.HashOf(object)
+	if h != proposed.Prev && !again {
 		return CharterReport{}, fmt.Errorf("proposal of charter %d, and charter %d is in force: %w", proposed.Seq, ch.Seq, ErrStale)
 	}
 	if ch, err = state.acceptCharter(object); err != nil {
 		return CharterReport{}, err
+	}
+	if !again {
+		err := s.Audit(DidSignCharter, "", "charter", strconv.FormatUint(ch.Seq, 10), "by", "administrators "+strings.Join(p.Signers(), ", "))
+		if err != nil {
+			return CharterReport{}, err
+		}
 	}
 	return CharterReport{Seq: ch.Seq, Targets: s.publish(ctx, ch, object)}, nil
 }

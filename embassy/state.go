@@ -21,6 +21,7 @@ var ErrNoState = errors.New("this machine is not set up: no nation in the state 
 //	agent.key      the agent's private keys, 0600
 //	charter        the newest charter this machine accepted
 //	chains/<c>/    own chains, one file an entry: the authority for own numbers
+//	audit/         signed records of what people did here
 //	forgiven.json  targets that were trusted again, and the own heads of then
 //	spool/         sealed objects that too few targets hold yet
 //	catalog/       a cache

@@ -113,7 +113,7 @@ type readChain struct {
 	last    uint64                  // greatest number
 }
 
-// readEntry is a verified entry. Of its Adds only snapshots are kept; packs
+// readEntry is a verified entry. Of its Adds only snapshots and records are kept; packs
 // are many, and read again when they are wanted. Steward, Confirmed and Orders
 // are left out.
 type readEntry struct {

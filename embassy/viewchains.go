@@ -193,13 +193,13 @@ func (r *chainReader) hole(n entryName) {
 // keep drops what a View does not need of an entry, and reports whether there
 // is room for the rest.
 func (r *chainReader) keep(e *readEntry) bool {
-	var snapshots []format.Listed
+	var small []format.Listed
 	for _, a := range e.Adds {
-		if a.Kind == format.KindSnapshot {
-			snapshots = append(snapshots, a)
+		if a.Kind == format.KindSnapshot || a.Kind == format.KindRecord {
+			small = append(small, a)
 		}
 	}
-	e.Adds, e.Confirmed, e.Steward, e.Orders = slices.Clip(snapshots), nil, nil, nil
+	e.Adds, e.Confirmed, e.Steward, e.Orders = slices.Clip(small), nil, nil, nil
 	bytes := 48*len(e.Adds) + 32*len(e.Snapshots) + 56*(len(e.Depends)+len(e.Continues))
 	return bytes <= smallEntry || r.kept.take(e.Agent, bytes, entryRation)
 }

@@ -86,7 +86,9 @@ func (v *View) committed(c *compartmentView, ch *readChain) []committed {
 		for _, e := range ch.entries[n] {
 			sizes := map[format.Hash]uint64{}
 			for _, a := range e.Adds {
-				sizes[a.Hash] = a.Size
+				if a.Kind == format.KindSnapshot {
+					sizes[a.Hash] = a.Size
+				}
 			}
 			for _, h := range e.Snapshots {
 				size, ok := sizes[h]

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"embassy/catalog"
@@ -31,7 +33,8 @@ type site struct {
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
-	shared  *daemon          // nil unless all of this but the screen is the daemon's
+	made    []*embassy.Service
+	shared  *daemon // nil unless all of this but the screen is the daemon's
 }
 
 // openSite reads the configuration and opens its targets. A target that cannot
@@ -281,7 +284,9 @@ func (con *console) viewing(ctx context.Context, l limits, open opening, dataset
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
 	if s.shared != nil {
-		return s.shared.service.With(s.screen.warn, s.screen.teller(), s.log), nil
+		service := s.shared.service.With(s.screen.warn, s.screen.teller(), s.log)
+		s.made = append(s.made, service)
+		return service, nil
 	}
 	o := embassy.Options{
 		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.teller(),
@@ -290,12 +295,18 @@ func (s *site) service() (*embassy.Service, error) {
 	if s.catalog != nil { // a nil *Catalog is no nil Catalog
 		o.Catalog = s.catalog
 	}
-	return embassy.New(o)
+	service, err := embassy.New(o)
+	if err == nil {
+		s.made = append(s.made, service)
+	}
+	return service, err
 }
 
-// close ends the progress and closes the catalog.
+// close ends the progress, lets what was recorded go to the targets, and closes
+// the catalog.
 func (s *site) close() error {
 	s.screen.close()
+	s.deliverAudit()
 	if s.catalog == nil || s.shared != nil {
 		return nil
 	}
@@ -336,6 +347,7 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 	for _, note := range c.Notes {
 		con.warnf("%s", note)
 	}
+	s.record(con, embassy.DidOpenRoot, "", "with", cmp.Or(strings.Join(r.shares, " "), r.kit, s.config.Kit))
 	return c.Root, c, nil
 }
 

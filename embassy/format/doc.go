@@ -1,5 +1,6 @@
 // Package format owns the records that lie on a target and their codecs:
-// charter, segment, index, snapshot, tree, ledger entry, recovery kit, share.
+// charter, segment, index, snapshot, tree, ledger entry, audit record, recovery
+// kit, share.
 //
 // It guarantees that what it parses was bounded before it was allocated, that
 // a record that parses encodes to the same bytes again, and that everything
@@ -49,11 +50,14 @@ const (
 	typeHandover    = "handover"
 	typeEarlier     = "earlier roots"
 	typeRequest     = "agent request"
+	typeAudit       = "audit record"
+	typeDeed        = "audit deed"
 	labelIDKey      = "chunk id"
 	labelPolynomial = "chunker polynomial"
 	labelIndexKey   = "index"
 	labelSummaryKey = "summary"
 	labelTargetKey  = "target name"
+	labelAuditKey   = "audit"
 )
 
 // Scope says where a record belongs. Fields that do not apply are zero.

@@ -27,6 +27,7 @@ var operations = map[string]func(input) (any, error){
 	"index":    opIndex,
 	"snapshot": opSnapshot,
 	"entry":    opEntry,
+	"audit":    opAudit,
 	"nodes":    opNodes,
 	"list":     opList,
 	"content":  opContent,
