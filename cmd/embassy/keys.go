@@ -17,7 +17,7 @@ func keysCommand(con *console) *cli.Command {
 		Usage: "look after the root: its shares and its kit",
 		Description: "The root opens everything. A recovery kit is the root under a passphrase: one person can use it. Shares\n" +
 			"are the root among custodians: a quorum of them can use it, and fewer know nothing.",
-		Subcommands: []*cli.Command{keysSplitCommand(con), keysCombineCommand(con), keysCheckCommand(con), keysReshareCommand(con)},
+		Subcommands: []*cli.Command{keysAdminCommand(con), keysSplitCommand(con), keysCombineCommand(con), keysCheckCommand(con), keysReshareCommand(con)},
 	}
 }
 

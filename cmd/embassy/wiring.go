@@ -96,7 +96,7 @@ func sameNation(cfg *config.Config) error {
 		return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationLine, cfg.Nation, state.Name())
 	}
-	if pinned := state.NationKey(); cfg.Keyless() && cfg.NationKey.String() != pinned.String() {
+	if pinned := state.NationKey(); cfg.NationKey.Signer != nil && cfg.NationKey.String() != pinned.String() {
 		return usage("%s:%d: nation_key is not that of the nation that this machine belongs to, which is %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationKeyLine, pinned)
 	}
@@ -114,7 +114,7 @@ type identity struct {
 func (s *site) identity() (identity, error) {
 	key, state, err := embassy.Identify(s.config)
 	if errors.Is(err, embassy.ErrNoState) {
-		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up", err)
+		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up; with datasets and that key, run embassy agent request", err)
 	}
 	return identity{key, state}, err
 }

@@ -36,6 +36,8 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.audits()
 	cryptotest.SetGlobalRandom(t, 2) // what comes after this changes when it grows, and what is above does not
 	g.refusals()
+	cryptotest.SetGlobalRandom(t, 3)
+	g.rule()
 	return g.files
 }
 
