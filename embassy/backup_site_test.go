@@ -89,6 +89,9 @@ func (s *site) settle() {
 	made := settled.byTargets[len(s.mems)]
 	if made == nil {
 		s.init()
+		if err := os.RemoveAll(filepath.Join(s.dir, "state/audit")); err != nil { // so that all sites begin alike
+			s.t.Fatal(err)
+		}
 		made = &settlement{files: fstest.MapFS{}, root: s.root}
 		for _, name := range []string{"kit.txt", "state/agent.key", "state/nation.json", "state/charter"} {
 			data, err := os.ReadFile(filepath.Join(s.dir, name))

@@ -38,22 +38,29 @@ type chain struct {
 // openChain opens the state directory's current chain in a compartment, or
 // starts one.
 func (s *State) openChain(compartment format.ID) (*chain, error) {
-	parent, err := s.makeDirs("chains", compartment.String())
-	if err != nil {
-		return nil, err
-	}
-	raw, err := os.ReadFile(filepath.Join(parent, currentChain))
+	id, err := s.currentChain(compartment)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.newChain(compartment, nil)
 	}
 	if err != nil {
 		return nil, err
 	}
+	return s.chainAt(compartment, id)
+}
+
+// currentChain returns the id of the chain that is written in a compartment;
+// fs.ErrNotExist when there is none yet.
+func (s *State) currentChain(compartment format.ID) (format.ID, error) {
+	path := filepath.Join(s.dir, "chains", compartment.String(), currentChain)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return format.ID{}, err
+	}
 	id, err := format.ParseID(strings.TrimSpace(string(raw)))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(parent, currentChain), err)
+		err = fmt.Errorf("%s: %w", path, err)
 	}
-	return s.chainAt(compartment, id)
+	return id, err
 }
 
 // newChain starts a chain and makes it the current one. It continues old, if

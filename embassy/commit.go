@@ -17,8 +17,8 @@ import (
 // packs in it are known.
 type snapshotMaker func(refs []format.Refs) ([]byte, error)
 
-// commit writes the next entry: it lists every pack that no entry lists yet,
-// the snapshot, if there is one, and records. When commit returns, the entry is durable
+// commit writes the next entry: it lists every pack and audit record that no
+// entry lists yet, the snapshot, if there is one, and records. When commit returns, the entry is durable
 // on this machine and the catalog knows it; no target has it yet.
 func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byte) (format.Hash, error) {
 	l.committing.Lock()
@@ -55,6 +55,13 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byt
 			return format.Hash{}, err
 		}
 	}
+	told, err := l.audits.pending(l.chain.id(), l.comp.ID, func(record []byte) error {
+		_, err := add(format.KindRecord, record)
+		return err
+	})
+	if err != nil {
+		return format.Hash{}, err
+	}
 	var id format.Hash
 	var object []byte
 	if snapshot != nil {
@@ -89,6 +96,9 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byt
 	}
 	e.Time = l.s.now().UnixNano()
 	if e, err = l.chain.append(e); err != nil {
+		return format.Hash{}, err
+	}
+	if err := l.audits.setListed(l.chain.id(), told); err != nil {
 		return format.Hash{}, err
 	}
 	if object != nil {

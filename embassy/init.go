@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"sync"
 
 	"embassy/crypto"
@@ -91,13 +92,20 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 		}
 		defer root.Wipe()
 		rep.Resumed, rep.KitFound = rep.Resumed || resumed, true
-		if state, err = createState(s.site.StateDir, s.site.Nation, nation, root); err != nil {
+		if state, err = createState(s.site.StateDir, s.site.Nation,
+			format.NationKey{Nation: nation, Signer: root.Signer().Verifier()}, root.Identity().Recipient()); err != nil {
 			return rep, err
 		}
+		did := DidOpenRoot
 		if ch == nil {
 			if ch, object, err = s.firstCharter(ctx, state, root, o); err != nil {
 				return rep, err
 			}
+			did = DidSignCharter
+		}
+		// It goes to the targets with the first backup.
+		if err := s.record(state, did, "", "charter", strconv.FormatUint(ch.Seq, 10), "by", "init"); err != nil {
+			s.warn(Finding{Object: auditObject, Err: fmt.Errorf("%w: %w", ErrNotRecorded, err)})
 		}
 	}
 	rep.Nation, rep.Fingerprint, rep.Agent = state.Nation(), state.Verifier().Fingerprint(), state.Agent()

@@ -82,8 +82,8 @@ func (k *Keys) unknown(what, name string) error {
 func AgentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
 	id := format.ID(key.ID())
 	a := ch.Agent(id)
-	if a == nil || a.Status != format.AgentActive {
-		return nil, fmt.Errorf("agent %s: %w", id, ErrNotEnrolled)
+	if err := enrolled(id, a); err != nil {
+		return nil, fmt.Errorf("%w (charter %d)", err, ch.Seq)
 	}
 	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
 		if !slices.Contains(a.Compartments, c.ID) {

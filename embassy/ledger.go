@@ -37,6 +37,7 @@ type ledger struct {
 	members []*Member // in PACE order
 	chain   *chain
 	spool   *spool
+	audits  *logbook
 	courier *courier
 
 	alarm error // a fork that was found and left behind
@@ -66,7 +67,7 @@ func (s *Service) openLedger(state *State, comp *Compartment) (*ledger, error) {
 	}
 	l := &ledger{
 		s: s, comp: comp, rule: site.Commit, members: s.Ranked(site.Name), chain: c,
-		spool:   &spool{dir: dir, max: s.site.Spool.MaxBytes},
+		spool: &spool{dir: dir, max: s.site.Spool.MaxBytes}, audits: state.logbook(),
 		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{},
 	}
 	l.courier = &courier{s: s, since: s.now(), object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {

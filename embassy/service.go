@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -52,6 +53,7 @@ type shared struct {
 	opening sync.Mutex          // held while own chains are opened
 	heads   sync.Mutex          // held while a seen head is replaced
 	faults  bookings
+	told    atomic.Bool         // Audit wrote a record, and nobody asked yet
 	room    *semaphore.Weighted // bytes of objects that are being copied
 }
 

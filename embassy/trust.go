@@ -18,7 +18,8 @@ const maxReason = 1 << 10 // bytes
 // Trust forgives a target everything that it did, and forgets what it showed
 // and what was proved of it: it is looked at as if for the first time. The
 // reason goes into the history. It returns the faults that were forgiven;
-// ErrUnknownTarget and ErrNoReason are mistakes of the caller. No target is asked.
+// ErrUnknownTarget and ErrNoReason are mistakes of the caller. No target is
+// asked: the audit record of it waits for the next backup.
 func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, error) {
 	if s.members[target] == nil {
 		return nil, fmt.Errorf("target %q: %w", target, ErrUnknownTarget)
@@ -32,6 +33,9 @@ func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, erro
 		return nil, err
 	}
 	started := s.now()
+	if err := s.audit(DidTrust, "", "target", target, "reason", reason, "forgiven", countKinds(forgiven)); err != nil {
+		return nil, err
+	}
 	if state, err := OpenState(s.site.StateDir); err == nil {
 		if err := state.forgive(target); err != nil {
 			return nil, err
@@ -84,6 +88,11 @@ func (s *Service) TrustChain(chain, reason string) ([]Fault, error) {
 		}
 		if !of {
 			continue
+		}
+		if len(forgiven) == 0 {
+			if err := s.audit(DidTrust, "", "chain", chain, "reason", reason); err != nil {
+				return nil, err
+			}
 		}
 		if f.Object != untold { // which stands for what nobody has seen yet
 			if err := s.catalog.Note(acknowledgedNote+string(f.Kind)+"/"+f.Object, []byte(reason)); err != nil {

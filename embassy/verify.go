@@ -144,6 +144,14 @@ type VerifyReport struct {
 // target gave and whose hash is right; damaged bytes are kept below
 // <state_dir>/evidence first. Stopped anywhere, it can be run again.
 func (s *Service) Verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
+	rep, err := s.verify(ctx, o)
+	if o.Repair {
+		s.auditRepair(rep, err)
+	}
+	return rep, err
+}
+
+func (s *Service) verify(ctx context.Context, o VerifyOptions) (VerifyReport, error) {
 	rep := VerifyReport{Started: s.now(), Level: o.Level}
 	members, err := s.named(o.Targets)
 	if err != nil {

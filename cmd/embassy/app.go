@@ -82,9 +82,9 @@ func (con *console) app() *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			initCommand(con), configCommand(con), charterCommand(con), keysCommand(con), targetCommand(con),
+			initCommand(con), configCommand(con), charterCommand(con), agentCommand(con), keysCommand(con), targetCommand(con),
 			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
-			diffCommand(con), dumpCommand(con), mountCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), serveCommand(con), catalogCommand(con),
+			diffCommand(con), dumpCommand(con), mountCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), auditCommand(con), serveCommand(con), catalogCommand(con),
 			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con),
 		},
 		Version:                   version,

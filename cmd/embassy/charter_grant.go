@@ -82,7 +82,7 @@ func runCharterGrant(ctx context.Context, o grantOptions, con *console) error {
 			return err
 		}
 		s.screen.close()
-		if err := con.printCharter(report.CharterReport); err != nil {
+		if err := printCharterReport(con, report.CharterReport); err != nil {
 			return err
 		}
 		if o.past {
@@ -163,7 +163,7 @@ func runCharterRevokeGrant(ctx context.Context, o grantOptions, con *console) (e
 		return err
 	}
 	s.screen.close()
-	err = con.printCharter(report)
+	err = printCharterReport(con, report)
 	con.notef("\nThis takes nothing back: everything that was written until now stays open to that nation. With the\n" +
 		"writer secret that it has, it also sees names of datasets, sizes and summaries of what is written\n" +
 		"later, until embassy keys rotate writer.")

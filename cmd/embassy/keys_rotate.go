@@ -220,7 +220,7 @@ func rotate(ctx context.Context, o rotationOptions, con *console, with func(*emb
 		return err
 	}
 	s.screen.close()
-	return con.printCharter(report)
+	return printCharterReport(con, report)
 }
 
 type rotateRootOptions struct {
@@ -272,7 +272,7 @@ func runRotateRoot(ctx context.Context, o rotateRootOptions, con *console) (err 
 		return fmt.Errorf("%s: %w", o.newKit, err)
 	}
 	s.screen.close()
-	if err := con.printCharter(report); err != nil {
+	if err := printCharterReport(con, report); err != nil {
 		return err
 	}
 	con.notef("\nThe root of %s, with the fingerprint\n  %s\nis the nation's root. It opens what was written before, too.\n"+

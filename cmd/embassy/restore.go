@@ -170,6 +170,7 @@ func runRestore(ctx context.Context, o restoreOptions, con *console) error {
 			Fastest: o.fastest, Privileged: o.privileged, Owners: o.owners,
 		})
 		s.screen.close()
+		o.record(s, con, picked, failure)
 		if failure != nil && !errors.Is(failure, embassy.ErrIncomplete) {
 			return failure
 		}
@@ -188,6 +189,21 @@ func runRestore(ctx context.Context, o restoreOptions, con *console) error {
 		}
 		return outcome(1)
 	})
+}
+
+// record tells the audit log how a restore ended.
+func (o restoreOptions) record(s *site, con *console, picked []embassy.SnapshotInfo, failure error) {
+	outcome := "complete"
+	if failure != nil {
+		outcome = oneLine(failure)
+	}
+	facts := []string{"to", o.to}
+	for _, p := range picked {
+		facts = append(facts, "dataset", p.Summary.Dataset, "snapshot", p.Hash.String())
+	}
+	if !o.dryRun {
+		s.record(con, embassy.DidRestore, outcome, facts...)
+	}
 }
 
 // firsts returns what comes first in each dataset.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"embassy/catalog"
@@ -31,7 +33,8 @@ type site struct {
 	screen  *screen
 	log     *slog.Logger
 	catalog *catalog.Catalog // nil unless openCatalog was called
-	shared  *daemon          // nil unless all of this but the screen is the daemon's
+	made    []*embassy.Service
+	shared  *daemon // nil unless all of this but the screen is the daemon's
 }
 
 // openSite reads the configuration and opens its targets. A target that cannot
@@ -93,7 +96,7 @@ func sameNation(cfg *config.Config) error {
 		return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationLine, cfg.Nation, state.Name())
 	}
-	if pinned := state.NationKey(); cfg.Keyless() && !state.Knows(cfg.NationKey) {
+	if pinned := state.NationKey(); cfg.NationKey.Signer != nil && !state.Knows(cfg.NationKey) {
 		return usage("%s:%d: nation_key is not that of the nation that this machine belongs to, which is %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationKeyLine, pinned)
 	}
@@ -111,7 +114,7 @@ type identity struct {
 func (s *site) identity() (identity, error) {
 	key, state, err := embassy.Identify(s.config)
 	if errors.Is(err, embassy.ErrNoState) {
-		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up", err)
+		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up; with datasets and that key, run embassy agent request", err)
 	}
 	return identity{key, state}, err
 }
@@ -281,7 +284,9 @@ func (con *console) viewing(ctx context.Context, l limits, open opening, dataset
 // service returns the service over the site.
 func (s *site) service() (*embassy.Service, error) {
 	if s.shared != nil {
-		return s.shared.service.With(s.screen.warn, s.screen.teller(), s.log), nil
+		service := s.shared.service.With(s.screen.warn, s.screen.teller(), s.log)
+		s.made = append(s.made, service)
+		return service, nil
 	}
 	o := embassy.Options{
 		Site: s.config, Members: s.members, Log: s.log, Warn: s.screen.warn, Progress: s.screen.teller(),
@@ -290,12 +295,18 @@ func (s *site) service() (*embassy.Service, error) {
 	if s.catalog != nil { // a nil *Catalog is no nil Catalog
 		o.Catalog = s.catalog
 	}
-	return embassy.New(o)
+	service, err := embassy.New(o)
+	if err == nil {
+		s.made = append(s.made, service)
+	}
+	return service, err
 }
 
-// close ends the progress and closes the catalog.
+// close ends the progress, lets what was recorded go to the targets, and closes
+// the catalog.
 func (s *site) close() error {
 	s.screen.close()
+	s.deliverAudit()
 	if s.catalog == nil || s.shared != nil {
 		return nil
 	}
@@ -339,6 +350,7 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 	for _, note := range c.Notes {
 		con.warnf("%s", note)
 	}
+	s.record(con, embassy.DidOpenRoot, "", "with", cmp.Or(strings.Join(r.shares, " "), r.kit, s.config.Kit))
 	return c.Root, c, nil
 }
 
@@ -384,7 +396,7 @@ func (r reader) open(ctx context.Context, s *site, con *console) (*embassy.View,
 // root, or with a reader key as far as that goes.
 func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.Keys, error) {
 	if r.key != "" {
-		return s.readerKeys(ctx, r)
+		return s.readerKeys(ctx, con, r)
 	}
 	root, kit, err := s.openKit(ctx, con, r)
 	if err != nil {
@@ -399,7 +411,7 @@ func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.K
 }
 
 // readerKeys is rootKeys with a reader key file.
-func (s *site) readerKeys(ctx context.Context, r reader) (*embassy.Keys, error) {
+func (s *site) readerKeys(ctx context.Context, con *console, r reader) (*embassy.Keys, error) {
 	if r.kit != "" {
 		return nil, usage("--kit and --reader-key are two ways to read: give one of them")
 	}
@@ -410,6 +422,7 @@ func (s *site) readerKeys(ctx context.Context, r reader) (*embassy.Keys, error) 
 	if err != nil {
 		return nil, err
 	}
+	s.record(con, embassy.DidOpenReader, "", "with", r.key)
 	nation, err := key.NationKey()
 	if err != nil {
 		return nil, err

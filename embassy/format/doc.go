@@ -1,5 +1,6 @@
 // Package format owns the records that lie on a target and their codecs:
-// charter, segment, index, snapshot, tree, ledger entry, recovery kit, share.
+// charter, segment, index, snapshot, tree, ledger entry, audit record, recovery
+// kit, share.
 //
 // It guarantees that what it parses was bounded before it was allocated, that
 // a record that parses encodes to the same bytes again, and that everything
@@ -29,6 +30,8 @@ const (
 	MaxEntrySize    = 4 << 20
 	MaxCharterSize  = 16 << 20
 	MaxKitSize      = 1 << 20
+	MaxRequestSize  = 1 << 20 // of its text
+	MaxProposalSize = 2 * MaxCharterSize
 )
 
 // Record types, bound into every seal and signature through crypto.Context.
@@ -47,11 +50,15 @@ const (
 	typeHandover    = "handover"
 	typeEarlier     = "earlier roots"
 	typePartnerKey  = "partner key"
+	typeRequest     = "agent request"
+	typeAudit       = "audit record"
+	typeDeed        = "audit deed"
 	labelIDKey      = "chunk id"
 	labelPolynomial = "chunker polynomial"
 	labelIndexKey   = "index"
 	labelSummaryKey = "summary"
 	labelTargetKey  = "target name"
+	labelAuditKey   = "audit"
 )
 
 // Scope says where a record belongs. Fields that do not apply are zero.

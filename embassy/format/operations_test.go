@@ -3,9 +3,11 @@ package format_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 
 	"embassy/chunk"
 	"embassy/crypto"
@@ -25,6 +27,7 @@ var operations = map[string]func(input) (any, error){
 	"index":    opIndex,
 	"snapshot": opSnapshot,
 	"entry":    opEntry,
+	"audit":    opAudit,
 	"nodes":    opNodes,
 	"list":     opList,
 	"content":  opContent,
@@ -34,6 +37,7 @@ var operations = map[string]func(input) (any, error){
 	"chunk": opChunk,
 	"cuts":  opCuts,
 	"grant": opGrant, "readerkey": opReaderKey, "partnerkey": opPartnerKey,
+	"request": opRequest,
 }
 
 // id16 is an ID, zero when it is not given.
@@ -134,6 +138,34 @@ func opCharter(in input) (any, error) {
 		return nil, err
 	}
 	return format.OpenCharter(in.Object, id16(in.Nation), v)
+}
+
+// opRequest reads the text of a request, or makes one of its bytes.
+func opRequest(in input) (any, error) {
+	text := in.Text
+	if text == "" {
+		text = block("EMBASSY AGENT REQUEST", in.Object)
+	}
+	return format.ParseRequest([]byte(text))
+}
+
+// block prints bytes as a block of lines with their sums.
+func block(name string, data []byte) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "-----BEGIN %s-----\n", name)
+	text := base64.StdEncoding.EncodeToString(data)
+	for n := 1; text != ""; n++ {
+		line, rest := text[:min(60, len(text))], text[min(60, len(text)):]
+		end := ""
+		if rest == "" {
+			end = "end "
+		}
+		sum := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", n, end, line))
+		fmt.Fprintf(&b, "%x %s\n", sum[:2], line)
+		text = rest
+	}
+	fmt.Fprintf(&b, "-----END %s-----\n", name)
+	return b.String()
 }
 
 func opPart(in input) (any, error) {

@@ -32,12 +32,14 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.trees()
 	g.kits()
 	g.chunks()
-	g.shares()                       // the randomness of those above does not move
+	g.shares() // the randomness of those above does not move
+	g.audits()
 	cryptotest.SetGlobalRandom(t, 2) // what comes after this changes when it grows, and what is above does not
 	g.refusals()
 	cryptotest.SetGlobalRandom(t, 3)
 	g.grants()
 	g.readerKeys()
+	g.rule()
 	return g.files
 }
 

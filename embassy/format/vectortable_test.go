@@ -92,6 +92,14 @@ var refusals = map[string][faultKinds]refusal{
 		{"refusals: earlier roots: altered field", auth}, {"refusals: earlier roots: wrong nation", auth}, {"they are of all compartments", ""},
 		{"refusals: earlier roots: wrong type", auth}, {"a root has no epoch", ""}, {"refusals: earlier roots: swapped recipient", auth},
 	},
+	"audit record": {
+		{"audit: altered field", auth}, {"audit: wrong nation", auth}, {"it names its compartment: see the deed", ""},
+		{"audit: signed as an entry", auth}, {"audit: number 0", malformed}, {"audit: signed by another agent", auth},
+	},
+	"audit deed": {
+		{"audit: deed altered", auth}, {"audit: deed of another nation", auth}, {"audit: deed of another compartment", auth},
+		{"audit: deed sealed as a summary", auth}, {"audit: deed of another epoch", auth}, {"audit: another writer secret", auth},
+	},
 	"share": {
 		{"share: altered value", auth}, {"share: wrong nation", auth}, {"it is of all compartments", ""},
 		{"share: signed as a charter", auth}, {"share: wrong ceremony", auth}, {"share: signed by an agent", auth},
@@ -99,6 +107,10 @@ var refusals = map[string][faultKinds]refusal{
 	"partner key": {
 		{"readerkey: partner key: recipient swapped", auth}, {"readerkey: partner key: another nation", auth}, {"it is of all compartments", ""},
 		{"readerkey: partner key: signed as a charter", auth}, {"a root has no epoch", ""}, {"readerkey: partner key: signed by another", auth},
+	},
+	"agent request": {
+		{"rule: request: altered field", auth}, {"rule: request: signed for another nation", auth}, {"it is of all compartments", ""},
+		{"rule: request signed as an entry", auth}, {"an agent has no epoch", ""}, {"rule: request signed by another agent", auth},
 	},
 }
 
