@@ -62,3 +62,7 @@ func (k *AgentKey) ID() ID {
 func AgentID(verifier, recipient []byte) ID {
 	return publicID("agent", verifier, recipient)
 }
+
+// AgentFingerprint is what people compare when an agent is enrolled: the
+// Fingerprint of both of its public keys.
+func AgentFingerprint(verifier, recipient []byte) string { return Fingerprint(verifier, recipient) }

@@ -8,7 +8,7 @@ import (
 )
 
 // Root is a nation's root secret, and the roots that it replaced. Everything
-// below it is derived anew at each call: HKDF labels "root signature", "root recipient", "compartment id",
+// below it is derived anew at each call: HKDF labels "root signature", "root recipient", "partner", "compartment id",
 // "reader" and "writer", with a Context that is empty but for the compartment
 // and the epoch where they apply; and "earlier roots", with that of the box.
 //
@@ -115,6 +115,14 @@ func (r *Root) Signer() *Signer {
 // Identity returns the key to which recovery kits and rotations are sealed.
 func (r *Root) Identity() *Identity {
 	seed := r.Derive("root recipient", Context{})
+	defer seed.Wipe()
+	return must(DeriveIdentity(seed))
+}
+
+// Partner returns the key to which other nations seal what they grant to this
+// one.
+func (r *Root) Partner() *Identity {
+	seed := r.Derive("partner", Context{})
 	defer seed.Wipe()
 	return must(DeriveIdentity(seed))
 }

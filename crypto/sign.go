@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -90,10 +91,14 @@ func (v *Verifier) Bytes() []byte {
 // Bytes).
 func (v *Verifier) ID() ID { return publicID("verifier", v.Bytes()) }
 
-// Fingerprint is what people compare: the first 20 bytes of SHA-256(Bytes) in
-// lower-case base32, eight groups of four characters joined by '-'.
-func (v *Verifier) Fingerprint() string {
-	sum := sha256.Sum256(v.Bytes())
+// Fingerprint is what people compare: Fingerprint(Bytes).
+func (v *Verifier) Fingerprint() string { return Fingerprint(v.Bytes()) }
+
+// Fingerprint returns the first 20 bytes of the SHA-256 of public keys, one
+// behind the other, in lower-case base32, eight groups of four characters
+// joined by '-'.
+func Fingerprint(public ...[]byte) string {
+	sum := sha256.Sum256(bytes.Join(public, nil))
 	text := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:20]))
 	groups := make([]string, 0, len(text)/4)
 	for ; text != ""; text = text[4:] {

@@ -90,6 +90,7 @@ type BackupReport struct {
 	Exit                int
 	Err                 error // why there is no snapshot
 	PostErr             error // why the post hook failed, which undoes no snapshot
+	Quota               error // ErrQuota: the agent is above it; what it wrote stays
 	DryRun              bool
 }
 
@@ -141,6 +142,12 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 			}
 		}
 		if !o.DryRun {
+			if rep.Quota, err = s.quota(state, ch); err != nil {
+				return reports, err
+			}
+			if rep.Quota != nil {
+				rep.Exit = policy.ExitCode(rep.Exit, exitDegraded)
+			}
 			if err := s.catalog.AddRun(Run{
 				Kind: "backup", Dataset: d.Name, Started: rep.Started, Ended: s.now(), Exit: rep.Exit,
 				Snapshot: rep.Snapshot, Note: rep.note(),
@@ -160,6 +167,8 @@ func (r *BackupReport) note() string {
 		return r.Err.Error()
 	case r.PostErr != nil:
 		return r.PostErr.Error()
+	case r.Quota != nil:
+		return r.Quota.Error()
 	case len(r.Missing) > 0:
 		return "commit rule not met: " + strings.Join(r.Missing, ", ") + " missing"
 	case len(r.Gaps) > 0:

@@ -20,7 +20,8 @@ type amendment struct {
 	*format.Charter
 	root  *crypto.Root // with those before it; nil: administrators sign
 	parts map[format.ID]*format.CompartmentPart
-	lines []string // for people: what is new; none: nothing
+	fresh map[format.ID]bool // compartments whose parts administrators have to seal anew
+	lines []string           // for people: what is new; none: nothing
 }
 
 // say notes what is new. A charter of which nothing is said is not signed.
@@ -51,7 +52,7 @@ func following(prev *format.Charter, object []byte, keys *Keys, root *crypto.Roo
 	for i := range next.Agents {
 		next.Agents[i].Compartments = slices.Clone(next.Agents[i].Compartments)
 	}
-	a := &amendment{Charter: &next, root: root, parts: map[format.ID]*format.CompartmentPart{}}
+	a := &amendment{Charter: &next, root: root, parts: map[format.ID]*format.CompartmentPart{}, fresh: map[format.ID]bool{}}
 	for _, c := range keys.Compartments {
 		p := c.Part
 		p.Writers, p.AgentNames, p.Datasets = slices.Clone(p.Writers), slices.Clone(p.AgentNames), slices.Clone(p.Datasets)
@@ -79,32 +80,38 @@ func first(nation format.ID, root *crypto.Root) *amendment {
 func (a *amendment) seal() error {
 	a.Parts = nil
 	for i := range a.Compartments {
-		k := &a.Compartments[i]
-		part := a.parts[k.ID]
-		if part == nil {
-			return fmt.Errorf("compartment %s: its names and secrets are not open to this machine: %w", k.ID, crypto.ErrAuthentication)
-		}
-		seal := func(kind format.PartKind, key []byte, p format.CompartmentPart) error {
-			to, err := crypto.ParseRecipient(key)
-			if err != nil {
-				return fmt.Errorf("compartment %s: %w", part.Name, err)
-			}
-			box, err := format.SealPart(a.Nation, k.ID, k.Epoch, kind, to, p)
-			a.Parts = append(a.Parts, box)
+		if err := a.sealPart(&a.Compartments[i]); err != nil {
 			return err
 		}
-		for _, r := range k.Recipients {
-			p := *part
-			p.Writers = slices.DeleteFunc(slices.Clone(p.Writers), func(e format.EpochSecret) bool { return e.Epoch < r.Since })
-			if err := seal(format.ReaderPart, r.Key, p); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+func (a *amendment) sealPart(k *format.CharterCompartment) error {
+	part := a.parts[k.ID]
+	if part == nil {
+		return fmt.Errorf("compartment %s: its names and secrets are not open to this machine: %w", k.ID, crypto.ErrAuthentication)
+	}
+	seal := func(kind format.PartKind, key []byte, p format.CompartmentPart) error {
+		to, err := crypto.ParseRecipient(key)
+		if err != nil {
+			return fmt.Errorf("compartment %s: %w", part.Name, err)
 		}
-		for _, agent := range a.Agents {
-			if agent.Status == format.AgentActive && slices.Contains(agent.Compartments, k.ID) {
-				if err := seal(format.AgentPart, agent.Recipient, *part); err != nil {
-					return err
-				}
+		box, err := format.SealPart(a.Nation, k.ID, k.Epoch, kind, to, p)
+		a.Parts = append(a.Parts, box)
+		return err
+	}
+	for _, r := range k.Recipients {
+		p := *part
+		p.Writers = slices.DeleteFunc(slices.Clone(p.Writers), func(e format.EpochSecret) bool { return e.Epoch < r.Since })
+		if err := seal(format.ReaderPart, r.Key, p); err != nil {
+			return err
+		}
+	}
+	for _, agent := range a.Agents {
+		if agent.Status == format.AgentActive && slices.Contains(agent.Compartments, k.ID) {
+			if err := seal(format.AgentPart, agent.Recipient, *part); err != nil {
+				return err
 			}
 		}
 	}

@@ -18,9 +18,9 @@ import (
 type snapshotMaker func(refs []format.Refs) ([]byte, error)
 
 // commit writes the next entry: it lists every pack and audit record that no
-// entry lists yet, and the snapshot, if there is one. When commit returns, the entry is durable
+// entry lists yet, the snapshot, if there is one, and records. When commit returns, the entry is durable
 // on this machine and the catalog knows it; no target has it yet.
-func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, error) {
+func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byte) (format.Hash, error) {
 	l.committing.Lock()
 	defer l.committing.Unlock()
 	cat := l.s.catalog
@@ -80,6 +80,11 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 			return format.Hash{}, err
 		}
 	}
+	for _, record := range records {
+		if _, err := add(format.KindRecord, record); err != nil {
+			return format.Hash{}, err
+		}
+	}
 	if len(e.Adds) == 0 {
 		return id, nil
 	}
@@ -105,6 +110,12 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker) (format.Hash, er
 		}
 	}
 	return id, cat.SetListed(l.chain.id(), e.Seq, listed)
+}
+
+// commitRecords writes an entry that lists records.
+func (l *ledger) commitRecords(records [][]byte) error {
+	_, err := l.commit(nil, nil, records...)
+	return err
 }
 
 // refs arranges packs by entry and position. here are those that the next

@@ -49,7 +49,7 @@ func findCharter(ctx context.Context, members []*Member, nation format.ID, root 
 	}
 	probe(ctx, nation, members)
 	live := tellDown(members, warn)
-	copies := listCharters(ctx, live, nation, warn)
+	copies := listCharters(ctx, live, nation, maxCharters, warn)
 	live = tellDown(live, warn)
 	if err := ctx.Err(); err != nil {
 		return nil, nil, fmt.Errorf("find charter: %w", err)
@@ -130,8 +130,8 @@ func (c numberedCopy) open(ctx context.Context, nation format.ID, root *crypto.V
 	return ch, data, old, err
 }
 
-// listCharters returns the newest names of every member.
-func listCharters(ctx context.Context, members []*Member, nation format.ID, warn func(Finding)) []numberedCopy {
+// listCharters returns the newest names of every member, so many of each.
+func listCharters(ctx context.Context, members []*Member, nation format.ID, most int, warn func(Finding)) []numberedCopy {
 	prefix := format.CharterPrefix(nation)
 	found := make([][]numberedCopy, len(members))
 	var wg sync.WaitGroup
@@ -162,7 +162,7 @@ func listCharters(ctx context.Context, members []*Member, nation format.ID, warn
 				warn(Finding{Target: m.Name, Object: prefix, Err: fmt.Errorf("lists more than %d charters; the rest is ignored", maxCharterNames)})
 			}
 			slices.SortStableFunc(found[i], func(a, b numberedCopy) int { return cmp.Compare(a.seq, b.seq) })
-			found[i] = found[i][max(0, len(found[i])-maxCharters):]
+			found[i] = found[i][max(0, len(found[i])-most):]
 		})
 	}
 	wg.Wait()
@@ -231,7 +231,7 @@ func holding(ctx context.Context, m *Member) string {
 // and useful, which are these and the dead ones and those that hold other
 // objects of it. Of each that is not useful, warn is told what it holds.
 func Witnesses(ctx context.Context, members []*Member, nation format.ID, warn func(Finding)) (witnesses, useful []*Member) {
-	copies := listCharters(ctx, tellDown(members, warn), nation, warn)
+	copies := listCharters(ctx, tellDown(members, warn), nation, maxCharters, warn)
 	for _, m := range members {
 		switch {
 		case slices.ContainsFunc(copies, func(c numberedCopy) bool { return c.member == m }):

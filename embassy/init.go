@@ -92,7 +92,8 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 		}
 		defer root.Wipe()
 		rep.Resumed, rep.KitFound = rep.Resumed || resumed, true
-		if state, err = createState(s.site.StateDir, s.site.Nation, nation, root); err != nil {
+		if state, err = createState(s.site.StateDir, s.site.Nation,
+			format.NationKey{Nation: nation, Signer: root.Signer().Verifier()}, root.Identity().Recipient()); err != nil {
 			return rep, err
 		}
 		did := DidOpenRoot

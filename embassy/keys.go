@@ -25,7 +25,13 @@ type Compartment struct {
 	Writers    []*format.Writer       // every epoch, ascending; the last one writes
 	Recipients []format.Recipient     // that new packs are sealed to
 	Reader     *format.Reader         // nil for an agent
+
+	Past  bool   // what was written before the keys were in the charter is granted by records
+	Lacks string // for people: why something may be sealed to others; empty: nothing is
 }
+
+// errNoEpoch: the keys do not have the writer secret of an epoch.
+var errNoEpoch = fmt.Errorf("%w: its secret is not among these keys", crypto.ErrAuthentication)
 
 // Writer returns the writer secret's keys of an epoch.
 func (c *Compartment) Writer(epoch uint32) (*format.Writer, error) {
@@ -34,7 +40,7 @@ func (c *Compartment) Writer(epoch uint32) (*format.Writer, error) {
 			return w, nil
 		}
 	}
-	return nil, fmt.Errorf("writer epoch %d of compartment %s: %w", epoch, c.Part.Name, crypto.ErrAuthentication)
+	return nil, fmt.Errorf("writer epoch %d of compartment %s: %w", epoch, c.Part.Name, errNoEpoch)
 }
 
 // Current returns the keys that new packs are written with.
@@ -48,6 +54,9 @@ type Keys struct {
 	// Doubt says why a newer charter, which administrators signed, does not
 	// count; nil: there is none such.
 	Doubt error
+	// Limit says, for people, what the keys are for; empty: all of the nation, or
+	// all of an agent.
+	Limit string
 }
 
 // Named returns the compartment of that name.
@@ -57,7 +66,15 @@ func (k *Keys) Named(name string) (*Compartment, error) {
 			return c, nil
 		}
 	}
-	return nil, fmt.Errorf("compartment %q: %w", name, ErrUnknownName)
+	return nil, k.unknown("compartment", name)
+}
+
+// unknown is the error about a name that the keys do not open.
+func (k *Keys) unknown(what, name string) error {
+	if k.Limit != "" {
+		return fmt.Errorf("%s %q: %w: %s", what, name, ErrNotGranted, k.Limit)
+	}
+	return fmt.Errorf("%s %q: %w", what, name, ErrUnknownName)
 }
 
 // AgentKeys opens what the charter gives to an agent: writer secrets, no
@@ -65,8 +82,8 @@ func (k *Keys) Named(name string) (*Compartment, error) {
 func AgentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
 	id := format.ID(key.ID())
 	a := ch.Agent(id)
-	if a == nil || a.Status != format.AgentActive {
-		return nil, fmt.Errorf("agent %s: %w", id, ErrNotEnrolled)
+	if err := enrolled(id, a); err != nil {
+		return nil, fmt.Errorf("%w (charter %d)", err, ch.Seq)
 	}
 	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
 		if !slices.Contains(a.Compartments, c.ID) {

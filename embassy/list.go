@@ -61,7 +61,7 @@ func (v *View) Pick(dataset, id string, at time.Time) (SnapshotInfo, error) {
 		if at.IsZero() {
 			latest.Newer = v.Doubt(latest.Summary.Dataset, latest.placed())
 		}
-		return latest, nil
+		return latest, v.withheld(latest)
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:

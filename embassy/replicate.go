@@ -73,7 +73,8 @@ func (s *Service) Replicate(ctx context.Context, o ReplicateOptions) (ReplicateR
 		return rep, err
 	}
 	r := &replication{s: s, a: a, o: o, members: members, since: s.now(), done: map[string]*ReplicatedTarget{}, own: map[string]*ledger{},
-		meter: newMeter(s.progress, s.now, "replicate", "")}
+		weights: map[format.ID]weights{},
+		meter:   newMeter(s.progress, s.now, "replicate", "")}
 	defer r.meter.end()
 	if !o.DryRun && s.shared.own.TryAcquire(1) { // a backup that runs brings its own
 		err := r.openOwn(ctx)
@@ -138,8 +139,9 @@ type replication struct {
 	forked  bool               // another machine wrote on an own chain
 	meter   *meter
 
-	mu   sync.Mutex
-	done map[string]*ReplicatedTarget
+	mu      sync.Mutex
+	done    map[string]*ReplicatedTarget
+	weights map[format.ID]weights // by agent with a quota
 }
 
 // openOwn opens the chains that this machine writes: what it could not bring
@@ -350,6 +352,11 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 	if err != nil || at >= l.last {
 		return err
 	}
+	to, full, err := r.room(l, m, at)
+	if err != nil {
+		return err
+	}
+	part := upTo{l, to}
 	c := &courier{
 		s: r.s, since: r.since, looks: true, ready: region.ready, sent: r.sent,
 		object: func(ctx context.Context, e format.Entry, a format.Listed, to *Member) ([]byte, error) {
@@ -362,17 +369,20 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 		}
 	}
 	if r.o.DryRun {
-		return r.count(ctx, c, l, m, at)
+		return errors.Join(r.count(ctx, c, part, m, at), full)
 	}
 	if c.share != nil {
-		if err := c.ahead(ctx, l, m, at); err != nil {
+		if err := c.ahead(ctx, part, m, at); err != nil {
 			return err
 		}
 	}
-	reached, err := c.advance(ctx, l, m, at, true)
+	reached, err := c.advance(ctx, part, m, at, true)
 	l.reached(m, reached)
 	if errors.Is(err, ErrDiscards) {
 		r.s.book(m, l.Line, err)
+	}
+	if err == nil {
+		err = full
 	}
 	return err
 }
@@ -406,8 +416,8 @@ func (r *region) ready(_ context.Context, m *Member, e format.Entry) (bool, erro
 }
 
 // count adds up what a dry run would copy.
-func (r *replication) count(ctx context.Context, c *courier, l *line, m *Member, at uint64) error {
-	for seq := at + 1; seq <= l.last; seq++ {
+func (r *replication) count(ctx context.Context, c *courier, l upTo, m *Member, at uint64) error {
+	for seq := at + 1; seq <= l.to; seq++ {
 		e, _, err := l.entry(ctx, seq)
 		if err != nil {
 			return err

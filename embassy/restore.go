@@ -104,12 +104,16 @@ type RestoreOptions struct {
 //
 // One dataset does not stop the others, and one that may fill the disk comes
 // after them. The error wraps ErrIncomplete unless every byte asked for is
-// right and durable; the report is valid either way. ErrNotEmpty and errors
-// about To itself come before anything is written.
+// right and durable; the report is valid either way. ErrNotEmpty, errors about
+// To itself, and format.ErrSealedToOthers where keys are limited, come before
+// anything is written.
 func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, error) {
 	start := v.now()
 	var report RestoreReport
 	if err := checkRestore(o); err != nil {
+		return report, err
+	}
+	if err := v.openable(ctx, o.Snapshots); err != nil {
 		return report, err
 	}
 	dest, err := v.destination(o)

@@ -92,7 +92,7 @@ func (v *View) openRoot(ctx context.Context, info SnapshotInfo, t *tally, fastes
 	}
 	root, err := snap.Root(s.c.Reader)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, s.c.lacks(err)
 	}
 	seen := map[format.Head]bool{}
 	for _, ref := range summary.Refs {

@@ -30,12 +30,12 @@ var ErrNoState = errors.New("this machine is not set up: no nation in the state 
 //
 // Nothing in it opens a pack or a snapshot root.
 type State struct {
-	dir       string
-	name      string
-	nation    format.ID
-	verifier  *crypto.Verifier
-	recipient *crypto.Recipient
-	key       *crypto.AgentKey
+	dir      string
+	name     string
+	nation   format.ID
+	verifier *crypto.Verifier
+	asked    bool // for enrolment, with a request
+	key      *crypto.AgentKey
 }
 
 type pin struct {
@@ -43,7 +43,7 @@ type pin struct {
 	Name      string `json:"name"`
 	Nation    string `json:"nation"`
 	Signer    []byte `json:"root_signer"`
-	Recipient []byte `json:"root_recipient"`
+	Recipient []byte `json:"root_recipient,omitempty"` // empty: pinned by a request
 }
 
 // OpenState reads the directory; ErrNoState when there is none.
@@ -69,8 +69,10 @@ func OpenState(dir string) (*State, error) {
 	if s.verifier, err = crypto.ParseVerifier(p.Signer); err != nil {
 		return nil, stateError(dir, "nation.json", format.ErrMalformed)
 	}
-	if s.recipient, err = crypto.ParseRecipient(p.Recipient); err != nil {
-		return nil, stateError(dir, "nation.json", format.ErrMalformed)
+	if s.asked = len(p.Recipient) == 0; !s.asked {
+		if _, err := crypto.ParseRecipient(p.Recipient); err != nil {
+			return nil, stateError(dir, "nation.json", format.ErrMalformed)
+		}
 	}
 	if s.key, err = readAgentKey(filepath.Join(dir, "agent.key")); err != nil {
 		return nil, stateError(dir, "agent.key", err)
@@ -105,16 +107,16 @@ func (e *badState) Error() string { return e.text }
 func (e *badState) Unwrap() error { return e.cause }
 
 // createState pins the nation and makes the agent's key, unless both are
-// there already. The pin comes last: with it the directory is complete.
-func createState(dir, name string, nation format.ID, root *crypto.Root) (*State, error) {
+// there already. recipient is that of the root; nil where only its signer is
+// known. The pin comes last: with it the directory is complete.
+func createState(dir, name string, key format.NationKey, recipient *crypto.Recipient) (*State, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	signer, recipient := root.Signer().Verifier(), root.Identity().Recipient()
 	s, err := OpenState(dir)
 	if err == nil {
-		if s.nation != nation {
-			return nil, fmt.Errorf("state directory %s belongs to nation %s, and the kit to nation %s: name another state_dir or the right kit", dir, s.nation, nation)
+		if s.nation != key.Nation {
+			return nil, fmt.Errorf("state directory %s belongs to nation %s, and not to nation %s: name another state_dir, or the right kit or key", dir, s.nation, key.Nation)
 		}
 		return s, nil
 	}
@@ -131,10 +133,11 @@ func createState(dir, name string, nation format.ID, root *crypto.Root) (*State,
 			return nil, err
 		}
 	}
-	raw, err := json.MarshalIndent(pin{
-		Version: format.Version, Name: name, Nation: nation.String(),
-		Signer: signer.Bytes(), Recipient: recipient.Bytes(),
-	}, "", "  ")
+	p := pin{Version: format.Version, Name: name, Nation: key.Nation.String(), Signer: key.Signer.Bytes()}
+	if recipient != nil {
+		p.Recipient = recipient.Bytes()
+	}
+	raw, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return nil, err
 	}
@@ -213,6 +216,9 @@ func (s *State) CatalogDir() string { return filepath.Join(s.dir, "catalog") }
 // object.
 func (s *State) charter() (*format.Charter, []byte, error) {
 	object, err := os.ReadFile(filepath.Join(s.dir, "charter"))
+	if s.asked && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("agent %s: %w, as far as this machine knows: it has seen no charter yet (%w)", s.Agent(), errWaiting, err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read charter: %w; run embassy init again to finish it", err)
 	}

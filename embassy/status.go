@@ -77,12 +77,14 @@ type TargetStatus struct {
 type Status struct {
 	Datasets []DatasetStatus
 	Targets  []TargetStatus
-	Faults   []Fault // that are neither mended nor forgiven
-	Blind    bool    // this machine has never read a ledger, and knows nothing
+	Agents   []AgentStatus // that may not write, or nearly use their quota
+	Faults   []Fault       // that are neither mended nor forgiven
+	Blind    bool          // this machine has never read a ledger, and knows nothing
 }
 
 // Exit is 5 when there is a fault, 4 when a dataset is late or below its commit
-// rule or a lock is about to end, else 0.
+// rule, a lock is about to end, an agent is above its quota, or no agent writes a
+// dataset any more, else 0.
 func (s Status) Exit() int {
 	code := exitDone
 	for _, d := range s.Datasets {
@@ -96,6 +98,11 @@ func (s Status) Exit() int {
 		}
 		if suspect(t.Err) || t.Verified != nil && t.Verified.Harmed > 0 {
 			code = exitLie
+		}
+	}
+	for _, a := range s.Agents {
+		if a.Full() || len(a.Orphans) > 0 {
+			code = policy.ExitCode(code, exitDegraded)
 		}
 	}
 	if s.Blind {
@@ -155,6 +162,9 @@ func (s *Service) Status(ctx context.Context, live bool) (Status, error) {
 			t.Err = m.Down()
 		}
 		st.Targets = append(st.Targets, t)
+	}
+	if st.Agents, err = a.agentStatus(); err != nil {
+		return Status{}, err
 	}
 	st.Blind = a == nil
 	st.Faults, err = s.catalog.Faults("")

@@ -160,6 +160,13 @@ func (s *Service) verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 	if o.Level == Decrypt && (o.Keys == nil || slices.ContainsFunc(o.Keys.Compartments, func(c *Compartment) bool { return c.Reader == nil })) {
 		return rep, ErrNoReader
 	}
+	if o.Level == Decrypt {
+		for _, c := range o.Keys.Compartments {
+			if c.Lacks != "" { // what they do not open is not unsound
+				return rep, fmt.Errorf("%w: %s", ErrNotGranted, c.Lacks)
+			}
+		}
+	}
 	book := s.watchFaults(o.Targets...)
 	a, err := s.openAtlas(ctx)
 	if err != nil {

@@ -428,7 +428,7 @@ func (a *atlas) knownCharters(ctx context.Context) ([]knownCharter, error) {
 			live = append(live, m)
 		}
 	}
-	copies := listCharters(ctx, live, nation, a.s.warn)
+	copies := listCharters(ctx, live, nation, maxCharters, a.s.warn)
 	for ch != nil && ch.Seq > 1 && len(out) < maxCharters {
 		seq, prev := ch.Seq-1, ch.Prev
 		ch = nil

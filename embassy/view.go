@@ -143,6 +143,9 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 	if err := v.readChains(ctx); err != nil {
 		return nil, fmt.Errorf("read the ledgers: %w", err)
 	}
+	if err := v.readGrants(ctx); err != nil {
+		return nil, fmt.Errorf("read the grants: %w", err)
+	}
 	if err := v.readSnapshots(ctx); err != nil {
 		return nil, fmt.Errorf("read the snapshots: %w", err)
 	}

@@ -44,6 +44,7 @@ func (v *View) readSnapshots(ctx context.Context) error {
 	meter := newMeter(v.progress, v.now, "snapshots", "")
 	defer meter.end()
 	meter.add(func(p *Progress) { p.FilesTotal = uint64(len(all)) })
+	closed := map[*compartmentView]int{} // snapshots of epochs that the keys do not have
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(smallFetches)
@@ -56,6 +57,12 @@ func (v *View) readSnapshots(ctx context.Context) error {
 			meter.add(func(p *Progress) { p.Files++ })
 			mu.Lock()
 			defer mu.Unlock()
+			if s.c.Lacks != "" && errors.Is(err, errNoEpoch) {
+				closed[s.c]++
+				s.err = err
+				v.unread = append(v.unread, s)
+				return nil
+			}
 			if err != nil {
 				v.warn(Finding{Object: s.c.source.name(s.object), Err: fmt.Errorf("snapshot left out: %w", err)})
 				if !errors.Is(err, errNotItsDataset) {
@@ -69,6 +76,9 @@ func (v *View) readSnapshots(ctx context.Context) error {
 		})
 	}
 	g.Wait()
+	for c, n := range closed {
+		v.warn(Finding{Object: "compartment " + c.Part.Name, Err: fmt.Errorf("%d snapshots are not shown: %s", n, c.Lacks)})
+	}
 	v.arrange()
 	for i := 1; i < len(v.snapshots); i++ { // ten thousand summaries share one list
 		if a, b := &v.snapshots[i-1].Summary, &v.snapshots[i].Summary; slices.Equal(a.Targets, b.Targets) {
@@ -167,6 +177,18 @@ func (v *View) Doubt(dataset string, after time.Time) []format.Hash {
 		}
 	}
 	return out
+}
+
+// withheld returns an error when later states of the dataset may be what the
+// keys do not open.
+func (v *View) withheld(latest SnapshotInfo) error {
+	for _, s := range v.unread {
+		if errors.Is(s.err, errNoEpoch) && slices.Contains(latest.Newer, s.hash) {
+			return fmt.Errorf("dataset %s: snapshot %s may be a later state: %w: %s; to read the latest before it, name snapshot %s, or give --at %s",
+				latest.Summary.Dataset, s.hash, ErrNotGranted, s.c.Lacks, latest.Hash, latest.placed().Add(time.Second).Format(time.RFC3339))
+		}
+	}
+	return nil
 }
 
 // made returns the time of the entry that commits the snapshot.

@@ -5,7 +5,8 @@
 //
 // Data goes to stdout, everything else to stderr. Exit codes: 0 every byte
 // asked for is right; 1 not; 2 usage, or no kit, share or passphrase to read; 6
-// wrong passphrase, or too few good shares; 130 interrupted.
+// wrong passphrase, too few good shares, or keys that do not open what was asked
+// for; 130 interrupted.
 package main
 
 import (
@@ -81,7 +82,8 @@ func exitCode(ctx context.Context, err error) int {
 		return 130
 	case errors.As(err, &usage), errors.As(err, &order), errors.Is(err, term.ErrNone), errors.Is(err, term.ErrUnfit), errors.Is(err, embassy.ErrNotEmpty):
 		return 2
-	case errors.Is(err, errKit), errors.Is(err, errShares), errors.Is(err, term.ErrEmpty):
+	case errors.Is(err, errKit), errors.Is(err, errShares), errors.Is(err, term.ErrEmpty),
+		errors.Is(err, embassy.ErrNotGranted), errors.Is(err, format.ErrSealedToOthers):
 		return 6
 	}
 	return 1
@@ -124,11 +126,14 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			"Without --from the targets that the kit or the share files name are used. Credentials for S3 come\n" +
 			"from --credentials-file, else from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,\n" +
 			"else from the kit, else from ~/.aws/credentials. A kit made by embassy init\n" +
-			"carries none.",
+			"carries none. With --reader-key one compartment is restored, and with the kit of\n" +
+			"a partner nation and --nation-key what was granted to it; both need --from.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE`"},
 			&cli.StringSliceFlag{Name: "share", Usage: "share `FILE` of a custodian; repeat it until there is a quorum"},
 			&cli.BoolFlag{Name: "shares", Usage: "type the shares at a prompt or, without a terminal, read their text from standard input"},
+			&cli.StringFlag{Name: "reader-key", Usage: "reader key `FILE` of one compartment, instead of a kit"},
+			&cli.StringFlag{Name: "nation-key", Usage: "public `KEY` of another nation, of which the kit's nation was granted something (embassy config replicator shows it)"},
 			&cli.StringFlag{Name: "passphrase-file", Usage: "`FILE` whose first line is the passphrase (default: ask)", EnvVars: []string{"EMBASSY_PASSPHRASE_FILE"}},
 			&cli.StringSliceFlag{Name: "from", Usage: "target `URL`, best first; may be repeated (default: as in the kit)"},
 			&cli.StringFlag{Name: "credentials-file", Usage: "AWS shared credentials `FILE`"},
@@ -168,6 +173,8 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 type options struct {
 	kit, phrases, credentials, ca, to string
 	shares                            []string // files
+	readerKey                         string
+	partnerOf                         *format.NationKey // nil: the kit's own nation
 	from                              []targets.Location
 	insecure, list, json              bool
 	privileged, verify, bare          bool
@@ -180,23 +187,37 @@ func decode(c *cli.Context) (options, error) {
 		kit: c.String("kit"), phrases: c.String("passphrase-file"), credentials: c.String("credentials-file"),
 		ca: c.String("ca-file"), to: c.String("to"), insecure: c.Bool("insecure"), list: c.Bool("list"), json: c.Bool("json"),
 		privileged: c.Bool("privileged"), verify: c.Bool("verify"), bare: c.Bool("without-charter"),
-		datasets: c.Args().Slice(), shares: c.StringSlice("share"),
+		datasets: c.Args().Slice(), shares: c.StringSlice("share"), readerKey: c.String("reader-key"),
 	}
 	ways := 0
-	for _, given := range []bool{o.kit != "", len(o.shares) > 0, c.Bool("shares")} {
+	for _, given := range []bool{o.kit != "", len(o.shares) > 0, c.Bool("shares"), o.readerKey != ""} {
 		if given {
 			ways++
 		}
 	}
+	foreign := o.readerKey != "" || c.IsSet("nation-key")
 	switch {
 	case ways > 1:
-		return o, &usageError{"give one of the recovery kit, --kit FILE, share files, --share FILE, and typed shares, --shares"}
+		return o, &usageError{"give one of the recovery kit, --kit FILE, share files, --share FILE, typed shares, --shares, and a reader key, --reader-key FILE"}
 	case ways == 0 && !term.IsTerminal(c.App.Reader):
 		return o, &usageError{"name the recovery kit, --kit FILE, or a quorum of shares, --share FILE for each"}
+	case o.readerKey != "" && c.IsSet("nation-key"):
+		return o, &usageError{"--nation-key is for the kit of a partner nation, and --reader-key for a reader of the nation itself: leave one out"}
+	case foreign && len(c.StringSlice("from")) == 0:
+		return o, &usageError{"only the nation's own kit knows its targets: name one with --from URL"}
+	case foreign && o.bare:
+		return o, &usageError{"--without-charter needs the root of the nation: its kit, or its shares"}
 	case o.list == (o.to != ""):
 		return o, &usageError{"say either where to restore to, --to FOLDER, or --list"}
 	case o.json && !o.list:
 		return o, &usageError{"--json is for --list"}
+	}
+	if text := c.String("nation-key"); text != "" {
+		key, err := format.ParseNationKey(text)
+		if err != nil {
+			return o, &usageError{"--nation-key: " + err.Error()}
+		}
+		o.partnerOf = &key
 	}
 	for _, url := range c.StringSlice("from") {
 		loc, err := targets.Parse(url)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"embassy/cmd/internal/open"
-	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
@@ -46,19 +45,19 @@ type rescue struct {
 
 func (r *rescue) run(ctx context.Context) error {
 	defer r.more()
-	kit, err := r.custody(ctx)
+	as, err := r.unlock(ctx)
 	if err != nil {
 		return err
 	}
-	root, hints := kit.Root, kit.Hints
-	defer root.Wipe()
+	defer as.wipe()
+	hints := as.hints
 	members, err := r.members(hints)
 	if err != nil {
 		return err
 	}
-	charter, _, err := embassy.FindCharterOf(ctx, members, kit.Nation, root, r.warn)
+	charter, err := as.find(ctx, members)
 	if err != nil {
-		left := errors.Is(err, embassy.ErrNoCharter) && embassy.HoldsMore(ctx, members, kit.Nation)
+		left := as.root != nil && errors.Is(err, embassy.ErrNoCharter) && embassy.HoldsMore(ctx, members, as.nation)
 		if left && !r.bare {
 			err = fmt.Errorf("%w; other objects of the nation are there: --without-charter restores from packs and snapshots alone", err)
 		}
@@ -66,12 +65,14 @@ func (r *rescue) run(ctx context.Context) error {
 			return fmt.Errorf("%w%s", err, r.others(hints))
 		}
 	}
-	open := r.openView
+	var view *embassy.View
+	var keys *embassy.Keys
 	if r.bare {
-		open = r.openBare
+		view, keys, members, err = r.openBare(ctx, members, as.nation, as.root, charter, hints)
+	} else {
+		view, keys, members, err = r.openView(ctx, members, as, charter)
 	}
-	view, keys, members, err := open(ctx, members, kit.Nation, root, charter, hints)
-	root.Wipe() // a restore takes hours
+	as.wipe() // a restore takes hours
 	if err != nil {
 		return err
 	}
@@ -107,9 +108,9 @@ func (r *rescue) run(ctx context.Context) error {
 
 // openView opens what the charter vouches for, and says how old it is. It
 // returns the members that are of use.
-func (r *rescue) openView(ctx context.Context, members []*embassy.Member, nation format.ID, root *crypto.Root, charter *format.Charter, hints format.Hints) (*embassy.View, *embassy.Keys, []*embassy.Member, error) {
-	witnesses, members := embassy.Witnesses(ctx, members, nation, r.warn)
-	keys, err := embassy.RootKeys(charter, root)
+func (r *rescue) openView(ctx context.Context, members []*embassy.Member, as holder, charter *format.Charter) (*embassy.View, *embassy.Keys, []*embassy.Member, error) {
+	witnesses, members := embassy.Witnesses(ctx, members, as.nation, r.warn)
+	keys, err := as.keys(charter)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -119,7 +120,7 @@ func (r *rescue) openView(ctx context.Context, members []*embassy.Member, nation
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	r.tellAge(view, charter, hints, len(witnesses))
+	r.tellAge(view, charter, as.hints, len(witnesses))
 	return view, keys, members, nil
 }
 
@@ -333,6 +334,9 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 			for _, d := range all {
 				known = append(known, d.Name)
 			}
+			if keys.Limit != "" {
+				return nil, nil, fmt.Errorf("dataset %q: %w: %s, with %s", name, embassy.ErrNotGranted, keys.Limit, strings.Join(known, ", "))
+			}
 			who := "the charter knows no dataset %q; it knows %s"
 			if r.bare {
 				who = "no snapshot is of a dataset %q; they are of %s"
@@ -346,7 +350,7 @@ func (r *rescue) choose(view *embassy.View, keys *embassy.Keys) (chosen []embass
 		}
 		s, err := view.Pick(d.Name, "latest", r.at)
 		if err != nil {
-			if len(r.datasets) > 0 {
+			if len(r.datasets) > 0 || errors.Is(err, embassy.ErrNotGranted) {
 				return nil, nil, fmt.Errorf("%w%s", err, r.ledgersLost(view))
 			}
 			absent = append(absent, embassy.DatasetRestore{

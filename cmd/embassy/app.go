@@ -82,7 +82,7 @@ func (con *console) app() *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			initCommand(con), configCommand(con), charterCommand(con), keysCommand(con), targetCommand(con),
+			initCommand(con), configCommand(con), charterCommand(con), agentCommand(con), keysCommand(con), targetCommand(con),
 			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
 			diffCommand(con), dumpCommand(con), mountCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), auditCommand(con), serveCommand(con), catalogCommand(con),
 			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con),
@@ -177,12 +177,14 @@ type reader struct {
 	kit     string   // file; empty: as configured
 	phrases string   // file; empty: ask
 	shares  []string // files; a quorum of them stands for the kit
+	key     string   // reader key file, instead of a kit
 }
 
 func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE` (default: kit of the configuration)"},
 		phraseFlag(), shareFlag(),
+		&cli.StringFlag{Name: "reader-key", Usage: "reader key `FILE` of one compartment, instead of the kit; for reading only"},
 	}
 }
 
@@ -195,7 +197,7 @@ func phraseFlag() cli.Flag {
 }
 
 func decodeReader(c *cli.Context) reader {
-	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file"), shares: c.StringSlice("share")}
+	return reader{kit: c.String("kit"), phrases: c.String("passphrase-file"), shares: c.StringSlice("share"), key: c.String("reader-key")}
 }
 
 func (con *console) passphrases(file string) term.Passphrases {

@@ -176,6 +176,9 @@ func printBackup(out io.Writer, r embassy.BackupReport, told map[string]string) 
 	}
 	printGaps(w, "not read", r.Gaps)
 	verdict := backupMeaning[r.Exit]
+	if r.Quota != nil && r.Exit == 4 && len(r.Missing) == 0 {
+		verdict = "DEGRADED"
+	}
 	if why := reason(r); why != "" {
 		verdict += ": " + why
 	}
@@ -225,6 +228,8 @@ func reason(r embassy.BackupReport) string {
 		return oneLine(r.PostErr)
 	case len(r.Missing) > 0:
 		return "lacks " + strings.Join(r.Missing, ", ")
+	case r.Quota != nil:
+		return oneLine(r.Quota)
 	}
 	return ""
 }
@@ -310,6 +315,7 @@ type backupReport struct {
 	Exit      int              `json:"exit_code"`
 	Error     string           `json:"error,omitempty"`
 	PostError string           `json:"post_error,omitempty"`
+	Quota     string           `json:"quota_error,omitempty"`
 }
 
 func printBackupJSON(out io.Writer, dry bool, reports []embassy.BackupReport) error {
@@ -324,7 +330,7 @@ func printBackupJSON(out io.Writer, dry bool, reports []embassy.BackupReport) er
 			Files: r.Files, Dirs: r.Dirs, Others: r.Others, New: r.New, Changed: r.Changed, Unchanged: r.Same,
 			Bytes: r.Bytes, Read: r.Read, Added: r.Added, Targets: []targetProgress{},
 			Lacks: append([]string{}, r.Missing...), Gaps: gaps(r.Gaps), Left: leftOutCounts(r.Left),
-			Exit: r.Exit, Error: message(r.Err), PostError: message(r.PostErr),
+			Exit: r.Exit, Error: message(r.Err), PostError: message(r.PostErr), Quota: message(r.Quota),
 		}
 		if !r.Snapshot.IsZero() {
 			b.Snapshot = r.Snapshot.String()

@@ -14,14 +14,19 @@ func charterCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "charter",
 		Usage: "look after the nation's charter",
-		Subcommands: []*cli.Command{{
-			Name:  "apply",
-			Usage: "sign what the configuration adds: compartments, datasets, this agent",
-			Flags: readerFlags(),
-			Action: action(con, func(c *cli.Context) (reader, error) {
-				return decodeReader(c), noArguments(c)
-			}, runCharterApply),
-		}},
+		Subcommands: []*cli.Command{
+			{
+				Name:  "apply",
+				Usage: "sign what the configuration adds: compartments, datasets, this agent",
+				Flags: readerFlags(),
+				Action: action(con, func(c *cli.Context) (reader, error) {
+					return decodeReader(c), noArguments(c)
+				}, runCharterApply),
+			},
+			charterShowCommand(con), charterHistoryCommand(con), charterVerifyCommand(con),
+			charterAdministratorsCommand(con), charterSignCommand(con), charterPublishCommand(con),
+			charterGrantCommand(con), charterRevokeGrantCommand(con),
+		},
 	}
 }
 
@@ -48,11 +53,11 @@ func runCharterApply(ctx context.Context, r reader, con *console) (err error) {
 		return err
 	}
 	s.screen.close()
-	return con.printCharter(report)
+	return printCharterReport(con, report)
 }
 
-// printCharter says what a new charter changed.
-func (con *console) printCharter(report embassy.CharterReport) error {
+// printCharterReport tells what a charter added, and which targets have it.
+func printCharterReport(con *console, report embassy.CharterReport) error {
 	if con.json {
 		if err := printJSON(con.stdout, struct {
 			schema
@@ -71,7 +76,7 @@ func (con *console) printCharter(report embassy.CharterReport) error {
 		fmt.Fprintf(con.stdout, "Charter %d is signed.\n\n", report.Seq)
 	}
 	for _, line := range report.Added {
-		fmt.Fprintf(w, "new\t%s\n", line)
+		fmt.Fprintf(w, "new\t%s\n", printable(line))
 	}
 	printResults(w, report.Targets)
 	if err := w.Flush(); err != nil {

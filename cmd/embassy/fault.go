@@ -76,7 +76,7 @@ func (s *site) brief(err error) error {
 
 // planned are commands that people will look for, and that later versions get.
 var planned = []string{
-	"forget", "prune", "agent",
+	"forget", "prune",
 }
 
 // near returns the word that was most likely meant, at most two letters away;

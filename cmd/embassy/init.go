@@ -90,6 +90,9 @@ func runInit(ctx context.Context, o initOptions, con *console) (err error) {
 	if err != nil {
 		return err
 	}
+	if cfg.NationKey.Signer != nil && !cfg.Keyless() {
+		return usage("%s:%d: with nation_key and datasets, this machine joins a nation that exists: run embassy agent request", cfg.File, cfg.NationKeyLine)
+	}
 	if cfg.Keyless() {
 		return usage("%s:%d: a configuration with nation_key is that of a machine without keys, which needs no init: run embassy target list, or remove nation_key", cfg.File, cfg.NationKeyLine)
 	}

@@ -14,24 +14,23 @@ import (
 func keysCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "keys",
-		Usage: "look after the nation's keys: the root, its shares and its kit",
+		Usage: "look after the root and the nation's keys",
 		Description: "The root opens everything. A recovery kit is the root under a passphrase: one person can use it. Shares\n" +
 			"are the root among custodians: a quorum of them can use it, and fewer know nothing.",
-		Subcommands: []*cli.Command{keysSplitCommand(con), keysCombineCommand(con), keysCheckCommand(con), keysReshareCommand(con), keysRotateCommand(con)},
+		Subcommands: []*cli.Command{keysAdminCommand(con), keysSplitCommand(con), keysCombineCommand(con), keysCheckCommand(con), keysReshareCommand(con),
+			keysRotateCommand(con), keysExportReaderCommand(con), keysPartnerKeyCommand(con)},
 	}
 }
 
 // keysSite is the site of a command that needs the root and no target. It may
-// run on a machine without a configuration.
+// run on a machine without a configuration. The caller closes it.
 func (con *console) keysSite() (*site, error) {
-	if _, err := os.Stat(con.config); errors.Is(err, fs.ErrNotExist) {
-		return &site{config: &config.Config{}}, nil
+	if _, err := os.Stat(con.config); !errors.Is(err, fs.ErrNotExist) {
+		return con.openSite()
 	}
-	cfg, err := config.Load(con.config)
-	if err != nil {
-		return nil, badConfig(err)
-	}
-	return &site{config: cfg}, sameNation(cfg)
+	s := &site{config: &config.Config{}, screen: newScreen(con, nil)}
+	s.log = s.screen.logger(con.level)
+	return s, nil
 }
 
 // checkCeremony refuses numbers of custodians that make no sense.

@@ -113,7 +113,7 @@ func decodeNewPhrase(c *cli.Context) (newPhraseOptions, error) {
 	return newPhraseOptions{decodeReader(c), c.String("new-passphrase-file")}, noArguments(c)
 }
 
-func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) error {
+func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) (err error) {
 	if len(o.shares) > 0 {
 		return usage("shares have no passphrase: make a kit from them with embassy keys combine")
 	}
@@ -121,6 +121,7 @@ func runRotatePassphrase(ctx context.Context, o newPhraseOptions, con *console) 
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	path, err := s.kitPath(o.reader)
 	if err != nil {
 		return err
@@ -221,7 +222,7 @@ func rotate(ctx context.Context, o rotationOptions, con *console, with func(*emb
 		return err
 	}
 	s.screen.close()
-	return con.printCharter(report)
+	return printCharterReport(con, report)
 }
 
 type rotateRootOptions struct {
@@ -299,7 +300,7 @@ func runRotateRoot(ctx context.Context, o rotateRootOptions, con *console) (err 
 		return fmt.Errorf("%s: %w", o.keeping(), err)
 	}
 	s.screen.close()
-	if err := con.printCharter(report); err != nil {
+	if err := printCharterReport(con, report); err != nil {
 		return err
 	}
 	if len(report.Added) == 0 {

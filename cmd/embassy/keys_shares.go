@@ -69,11 +69,12 @@ func keysReshareCommand(con *console) *cli.Command {
 	}
 }
 
-func runCeremony(ctx context.Context, o ceremonyOptions, con *console) error {
+func runCeremony(ctx context.Context, o ceremonyOptions, con *console) (err error) {
 	s, err := con.keysSite()
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	root, from, err := s.openKit(ctx, con, o.reader)
 	if err != nil {
 		return err
@@ -156,11 +157,12 @@ func keysCombineCommand(con *console) *cli.Command {
 	}
 }
 
-func runCombine(ctx context.Context, o combineOptions, con *console) error {
+func runCombine(ctx context.Context, o combineOptions, con *console) (err error) {
 	s, err := con.keysSite()
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	if _, err := os.Lstat(o.out); err == nil {
 		return usage("%s exists: name another file, or move it away", o.out)
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -239,11 +241,12 @@ type checkedShare struct {
 	NoHints     string     `json:"hints_error,omitempty"`
 }
 
-func runCheckShares(_ context.Context, files []string, con *console) error {
+func runCheckShares(_ context.Context, files []string, con *console) (err error) {
 	s, err := con.keysSite()
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	var home *format.NationKey
 	if state, err := embassy.OpenState(s.config.StateDir); s.config.StateDir != "" && err == nil {
 		key, err := state.NewestKey()

@@ -24,6 +24,7 @@ import (
 	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/config"
+	"embassy/embassy/format"
 	"embassy/embassy/policy"
 
 	"github.com/urfave/cli/v2"
@@ -83,7 +84,16 @@ var exits = []struct {
 	{is(embassy.ErrUnknownTarget), 2},
 	{is(embassy.ErrNoReason), 2},
 	{is(embassy.ErrNoPolicy), 2},
+	{is(embassy.ErrOwnKey), 2},
+	{is(embassy.ErrAmbiguous), 2},
 	{is(embassy.ErrNotEmpty), 2},
+	{is(embassy.ErrAfter), 2},
+	{is(embassy.ErrUnfit), 2},
+	{is(embassy.ErrRevoked), 2},
+	{is(embassy.ErrStale), 2},
+	{is(embassy.ErrForkedCharter), 5},
+	{is(format.ErrNoAdministrator), 6},
+	{is(format.ErrTooFew), 6},
 	{is(crypto.ErrAuthentication), 6},
 	{is(embassy.ErrNotEnrolled), 6},
 }

@@ -75,6 +75,9 @@ func findDataset(keys *embassy.Keys, name string) (*embassy.Compartment, error) 
 			known = append(known, d.Name)
 		}
 	}
+	if keys.Limit != "" {
+		return nil, fmt.Errorf("dataset %q: %w: %s, with %s", name, embassy.ErrNotGranted, keys.Limit, strings.Join(known, ", "))
+	}
 	hint := "the charter names no dataset yet"
 	if len(known) > 0 {
 		hint = "the charter names " + strings.Join(known, ", ")

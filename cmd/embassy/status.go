@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"embassy/embassy"
+	"embassy/embassy/format"
 
 	"github.com/urfave/cli/v2"
 )
@@ -78,6 +79,9 @@ func printStatus(con *console, status embassy.Status) error {
 	if status.Blind {
 		notes = append(notes, "This machine has not read a ledger yet, and knows nothing: run embassy replicate.")
 	}
+	for _, a := range status.Agents {
+		notes = append(notes, agentText(a))
+	}
 	for i, n := range notes {
 		if i == 0 {
 			fmt.Fprintln(w)
@@ -88,6 +92,33 @@ func printStatus(con *console, status embassy.Status) error {
 		return err
 	}
 	return printFaults(con.stdout, status.Faults)
+}
+
+// agentText says what is noteworthy of an agent.
+func agentText(a embassy.AgentStatus) string {
+	name := a.ID.String()
+	if a.Name != "" {
+		name = printable(a.Name) + " (" + name + ")"
+	}
+	var parts []string
+	switch a.Status {
+	case format.AgentSuspended:
+		parts = append(parts, "suspended: it may not write; what it wrote counts")
+	case format.AgentRevoked:
+		parts = append(parts, fmt.Sprintf("revoked: of its %s, %s", plural(a.Entries, "known entry", "known entries"), plural(a.Counted, "counts", "count")))
+	}
+	if a.Quota > 0 && a.Status != format.AgentRevoked {
+		text := fmt.Sprintf("%s of its quota of %s used", size(a.Used), size(a.Quota))
+		if a.Full() {
+			text = "ABOVE ITS QUOTA: " + text + "; replicators carry no more of it"
+		}
+		parts = append(parts, text)
+	}
+	if len(a.Orphans) > 0 {
+		parts = append(parts, "NO AGENT WRITES "+printable(strings.Join(a.Orphans, ", "))+
+			" ANY MORE, so the newest snapshot that counts only gets older: give it to another agent, with embassy charter apply and embassy backup on its machine")
+	}
+	return "agent " + name + ": " + strings.Join(parts, "; ")
 }
 
 // verifiedText is the last verification in a word.
@@ -327,13 +358,31 @@ type fault struct {
 	Last   time.Time `json:"last"`
 }
 
+// agentStatus is embassy.AgentStatus in JSON.
+type agentStatus struct {
+	ID      string   `json:"id"`
+	Name    string   `json:"name,omitempty"`
+	Status  string   `json:"status"`
+	Used    uint64   `json:"bytes_used"`
+	Quota   uint64   `json:"quota"` // bytes; 0: none
+	Full    bool     `json:"above_quota"`
+	Entries uint64   `json:"entries"`
+	Counted uint64   `json:"entries_that_count"`
+	Orphans []string `json:"datasets_without_agent"`
+}
+
 func printStatusJSON(con *console, status embassy.Status) error {
 	doc := struct {
 		schema
 		Datasets []datasetStatus `json:"datasets"`
 		Targets  []targetStatus  `json:"targets"`
+		Agents   []agentStatus   `json:"agents"`
 		Faults   []fault         `json:"faults"`
-	}{schemaV1, []datasetStatus{}, []targetStatus{}, []fault{}}
+	}{schemaV1, []datasetStatus{}, []targetStatus{}, []agentStatus{}, []fault{}}
+	for _, a := range status.Agents {
+		doc.Agents = append(doc.Agents, agentStatus{a.ID.String(), a.Name, embassy.StatusWord(a.Status), a.Used, a.Quota, a.Full(),
+			a.Entries, a.Counted, append([]string{}, a.Orphans...)})
+	}
 	for _, d := range status.Datasets {
 		j := datasetStatus{
 			Name: d.Name, Compartment: d.Compartment, Priority: d.Priority, Time: stamp(d.Time),

@@ -96,7 +96,7 @@ func sameNation(cfg *config.Config) error {
 		return usage("%s:%d: nation is %s, this machine belongs to %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationLine, cfg.Nation, state.Name())
 	}
-	if pinned := state.NationKey(); cfg.Keyless() && !state.Knows(cfg.NationKey) {
+	if pinned := state.NationKey(); cfg.NationKey.Signer != nil && !state.Knows(cfg.NationKey) {
 		return usage("%s:%d: nation_key is not that of the nation that this machine belongs to, which is %s: correct it, or name another state_dir",
 			cfg.File, cfg.NationKeyLine, pinned)
 	}
@@ -114,7 +114,7 @@ type identity struct {
 func (s *site) identity() (identity, error) {
 	key, state, err := embassy.Identify(s.config)
 	if errors.Is(err, embassy.ErrNoState) {
-		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up", err)
+		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up; with datasets and that key, run embassy agent request", err)
 	}
 	return identity{key, state}, err
 }
@@ -336,6 +336,9 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 	if s.shared != nil {
 		return nil, nil, usage("this needs the recovery kit, which must not come near the daemon that has the catalog, process %d: stop the daemon first", os.Getpid())
 	}
+	if r.key != "" {
+		return nil, nil, usage("a reader key reads one compartment, and does nothing else: this needs the recovery kit, --kit FILE, or a quorum of shares")
+	}
 	open := s.unlockKit
 	if len(r.shares) > 0 {
 		open = s.unlockShares
@@ -390,8 +393,11 @@ func (r reader) open(ctx context.Context, s *site, con *console) (*embassy.View,
 }
 
 // rootKeys opens the newest charter that the answering targets show with the
-// root.
+// root, or with a reader key as far as that goes.
 func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.Keys, error) {
+	if r.key != "" {
+		return s.readerKeys(ctx, con, r)
+	}
 	root, kit, err := s.openKit(ctx, con, r)
 	if err != nil {
 		return nil, err
@@ -402,6 +408,30 @@ func (s *site) rootKeys(ctx context.Context, con *console, r reader) (*embassy.K
 		return nil, s.brief(err)
 	}
 	return embassy.RootKeys(charter, root)
+}
+
+// readerKeys is rootKeys with a reader key file.
+func (s *site) readerKeys(ctx context.Context, con *console, r reader) (*embassy.Keys, error) {
+	if r.kit != "" {
+		return nil, usage("--kit and --reader-key are two ways to read: give one of them")
+	}
+	key, err := embassy.OpenReaderKey(r.key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usage("there is no reader key at %s: embassy keys export-reader makes one", r.key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.record(con, embassy.DidOpenReader, "", "with", r.key)
+	nation, err := key.NationKey()
+	if err != nil {
+		return nil, err
+	}
+	charter, _, err := embassy.FindCharter(ctx, s.members, nation.Nation, nation.Signer, s.screen.warn)
+	if err != nil {
+		return nil, s.brief(err)
+	}
+	return embassy.ReaderKeys(charter, key)
 }
 
 // view reads what the answering targets hold.

@@ -6,8 +6,9 @@
 // met by the targets it may use. Otherwise all mistakes of the file come back
 // at once as *Errors, each with its position and what to write instead.
 //
-// A file with a nation_key is that of a keyless machine: one that copies and
-// checks sealed bytes, and backs nothing up.
+// A file with a nation_key and no datasets is that of a keyless machine: one
+// that copies and checks sealed bytes, and backs nothing up. With datasets, the
+// key is that of the nation which the machine asks to be enrolled by.
 //
 // It looks at nothing but the bytes of the file and the time zones of the
 // system: whether a source, a folder, a credential or a target exists is for
@@ -38,7 +39,7 @@ type Config struct {
 	StateDir   string // absolute
 	Kit        string // absolute path of the recovery kit; empty: none named
 
-	NationKey     format.NationKey // of a keyless machine; else its Signer is nil
+	NationKey     format.NationKey // its Signer is nil when the file has none
 	NationKeyLine int              // where the file has it, from 1
 
 	Targets      []Target      // at least one, in the order of the file
@@ -223,7 +224,7 @@ type Spool struct {
 
 // Keyless reports whether the file is that of a machine that holds no key of
 // the nation.
-func (c *Config) Keyless() bool { return c.NationKey.Signer != nil }
+func (c *Config) Keyless() bool { return c.NationKey.Signer != nil && len(c.Datasets) == 0 }
 
 // Target returns the target of that name.
 func (c *Config) Target(name string) (Target, bool) {

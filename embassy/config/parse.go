@@ -180,11 +180,9 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 	if root.Kind != yaml.MappingNode {
 		return
 	}
+	s.keyless = s.keyless && (datasets == nil || len(datasets.Content) == 0)
 	s.compartments(compartments)
-	if datasets != nil && s.keyless {
-		s.fail(datasets, "a configuration with nation_key has no datasets: they need the keys of an agent",
-			"remove datasets, or remove nation_key and make this machine an agent with embassy init")
-	} else if datasets != nil {
+	if datasets != nil {
 		s.taken = make(map[string]*yaml.Node)
 		r.sequence("datasets", s.dataset)(datasets)
 	}

@@ -158,7 +158,7 @@ func (s *sections) id(dst *format.ID) key {
 		id, err := format.ParseID(text)
 		switch other := s.ids[id]; {
 		case !s.keyless:
-			s.fail(n, "id is for a configuration with nation_key: this one knows the compartment by its name", "remove it")
+			s.fail(n, "id is for a configuration with nation_key and no datasets: this one knows the compartment by its name", "remove it")
 		case err != nil || id.IsZero():
 			s.fail(n, quote(text)+" is no pseudonym of a compartment: it has 32 lower-case hexadecimal digits", copyHint)
 		case other != nil:

@@ -30,6 +30,8 @@ const (
 	MaxEntrySize    = 4 << 20
 	MaxCharterSize  = 16 << 20
 	MaxKitSize      = 1 << 20
+	MaxRequestSize  = 1 << 20 // of its text
+	MaxProposalSize = 2 * MaxCharterSize
 )
 
 // Record types, bound into every seal and signature through crypto.Context.
@@ -47,6 +49,8 @@ const (
 	typeShare       = "share"
 	typeHandover    = "handover"
 	typeEarlier     = "earlier roots"
+	typePartnerKey  = "partner key"
+	typeRequest     = "agent request"
 	typeAudit       = "audit record"
 	typeDeed        = "audit deed"
 	labelIDKey      = "chunk id"

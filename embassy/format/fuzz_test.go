@@ -276,6 +276,27 @@ func FuzzKit(f *testing.F) {
 	})
 }
 
+// FuzzGrant reads any bytes as a grant record.
+func FuzzGrant(f *testing.F) {
+	w := newWorld(f, 0)
+	g := format.Grant{Version: 1, Nation: w.nation, Compartment: w.comp, Keys: []format.GrantedKey{{Sealed: make([]byte, 1168)}}}
+	f.Add(append([]byte("EMBGRNT1"), mustCBOR(g)...))
+	f.Fuzz(func(t *testing.T, object []byte) {
+		bounded(t, len(object), func() {
+			g, err := format.OpenGrant(object, w.nation, w.comp)
+			if err != nil {
+				if class(err) != "malformed" {
+					t.Fatal(err)
+				}
+				return
+			}
+			if !bytes.Equal(append([]byte("EMBGRNT1"), mustCBOR(g)...), object) {
+				t.Fatal("the grant has another encoding")
+			}
+		})
+	})
+}
+
 // Counts and lengths that claim more than there is must cost nothing.
 func TestOversizedCounts(t *testing.T) {
 	w := newWorld(t, 0)

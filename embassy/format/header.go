@@ -151,6 +151,7 @@ func parseHeader(magic string, b []byte) (h Header, aad [32]byte, size int, leng
 type Reader struct {
 	identities map[ID]*crypto.Identity
 	sessions   map[sessionID]*crypto.Secret
+	granted    map[Hash][]grantedKey // by the hash of a sealed form in a header
 }
 
 // sessionID is all that a session key is sealed under.
@@ -161,7 +162,7 @@ type sessionID struct {
 
 // NewReader returns a reader with these identities.
 func NewReader(identities ...*crypto.Identity) *Reader {
-	r := &Reader{map[ID]*crypto.Identity{}, map[sessionID]*crypto.Secret{}}
+	r := &Reader{map[ID]*crypto.Identity{}, map[sessionID]*crypto.Secret{}, map[Hash][]grantedKey{}}
 	for _, i := range identities {
 		r.identities[i.Recipient().ID()] = i
 	}
@@ -191,5 +192,5 @@ func (r *Reader) session(h *Header) (*crypto.Secret, error) {
 		r.sessions[sessionID{h.Scope, *k}] = s
 		return s, nil
 	}
-	return nil, crypto.ErrAuthentication
+	return nil, ErrSealedToOthers
 }

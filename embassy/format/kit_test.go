@@ -1,8 +1,6 @@
 package format_test
 
 import (
-	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -18,20 +16,7 @@ import (
 )
 
 // kitText prints any bytes as the block of a kit.
-func kitText(body []byte) string {
-	var b strings.Builder
-	b.WriteString("-----BEGIN EMBASSY RECOVERY KIT-----\n")
-	text := base64.StdEncoding.EncodeToString(body)
-	for n := 1; text != ""; n++ {
-		line, end := text[:min(60, len(text))], ""
-		if text = text[len(line):]; text == "" {
-			end = "end "
-		}
-		b.WriteString(hex.EncodeToString(hashOf(fmt.Appendf(nil, "%d %s%s", n, end, line))[:2]) + " " + line + "\n")
-	}
-	b.WriteString("-----END EMBASSY RECOVERY KIT-----\n")
-	return b.String()
-}
+func kitText(body []byte) string { return blockText("EMBASSY RECOVERY KIT", body) }
 
 // cheapKit is a kit whose passphrase is "passphrase" and costs little.
 func (w *world) cheapKit(t testing.TB) *format.Kit {

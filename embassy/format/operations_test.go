@@ -3,9 +3,11 @@ package format_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 
 	"embassy/chunk"
 	"embassy/crypto"
@@ -34,6 +36,8 @@ var operations = map[string]func(input) (any, error){
 	"kit":      opKit, "share": opShare, "combine": opCombine, "ring": opRing,
 	"chunk": opChunk,
 	"cuts":  opCuts,
+	"grant": opGrant, "readerkey": opReaderKey, "partnerkey": opPartnerKey,
+	"request": opRequest,
 }
 
 // id16 is an ID, zero when it is not given.
@@ -86,6 +90,7 @@ func opDerive(in input) (any, error) {
 		"root signer": root.Signer().Bytes(), "root verifier": signer.Bytes(), "root verifier id": signer.ID(),
 		"root identity": root.Identity().Bytes(), "root recipient": recipient.Bytes(), "root recipient id": recipient.ID(),
 		"fingerprint": root.Fingerprint(), "nation": nation, "compartment": comp,
+		"partner identity": root.Partner().Bytes(), "partner id": root.Partner().Recipient().ID(),
 		"reader identity": root.Reader(comp, in.Epoch).Bytes(), "reader id": root.Reader(comp, in.Epoch).Recipient().ID(),
 		"writer secret": secret.Bytes(), "polynomial": uint64(poly),
 		"chunk id of abc": w.Hasher().ID([]byte("abc")), "target name of tallinn": w.TargetName("tallinn"),
@@ -133,6 +138,34 @@ func opCharter(in input) (any, error) {
 		return nil, err
 	}
 	return format.OpenCharter(in.Object, id16(in.Nation), v)
+}
+
+// opRequest reads the text of a request, or makes one of its bytes.
+func opRequest(in input) (any, error) {
+	text := in.Text
+	if text == "" {
+		text = block("EMBASSY AGENT REQUEST", in.Object)
+	}
+	return format.ParseRequest([]byte(text))
+}
+
+// block prints bytes as a block of lines with their sums.
+func block(name string, data []byte) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "-----BEGIN %s-----\n", name)
+	text := base64.StdEncoding.EncodeToString(data)
+	for n := 1; text != ""; n++ {
+		line, rest := text[:min(60, len(text))], text[min(60, len(text)):]
+		end := ""
+		if rest == "" {
+			end = "end "
+		}
+		sum := sha256.Sum256(fmt.Appendf(nil, "%d %s%s", n, end, line))
+		fmt.Fprintf(&b, "%x %s\n", sum[:2], line)
+		text = rest
+	}
+	fmt.Fprintf(&b, "-----END %s-----\n", name)
+	return b.String()
 }
 
 func opPart(in input) (any, error) {

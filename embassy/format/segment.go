@@ -179,11 +179,7 @@ func OpenSegment(r *Reader, head []byte) (*Segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
-	s, err := r.session(&h)
-	if err != nil {
-		return nil, fmt.Errorf("segment: %w", err)
-	}
-	key, err := crypto.OpenSealKey(s, h.Scope.context(typePack), h.salt, h.commitment)
+	key, err := r.sealKey(&h, typePack)
 	if err != nil {
 		return nil, fmt.Errorf("segment: %w", err)
 	}

@@ -216,11 +216,7 @@ func (s *Snapshot) Summary(w *Writer) (Summary, error) {
 // Root opens the part that only readers may read.
 func (s *Snapshot) Root(r *Reader) (Root, error) {
 	var out Root
-	secret, err := r.session(&s.Header)
-	if err != nil {
-		return out, fmt.Errorf("snapshot root: %w", err)
-	}
-	key, err := crypto.OpenSealKey(secret, s.Header.Scope.context(typeRoot), s.Header.salt, s.Header.commitment)
+	key, err := r.sealKey(&s.Header, typeRoot)
 	if err != nil {
 		return out, fmt.Errorf("snapshot root: %w", err)
 	}

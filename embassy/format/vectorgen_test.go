@@ -36,7 +36,11 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.audits()
 	cryptotest.SetGlobalRandom(t, 2) // what comes after this changes when it grows, and what is above does not
 	g.refusals()
-	cryptotest.SetGlobalRandom(t, 3) // likewise
+	cryptotest.SetGlobalRandom(t, 3)
+	g.grants()
+	g.readerKeys()
+	g.rule()
+	cryptotest.SetGlobalRandom(t, 4) // likewise
 	g.rotations()
 	return g.files
 }

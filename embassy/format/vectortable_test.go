@@ -104,6 +104,14 @@ var refusals = map[string][faultKinds]refusal{
 		{"share: altered value", auth}, {"share: wrong nation", auth}, {"it is of all compartments", ""},
 		{"share: signed as a charter", auth}, {"share: wrong ceremony", auth}, {"share: signed by an agent", auth},
 	},
+	"partner key": {
+		{"readerkey: partner key: recipient swapped", auth}, {"readerkey: partner key: another nation", auth}, {"it is of all compartments", ""},
+		{"readerkey: partner key: signed as a charter", auth}, {"a root has no epoch", ""}, {"readerkey: partner key: signed by another", auth},
+	},
+	"agent request": {
+		{"rule: request: altered field", auth}, {"rule: request: signed for another nation", auth}, {"it is of all compartments", ""},
+		{"rule: request signed as an entry", auth}, {"an agent has no epoch", ""}, {"rule: request signed by another agent", auth},
+	},
 }
 
 // TestEveryFaultHasAVector fails for a type of record, or a fault of one, that
