@@ -34,13 +34,15 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.chunks()
 	g.shares() // the randomness of those above does not move
 	g.audits()
-	cryptotest.SetGlobalRandom(t, 2) // what comes after this changes when it grows, and what is above does not
+	// From here on, each begins its own stream: what comes after it does not change when it grows.
+	cryptotest.SetGlobalRandom(t, 2)
 	g.refusals()
 	cryptotest.SetGlobalRandom(t, 3)
 	g.grants()
 	g.readerKeys()
+	cryptotest.SetGlobalRandom(t, 3)
 	g.rule()
-	cryptotest.SetGlobalRandom(t, 4) // likewise
+	cryptotest.SetGlobalRandom(t, 4)
 	g.rotations()
 	return g.files
 }
