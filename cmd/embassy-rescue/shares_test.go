@@ -117,3 +117,20 @@ func exitsWith(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("exit code %d; want %d: %t", code, want, !neg)
 	}
 }
+
+// Who comes with the root that was replaced is told so, and nothing else.
+func TestReplacedRootExits6(t *testing.T) {
+	if code := exitCode(t.Context(), fmt.Errorf("open: %w", embassy.ErrReplaced)); code != 6 {
+		t.Fatalf("exit code %d", code)
+	}
+}
+
+// A dataset without a snapshot has neither a time nor a folder.
+func TestTellsOfNoSnapshot(t *testing.T) {
+	var out strings.Builder
+	r := &rescue{stdout: &out, stderr: &out}
+	r.tell(embassy.RestoreReport{Datasets: []embassy.DatasetRestore{{Dataset: "archive"}}}, embassy.ErrNoSnapshot)
+	if !strings.HasPrefix(out.String(), "archive: nothing was restored\n") {
+		t.Fatal(out.String())
+	}
+}
