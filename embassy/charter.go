@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -266,7 +267,7 @@ func (s *Service) configure(state *State, a *amendment, o InitOptions) {
 			mine.Compartments = append(mine.Compartments, cc.ID)
 		}
 		if !slices.ContainsFunc(p.AgentNames, func(n format.AgentName) bool { return n.ID == me }) {
-			p.AgentNames = append(p.AgentNames, format.AgentName{ID: me, Name: o.AgentName})
+			p.AgentNames = append(p.AgentNames, format.AgentName{ID: me, Name: cmp.Or(o.AgentName, a.names()[me])})
 		}
 		for _, d := range s.site.Datasets {
 			if d.Compartment != k.Name {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"embassy/crypto"
+	"embassy/embassy/config"
 	"embassy/embassy/format"
 )
 
@@ -25,7 +26,7 @@ func (k *Keys) Names() NameBook {
 	for _, c := range k.Compartments {
 		names[c.ID] = c.Part.Name
 		for _, n := range c.Part.AgentNames {
-			names[n.ID] = n.Name
+			names[n.ID] = cmp.Or(n.Name, names[n.ID])
 		}
 	}
 	return names
@@ -80,7 +81,8 @@ func differences(before, after *format.Charter, keys *Keys) []string {
 		}
 		for _, r := range was.Recipients {
 			if !slices.ContainsFunc(k.Recipients, func(o format.RecipientKey) bool { return bytes.Equal(o.Key, r.Key) }) {
-				say("compartment %s: no longer sealed to %s", names.Of(k.ID), crypto.Fingerprint(r.Key))
+				r.Since = 0
+				say("compartment %s: no longer %s", names.Of(k.ID), RecipientWords(r))
 			}
 		}
 		if !slices.Equal(was.Stewards, k.Stewards) && len(k.Stewards) > 0 {
@@ -153,8 +155,12 @@ func agentDifferences(before, after *format.Charter, names NameBook) (lines []st
 				say("agent %s may no longer write compartment %s", name, names.Of(k))
 			}
 		}
-		if was.Quota != g.Quota {
-			say("agent %s: quota %d bytes on a target (0: none)", name, g.Quota)
+		switch {
+		case was.Quota == g.Quota:
+		case g.Quota == 0:
+			say("agent %s has no quota any more", name)
+		default:
+			say("agent %s may take %s on a target", name, config.SizeText(g.Quota))
 		}
 	}
 	return lines

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"embassy/crypto"
+	"embassy/embassy/config"
 	"embassy/embassy/format"
 )
 
@@ -190,7 +191,7 @@ func (a *amendment) approve(r *format.Request, o ApproveOptions) error {
 		mine = &a.Agents[len(a.Agents)-1]
 		a.say("agent %s, fingerprint %s, is enrolled as %s", mine.ID, r.Fingerprint(), r.Name)
 		if o.Quota > 0 {
-			a.say("agent %s may take %d bytes on a target", r.Name, o.Quota)
+			a.say("agent %s may take %s on a target", r.Name, config.SizeText(o.Quota))
 		}
 	} else if err := enrolled(mine.ID, mine); err != nil {
 		return fmt.Errorf("%w; embassy agent resume ends a suspension", err)
@@ -230,7 +231,7 @@ func (a *amendment) admit(mine *format.CharterAgent, r *format.Request, name str
 		i := slices.IndexFunc(p.Datasets, func(o format.Dataset) bool { return o.Name == d.Name })
 		switch {
 		case i < 0 && a.root == nil:
-			return fmt.Errorf("dataset %q: %w, and only the root may add it", d.Name, ErrUnknownName)
+			return fmt.Errorf("dataset %q: %w, and only the root may add it: approve this request with --kit or --share, without --admin-key", d.Name, ErrUnknownName)
 		case i < 0:
 			p.Datasets = append(p.Datasets, format.Dataset{Name: d.Name, Priority: d.Priority, Agents: []format.ID{mine.ID}})
 			a.say("agent %s may write dataset %s, which is new", r.Name, d.Name)
@@ -251,7 +252,7 @@ func (a *amendment) names() map[format.ID]string {
 	names := map[format.ID]string{}
 	for _, p := range a.parts {
 		for _, n := range p.AgentNames {
-			names[n.ID] = n.Name
+			names[n.ID] = cmp.Or(n.Name, names[n.ID])
 		}
 	}
 	return names
@@ -344,7 +345,7 @@ func (s *Service) SetQuota(ctx context.Context, by Authority, who string, quota 
 		case quota == 0:
 			a.say("agent %s has no quota any more", name)
 		default:
-			a.say("agent %s may take %d bytes on a target", name, quota)
+			a.say("agent %s may take %s on a target", name, config.SizeText(quota))
 		}
 		g.Quota = quota
 		return nil

@@ -91,6 +91,11 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 			return rep, err
 		}
 		defer root.Wipe()
+		if state != nil {
+			if err := state.CheckRoot(nation, root); err != nil {
+				return rep, err
+			}
+		}
 		rep.Resumed, rep.KitFound = rep.Resumed || resumed, true
 		if state, err = createState(s.site.StateDir, s.site.Nation,
 			format.NationKey{Nation: nation, Signer: root.Signer().Verifier()}, root.Identity().Recipient()); err != nil {
@@ -108,7 +113,11 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 			s.warn(Finding{Object: auditObject, Err: fmt.Errorf("%w: %w", ErrNotRecorded, err)})
 		}
 	}
-	rep.Nation, rep.Fingerprint, rep.Agent = state.Nation(), state.Verifier().Fingerprint(), state.Agent()
+	key, err := state.NewestKey()
+	if err != nil {
+		return rep, err
+	}
+	rep.Nation, rep.Fingerprint, rep.Agent = key.Nation, key.Signer.Fingerprint(), state.Agent()
 	rep.Targets = s.publish(ctx, ch, object)
 	return rep, nil
 }

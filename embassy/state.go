@@ -194,6 +194,18 @@ func (s *State) NewestKey() (format.NationKey, error) {
 	return format.NationKey{Nation: s.nation, Signer: signer}, err
 }
 
+// CheckRoot refuses a root of this nation that another one has replaced, with
+// ErrReplaced. One that is to follow the nation's root holds that, and is fit.
+func (s *State) CheckRoot(nation format.ID, root *crypto.Root) error {
+	key, err := s.NewestKey()
+	if err != nil || key.Nation != nation || slices.ContainsFunc(root.Ring(), func(r *crypto.Root) bool {
+		return bytes.Equal(r.Signer().Verifier().Bytes(), key.Signer.Bytes())
+	}) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", crypto.ErrAuthentication, ErrReplaced)
+}
+
 // Knows reports whether the key is the pinned one, or that of a root which has
 // taken its place since.
 func (s *State) Knows(key format.NationKey) bool {

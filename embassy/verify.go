@@ -179,6 +179,11 @@ func (s *Service) verify(ctx context.Context, o VerifyOptions) (VerifyReport, er
 		for _, c := range o.Keys.Compartments {
 			v.readers[c.ID] = &compartmentView{Compartment: c}
 		}
+		for _, k := range o.Keys.Charter.Compartments {
+			if v.readers[k.ID] == nil {
+				s.warn(Finding{Object: "compartment " + k.ID.String(), Err: errors.New("not decrypted: these keys do not open it; its objects are read and compared with their names alone")})
+			}
+		}
 	}
 	if v.charters, err = a.knownCharters(ctx); err != nil {
 		return rep, err

@@ -92,26 +92,32 @@ func (r *rescue) typed(ctx context.Context) (*embassy.Custody, error) {
 	r.say("Type the shares, each line with its sum, from the first line behind BEGIN EMBASSY SHARE on.\n" +
 		"Spaces and small letters do not matter. What you type shows: see that nobody looks on.")
 	lines := term.NewLines(r.stdin, r.stderr)
-	var good []format.NamedShare
+	// Every share that was typed is kept: which of them go together shows when
+	// there are more, and none has to be typed twice.
+	var typed []format.NamedShare
+	good, told := 0, map[format.ShareFault]bool{}
 	for {
-		s, err := r.typeShare(ctx, lines, len(good)+1)
+		s, err := r.typeShare(ctx, lines, good+1)
 		if err != nil {
-			wipe(good)
+			wipe(typed)
 			return nil, err
 		}
-		good = append(good, s)
+		typed = append(typed, s)
 		// Only what is missing, or wrong, is of interest here.
-		c, err := format.Combine(good)
+		c, err := format.Combine(typed)
 		few := (*format.SharesError)(nil)
 		if err == nil {
 			c.Root.Wipe()
 		}
 		if !errors.As(err, &few) {
-			return unlock(good)
+			return unlock(typed)
 		}
+		good = few.Good
 		for _, f := range few.Faults {
-			r.say("Share %s cannot be used: %s", f.Name, f.Why)
-			good = drop(good, f.Name)
+			if f.Name == s.Name || !told[f] {
+				r.say("Share %s cannot be used with the others: %s", f.Name, f.Why)
+			}
+			told[f] = true
 		}
 		if few.Need > 0 {
 			r.say("%d of %d shares are there.", few.Good, few.Need)
@@ -149,15 +155,4 @@ func wipe(shares []format.NamedShare) {
 	for _, s := range shares {
 		s.Wipe()
 	}
-}
-
-// drop wipes and drops the last share of that name.
-func drop(shares []format.NamedShare, name string) []format.NamedShare {
-	for i := len(shares) - 1; i >= 0; i-- {
-		if shares[i].Name == name {
-			shares[i].Wipe()
-			return append(shares[:i:i], shares[i+1:]...)
-		}
-	}
-	return shares
 }

@@ -83,7 +83,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.As(err, &usage), errors.As(err, &order), errors.Is(err, term.ErrNone), errors.Is(err, term.ErrUnfit), errors.Is(err, embassy.ErrNotEmpty):
 		return 2
 	case errors.Is(err, errKit), errors.Is(err, errShares), errors.Is(err, term.ErrEmpty),
-		errors.Is(err, embassy.ErrNotGranted), errors.Is(err, format.ErrSealedToOthers):
+		errors.Is(err, embassy.ErrReplaced), errors.Is(err, embassy.ErrNotGranted), errors.Is(err, format.ErrSealedToOthers):
 		return 6
 	}
 	return 1

@@ -391,8 +391,12 @@ func (r *rescue) resume(view *embassy.View, chosen []embassy.SnapshotInfo) ([]em
 // tell prints what was restored from where, and the verdict.
 func (r *rescue) tell(report embassy.RestoreReport, err error) {
 	for _, d := range report.Datasets {
-		fmt.Fprintf(r.stdout, "%s: %s, %s, %s of %s, in %s\n",
-			d.Dataset, plural(d.Files, "file"), plural(d.Dirs, "folder"), size(d.Bytes), d.Time.UTC().Format(time.RFC3339), d.Dir)
+		if d.Time.IsZero() {
+			fmt.Fprintf(r.stdout, "%s: nothing was restored\n", d.Dataset)
+		} else {
+			fmt.Fprintf(r.stdout, "%s: %s, %s, %s of %s, in %s\n",
+				d.Dataset, plural(d.Files, "file"), plural(d.Dirs, "folder"), size(d.Bytes), d.Time.UTC().Format(time.RFC3339), d.Dir)
+		}
 		for _, s := range d.Served {
 			fmt.Fprintf(r.stdout, "  from %s (%s): %s in %s\n", s.Target, s.Tier, size(s.Bytes), plural(s.Objects, "object"))
 		}

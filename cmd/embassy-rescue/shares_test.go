@@ -72,11 +72,12 @@ func ceremonies(dir string, c *embassy.Custody) error {
 	if err := errors.Join(err, err2, err3); err != nil {
 		return err
 	}
-	block := func(i int) string {
-		_, rest, _ := strings.Cut(texts[i], "-----BEGIN EMBASSY SHARE-----\n")
+	lines := func(text string) string {
+		_, rest, _ := strings.Cut(text, "-----BEGIN EMBASSY SHARE-----\n")
 		lines, _, _ := strings.Cut(rest, "-----END")
 		return lines
 	}
+	block := func(i int) string { return lines(texts[i]) }
 	digit := map[bool]string{true: "3", false: "2"}
 	at := strings.Index(texts[2], "-----BEGIN EMBASSY SHARE") + 100
 	for strings.ContainsRune(" \n", rune(texts[2][at])) {
@@ -87,6 +88,7 @@ func ceremonies(dir string, c *embassy.Custody) error {
 		"corrupted.txt": texts[2][:at] + digit[texts[2][at] == '2'] + texts[2][at+1:],
 		"old.txt":       old[2], "foreign.txt": foreign[2],
 		"three.txt": texts[0] + "\n" + texts[3] + texts[1],
+		"stray.txt": lines(foreign[2]) + block(0) + block(3) + block(1),
 		"typed.txt": strings.ToLower(first) + "\nnonsense\n" + rest + block(0) + block(3) + block(2),
 	}
 	for i, text := range texts {
@@ -113,5 +115,22 @@ func exitsWith(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if (code == want) == neg {
 		ts.Fatalf("exit code %d; want %d: %t", code, want, !neg)
+	}
+}
+
+// Who comes with the root that was replaced is told so, and nothing else.
+func TestReplacedRootExits6(t *testing.T) {
+	if code := exitCode(t.Context(), fmt.Errorf("open: %w", embassy.ErrReplaced)); code != 6 {
+		t.Fatalf("exit code %d", code)
+	}
+}
+
+// A dataset without a snapshot has neither a time nor a folder.
+func TestTellsOfNoSnapshot(t *testing.T) {
+	var out strings.Builder
+	r := &rescue{stdout: &out, stderr: &out}
+	r.tell(embassy.RestoreReport{Datasets: []embassy.DatasetRestore{{Dataset: "archive"}}}, embassy.ErrNoSnapshot)
+	if !strings.HasPrefix(out.String(), "archive: nothing was restored\n") {
+		t.Fatal(out.String())
 	}
 }

@@ -131,6 +131,7 @@ type signing struct {
 	reader
 	admin, out string // key file and proposal of an administrator; both empty: the root signs
 	yes        bool
+	nothing    bool // nothing is to be signed, so neither is needed
 }
 
 func signingFlags() []cli.Flag {
@@ -142,7 +143,7 @@ func signingFlags() []cli.Flag {
 }
 
 func decodeSigning(c *cli.Context) (signing, error) {
-	o := signing{decodeReader(c), c.String("admin-key"), c.String("out"), c.Bool("yes")}
+	o := signing{reader: decodeReader(c), admin: c.String("admin-key"), out: c.String("out"), yes: c.Bool("yes")}
 	if (o.admin == "") != (o.out == "") {
 		return o, usage("--admin-key FILE signs a proposal, and --out FILE says where it goes: give both, or, with the root, neither")
 	}
@@ -167,9 +168,10 @@ func (con *console) signed(ctx context.Context, o signing, change func(*embassy.
 		s.screen.close()
 		return con.confirm(ctx, lines)
 	}}
-	if o.admin != "" {
+	switch {
+	case o.admin != "":
 		by.Admin, err = embassy.OpenAdminKey(o.admin)
-	} else {
+	case !o.nothing:
 		by.Root, err = s.root(ctx, con, o.reader)
 	}
 	if err != nil {
@@ -388,6 +390,7 @@ func agentRevokeCommand(con *console) *cli.Command {
 				return o, err
 			}
 			o.after = c.StringSlice("after")
+			o.nothing = len(o.after) == 0 && o.kit == "" && len(o.shares) == 0 // the chains are listed
 			o.who, err = oneArgument(c, "the agent's NAME or ID")
 			return o, err
 		}, func(ctx context.Context, o agentChange, con *console) error {

@@ -111,7 +111,7 @@ func runPartnerKey(ctx context.Context, o exportOptions, con *console) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	root, kit, err := s.openKit(ctx, con, o.reader)
+	root, kit, err := s.presentRoot(ctx, con, o.reader)
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func runCeremony(ctx context.Context, o ceremonyOptions, con *console) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	root, from, err := s.openKit(ctx, con, o.reader)
+	root, from, err := s.presentRoot(ctx, con, o.reader)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func runCombine(ctx context.Context, o combineOptions, con *console) (err error)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	root, from, err := s.openKit(ctx, con, o.reader)
+	root, from, err := s.presentRoot(ctx, con, o.reader)
 	if err != nil {
 		return err
 	}

@@ -330,6 +330,27 @@ func (s *site) kitPath(r reader) (string, error) {
 	return path, nil
 }
 
+// presentRoot opens the root as openKit does, and refuses one that was replaced,
+// as far as this machine knows: what is made of it opens nothing.
+func (s *site) presentRoot(ctx context.Context, con *console, r reader) (*crypto.Root, *embassy.Custody, error) {
+	root, c, err := s.openKit(ctx, con, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	state, err := embassy.OpenState(s.config.StateDir)
+	if s.config.StateDir == "" || errors.Is(err, embassy.ErrNoState) {
+		return root, c, nil // no machine of the nation
+	}
+	if err == nil {
+		err = state.CheckRoot(c.Nation, root)
+	}
+	if err != nil {
+		root.Wipe()
+		return nil, nil, err
+	}
+	return root, c, nil
+}
+
 // openKit opens the root with the recovery kit, or with a quorum of shares. The
 // caller wipes it.
 func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Root, *embassy.Custody, error) {

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -129,6 +130,14 @@ func envStem(name string) string {
 		return "TARGET_" + stem
 	}
 	return stem
+}
+
+// SizeText writes a size exactly, as ParseSize reads it.
+func SizeText(n uint64) string {
+	if n > math.MaxInt64 {
+		return strconv.FormatUint(n, 10)
+	}
+	return rateText(int64(n))
 }
 
 // rateText writes a rate as ParseRate reads it.

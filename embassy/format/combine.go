@@ -71,8 +71,8 @@ type Combined struct {
 
 // Combine returns the root of a quorum of shares. Those that are damaged,
 // altered, given twice, or of another nation, root or ceremony than most of
-// the good ones are left out and named; of as many, the newest ceremony
-// counts. With too few left the error is a *SharesError.
+// the good ones are left out and named; a ceremony with a quorum goes before
+// one without and, of as many, the newest counts. With too few left the error is a *SharesError.
 func Combine(given []NamedShare) (*Combined, error) {
 	c := &Combined{}
 	ref := reference(given)
@@ -156,8 +156,8 @@ func (s *Share) sameRoot(t *Share) bool {
 	return s.Nation == t.Nation && bytes.Equal(s.RootSigner, t.RootSigner)
 }
 
-// reference returns a share of the ceremony that most good shares are of; nil
-// when none is good.
+// reference returns a share of the ceremony that most good shares are of, one
+// with a quorum before one without; nil when none is good.
 func reference(given []NamedShare) *Share {
 	type ceremony struct {
 		nation, id ID
@@ -165,7 +165,7 @@ func reference(given []NamedShare) *Share {
 	}
 	numbers := map[ceremony]map[uint8]bool{}
 	var best *Share
-	most := 0
+	most, full := 0, false
 	for _, g := range given {
 		if g.Err != nil {
 			continue
@@ -176,8 +176,9 @@ func reference(given []NamedShare) *Share {
 			numbers[k] = map[uint8]bool{}
 		}
 		numbers[k][s.Number] = true
-		if n := len(numbers[k]); n > most || n == most && s.Created > best.Created {
-			best, most = s, n
+		n, whole := len(numbers[k]), len(numbers[k]) >= int(s.Quorum)
+		if whole && !full || whole == full && (n > most || n == most && s.Created > best.Created) {
+			best, most, full = s, n, whole
 		}
 	}
 	return best

@@ -302,3 +302,13 @@ func FuzzShare(f *testing.F) {
 		}
 	})
 }
+
+// A ceremony with a quorum goes before one of which there are more shares, and too few.
+func TestCombineTakesTheQuorum(t *testing.T) {
+	w := newWorld(t, 0)
+	old, now := w.ceremony(t, 4, 5, ceremonyTime), w.ceremony(t, 2, 3, ceremonyTime.Add(time.Hour))
+	c, err := format.Combine(given(old[0], old[1], old[2], now[0], now[1]))
+	if err != nil || !c.Root.Equal(&w.root.Secret) || len(c.Used) != 2 || len(c.Faults) != 3 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+}
