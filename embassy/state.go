@@ -129,7 +129,7 @@ func createState(dir, name string, key format.NationKey, recipient *crypto.Recip
 		if err != nil {
 			return nil, err
 		}
-		if err := writeFile(dir, keyFile, key.Marshal()); err != nil {
+		if err := createFile(dir, keyFile, key.Marshal()); err != nil && !errors.Is(err, fs.ErrExist) { // another process made it at once
 			return nil, err
 		}
 	}
@@ -141,7 +141,9 @@ func createState(dir, name string, key format.NationKey, recipient *crypto.Recip
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFile(dir, filepath.Join(dir, "nation.json"), append(raw, '\n')); err != nil {
+	if err := createFile(dir, filepath.Join(dir, "nation.json"), append(raw, '\n')); errors.Is(err, fs.ErrExist) {
+		return createState(dir, name, key, recipient) // another process made it at once
+	} else if err != nil {
 		return nil, err
 	}
 	return OpenState(dir)
