@@ -123,9 +123,28 @@ func createFile(dir, path string, data []byte) error {
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Link(f.Name(), path)
+		err = settleFile(f.Name(), path)
 	}
-	return errors.Join(err, os.Remove(f.Name()), syncDir(dir))
+	gone := os.Remove(f.Name())
+	if errors.Is(gone, fs.ErrNotExist) {
+		gone = nil
+	}
+	return errors.Join(err, gone, syncDir(dir))
+}
+
+// settleFile gives a file another name that nothing has yet; fs.ErrExist. The
+// old name may stay.
+func settleFile(old, path string) error {
+	err := os.Link(old, path)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// A disk without links, such as a USB stick: another process could come in
+	// between these two.
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(&fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}, err)
+	}
+	return os.Rename(old, path)
 }
 
 // listed returns up to which number the entries of a chain list what is filed

@@ -202,8 +202,9 @@ func (s *Service) chosen(names []string) ([]config.Dataset, error) {
 }
 
 // present makes sure that every answering target shows the charter, and that
-// it is not some other nation's.
-func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte) {
+// it is not some other nation's. It returns how many do.
+func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte) int {
+	var have atomic.Int64
 	h := format.HashOf(object)
 	name := format.CharterName(ch.Nation, ch.Seq, h)
 	each(s.order, func(_ int, m *Member) {
@@ -211,6 +212,9 @@ func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte
 			return
 		}
 		_, err := m.stat(ctx, name)
+		if err == nil {
+			have.Add(1)
+		}
 		if !errors.Is(err, targets.ErrNotFound) {
 			return // there, or down: the breaker knows
 		}
@@ -226,12 +230,16 @@ func (s *Service) present(ctx context.Context, ch *format.Charter, object []byte
 			if errors.Is(err, targets.ErrDenied) {
 				return nil
 			}
+			if err == nil {
+				have.Add(1)
+			}
 			return err
 		})
 		if err != nil {
 			s.log.Warn("put charter", "target", m.Name, "err", err)
 		}
 	})
+	return int(have.Load())
 }
 
 // Foreign returns an ErrForeignTarget that names the other nation, when the

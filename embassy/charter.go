@@ -146,7 +146,7 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 	if err != nil {
 		return CharterReport{}, err
 	}
-	ch, object, err := s.newestCharter(ctx, state)
+	ch, was, err := s.newestCharter(ctx, state)
 	if err != nil {
 		return CharterReport{}, err
 	}
@@ -158,7 +158,7 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 	if err != nil {
 		return CharterReport{}, err
 	}
-	a := following(ch, object, keys, ring)
+	a, object := following(ch, was, keys, ring), was
 	if err := change(state, a); err != nil {
 		return CharterReport{}, err
 	}
@@ -166,14 +166,53 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 		if object, err = s.sign(a); err != nil {
 			return CharterReport{}, err
 		}
-		if ch, err = state.acceptCharter(object); err != nil {
-			return CharterReport{}, err
-		}
-		if err := s.Audit(DidSignCharter, "", "charter", strconv.FormatUint(ch.Seq, 10), "added", strings.Join(a.lines, "; ")); err != nil {
+		if ch, err = s.enact(ctx, state, ch, was, object, "added", strings.Join(a.lines, "; ")); err != nil {
 			return CharterReport{}, err
 		}
 	}
 	return CharterReport{Seq: ch.Seq, Added: a.lines, Targets: s.publish(ctx, ch, object)}, nil
+}
+
+// ErrUnpublished: nothing can follow a charter that is on no target.
+var ErrUnpublished = errors.New("no target that answers has it, so none can follow it, and nothing was signed: embassy target list says what is wrong with them; then run this again")
+
+// enact makes a charter that was signed here the newest one of this machine,
+// and records it. The one before it goes to the targets first, where an
+// interrupted run did not bring it: what follows a charter that is nowhere
+// cannot be verified. The record comes first: a charter may end this machine's
+// agent, and after a crash one record too many is better than one too few. It
+// comes last where only the charter lets the agent write. That it cannot be
+// written does not keep the charter from the targets: what suspends a captured
+// agent must get there.
+func (s *Service) enact(ctx context.Context, state *State, prev *format.Charter, was, object []byte, facts ...string) (*format.Charter, error) {
+	if s.present(ctx, prev, was) == 0 {
+		return nil, fmt.Errorf("charter %d: %w", prev.Seq, ErrUnpublished)
+	}
+	var unrecorded error
+	audit := func() {
+		unrecorded = s.Audit(DidSignCharter, "", append([]string{"charter", strconv.FormatUint(prev.Seq+1, 10)}, facts...)...)
+	}
+	ch, err := state.enactCharter(object, audit)
+	if err != nil {
+		return nil, err
+	}
+	if unrecorded != nil {
+		audit()
+	}
+	if unrecorded != nil {
+		s.warn(Finding{Object: auditObject, Err: unrecorded})
+	}
+	return ch, nil
+}
+
+// current returns nil while the charter of this hash is the newest one that this
+// machine or any answering target knows; else ErrStale.
+func (s *Service) current(ctx context.Context, state *State, h format.Hash) error {
+	ch, object, err := s.newestCharter(ctx, state)
+	if err == nil && format.HashOf(object) != h {
+		err = fmt.Errorf("charter %d is in force: %w", ch.Seq, ErrStale)
+	}
+	return err
 }
 
 // ApplyCharter signs what the configuration adds to the charter:
@@ -209,7 +248,7 @@ func (s *Service) firstCharter(ctx context.Context, state *State, root *crypto.R
 	if object, err = s.sign(a); err != nil {
 		return nil, nil, err
 	}
-	ch, err := state.acceptCharter(object)
+	ch, err := state.enactCharter(object, nil)
 	return ch, object, err
 }
 

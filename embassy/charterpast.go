@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"embassy/embassy/format"
@@ -17,8 +16,8 @@ var (
 	ErrForkedCharter = errors.New("two charters with one number are signed: two machines signed at once, or a root or a quorum of administrators is in wrong hands")
 	// ErrBrokenPast: a charter follows another one than that which lies on the targets.
 	ErrBrokenPast = errors.New("the charter before it, which it names, is on no target that answers")
-	// ErrStale: a proposal was made before the newest charter.
-	ErrStale = errors.New("another charter came in between: make the proposal anew")
+	// ErrStale: a charter, or a proposal of one, does not follow the newest one.
+	ErrStale = errors.New("another charter came in between: look at embassy charter history, and run it again; a proposal has to be made anew")
 )
 
 // PastCharter is a charter of the nation, and who holds it.
@@ -198,12 +197,8 @@ func (s *Service) Publish(ctx context.Context, p *format.Proposal) (CharterRepor
 	if h != proposed.Prev && !again {
 		return CharterReport{}, fmt.Errorf("proposal of charter %d, and charter %d is in force: %w", proposed.Seq, ch.Seq, ErrStale)
 	}
-	if ch, err = state.acceptCharter(object); err != nil {
-		return CharterReport{}, err
-	}
 	if !again {
-		err := s.Audit(DidSignCharter, "", "charter", strconv.FormatUint(ch.Seq, 10), "by", "administrators "+strings.Join(p.Signers(), ", "))
-		if err != nil {
+		if ch, err = s.enact(ctx, state, ch, newest, object, "by", "administrators "+strings.Join(p.Signers(), ", ")); err != nil {
 			return CharterReport{}, err
 		}
 	}

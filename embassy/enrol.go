@@ -79,10 +79,12 @@ type ChangeReport struct {
 
 // change signs or proposes the charter that follows the newest one.
 func (s *Service) change(ctx context.Context, by Authority, f func(*amendment) error) (ChangeReport, error) {
-	whole := func(_ *State, a *amendment) error {
+	whole := func(state *State, a *amendment) error {
 		err := f(a)
 		if err == nil && len(a.lines) > 0 && by.Confirm != nil {
-			err = by.Confirm(a.lines)
+			if err = by.Confirm(a.lines); err == nil { // people take their time
+				err = s.current(ctx, state, a.Prev)
+			}
 		}
 		return err
 	}

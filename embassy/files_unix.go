@@ -3,9 +3,11 @@
 package embassy
 
 import (
+	"errors"
 	"os"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 )
 
 // writeFile replaces a file, readable by its owner only. When it returns nil
@@ -25,4 +27,14 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// lockFile waits until no other process has the file locked, and locks it until
+// it is closed.
+func lockFile(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }

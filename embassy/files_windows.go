@@ -3,6 +3,8 @@ package embassy
 import (
 	"errors"
 	"os"
+
+	"golang.org/x/sys/windows"
 )
 
 // writeFile replaces a file. When it returns nil the file is whole.
@@ -24,3 +26,9 @@ func writeFile(dir, path string, data []byte) error {
 
 // syncDir does nothing: the system has no such call.
 func syncDir(string) error { return nil }
+
+// lockFile waits until no other process has the file locked, and locks it until
+// it is closed.
+func lockFile(f *os.File) error {
+	return windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, &windows.Overlapped{})
+}

@@ -142,6 +142,10 @@ func (s *Service) initRoot(o InitOptions) (nation format.ID, root *crypto.Root, 
 		return nation, nil, false, err
 	}
 	if err := WriteKit(o.KitPath, s.site.Nation, kit); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = fmt.Errorf("another init made a kit at once: run it again, to go on with that one: %w", err)
+		}
+		root.Wipe()
 		return nation, nil, false, err
 	}
 	return nation, root, false, nil

@@ -187,5 +187,5 @@ func RotatePassphrase(path, nationName string, old *format.Kit, root *crypto.Roo
 		return err
 	}
 	kit.Hints = old.Hints
-	return WriteKit(path, nationName, kit)
+	return writeKit(path, nationName, kit, writeFile)
 }

@@ -117,11 +117,9 @@ func WriteShares(dir, nationName string, shares []*format.Share) (paths []string
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return nil, err
 	}
-	making := filepath.Join(parent, "."+filepath.Base(dir)+".part") // an interrupted run's, too
-	if err := os.RemoveAll(making); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(making, 0o700); err != nil {
+	partial := "." + filepath.Base(dir) + ".part-"
+	making, err := os.MkdirTemp(parent, partial+"*") // another run may make others at once
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -145,7 +143,19 @@ func WriteShares(dir, nationName string, shares []*format.Share) (paths []string
 	if err := os.Rename(making, dir); err != nil {
 		return nil, err
 	}
+	dropPartial(parent, partial)
 	return paths, syncDir(parent)
+}
+
+// dropPartial removes what interrupted runs left. A run that goes on finds its
+// folder taken, and removes by itself what it still writes.
+func dropPartial(parent, prefix string) {
+	entries, _ := os.ReadDir(parent)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), prefix) {
+			_ = os.RemoveAll(filepath.Join(parent, e.Name()))
+		}
+	}
 }
 
 // noFolder refuses a folder that holds anything.
@@ -178,8 +188,13 @@ func SharesIn(dir string) ([]string, error) {
 	return paths, nil
 }
 
-// WriteKit writes a recovery kit, readable by its owner only.
+// WriteKit writes a recovery kit, readable by its owner only, into a file that
+// does not exist: fs.ErrExist, and the file stays as it is.
 func WriteKit(path, nationName string, kit *format.Kit) error {
+	return writeKit(path, nationName, kit, createFile)
+}
+
+func writeKit(path, nationName string, kit *format.Kit, write func(dir, path string, data []byte) error) error {
 	text, err := kit.Text(nationName)
 	if err != nil {
 		return err
@@ -187,7 +202,7 @@ func WriteKit(path, nationName string, kit *format.Kit) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Dir(path), path, []byte(text)); err != nil {
+	if err := write(filepath.Dir(path), path, []byte(text)); err != nil {
 		return fmt.Errorf("write recovery kit: %w", err)
 	}
 	return nil

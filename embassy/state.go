@@ -2,6 +2,7 @@ package embassy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ var ErrNoState = errors.New("this machine is not set up: no nation in the state 
 //	nation.json    the pinned root keys of the nation, in public form
 //	agent.key      the agent's private keys, 0600
 //	charter        the newest charter this machine accepted
+//	lock           held while the charter is replaced
 //	chains/<c>/    own chains, one file an entry: the authority for own numbers
 //	audit/         signed records of what people did here
 //	forgiven.json  targets that were trusted again, and the own heads of then
@@ -129,7 +131,7 @@ func createState(dir, name string, key format.NationKey, recipient *crypto.Recip
 		if err != nil {
 			return nil, err
 		}
-		if err := writeFile(dir, keyFile, key.Marshal()); err != nil {
+		if err := createFile(dir, keyFile, key.Marshal()); err != nil && !errors.Is(err, fs.ErrExist) { // another process made it at once
 			return nil, err
 		}
 	}
@@ -141,7 +143,9 @@ func createState(dir, name string, key format.NationKey, recipient *crypto.Recip
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFile(dir, filepath.Join(dir, "nation.json"), append(raw, '\n')); err != nil {
+	if err := createFile(dir, filepath.Join(dir, "nation.json"), append(raw, '\n')); errors.Is(err, fs.ErrExist) {
+		return createState(dir, name, key, recipient) // another process made it at once
+	} else if err != nil {
 		return nil, err
 	}
 	return OpenState(dir)
@@ -259,8 +263,16 @@ func (s *State) acceptCharter(object []byte) (*format.Charter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if have, _, err := s.charter(); err == nil && !outranks(ch, have) {
+		return have, nil // and nothing has to be written
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if have, _, err := s.charter(); err == nil {
-		if have.Rank().Compare(ch.Rank()) >= 0 {
+		if !outranks(ch, have) {
 			return have, nil
 		}
 		if !ch.Follows(have) {
@@ -268,6 +280,52 @@ func (s *State) acceptCharter(object []byte) (*format.Charter, error) {
 		}
 	}
 	return ch, writeFile(s.dir, filepath.Join(s.dir, "charter"), object)
+}
+
+// outranks reports whether a charter counts more than another one. Of two with
+// one number the later one does, so that all machines agree.
+func outranks(a, b *format.Charter) bool {
+	return cmp.Or(a.Rank().Compare(b.Rank()), cmp.Compare(a.Time, b.Time)) > 0
+}
+
+// enactCharter stores a charter that was signed on this machine, and must
+// follow the newest one that it knows, or be the first: else ErrStale. before
+// is called when it is certain that it does, and may be nil.
+func (s *State) enactCharter(object []byte, before func()) (*format.Charter, error) {
+	ch, err := format.OpenCharter(object, s.nation, s.verifier)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	have, was, err := s.charter()
+	switch {
+	case err == nil && format.HashOf(was) != ch.Prev:
+		return nil, fmt.Errorf("charter %d, and charter %d is in force: %w", ch.Seq, have.Seq, ErrStale)
+	case err == nil && !ch.Follows(have):
+		return nil, fmt.Errorf("charter %d: %w", ch.Seq, ErrTwoRoots)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	if before != nil {
+		before()
+	}
+	return ch, writeFile(s.dir, filepath.Join(s.dir, "charter"), object)
+}
+
+// lock keeps other processes from replacing the charter, until it is released.
+func (s *State) lock() (release func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	}
+	return func() { f.Close() }, nil
 }
 
 // makeDirs makes a folder below the state directory, durably.

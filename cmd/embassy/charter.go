@@ -67,7 +67,7 @@ func printCharterReport(con *console, report embassy.CharterReport) error {
 		}{schemaV1, report.Seq, append([]string{}, report.Added...), results(report.Targets)}); err != nil {
 			return err
 		}
-		return published(report.Targets)
+		return charterPublished(report.Targets)
 	}
 	w := table(con.stdout)
 	if len(report.Added) == 0 {
@@ -82,5 +82,14 @@ func printCharterReport(con *console, report embassy.CharterReport) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return published(report.Targets)
+	return charterPublished(report.Targets)
+}
+
+// charterPublished is published of a charter that this machine keeps: to sign
+// another one would not be the same.
+func charterPublished(list []embassy.TargetResult) error {
+	if published(list) == nil {
+		return nil
+	}
+	return errors.New("no target has the charter, which this machine keeps: embassy target list says what is wrong with them; then embassy charter apply, or the next embassy backup here, brings it to them: do not sign it again")
 }
