@@ -153,6 +153,9 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 	if err != nil {
 		return CharterReport{}, fmt.Errorf("open charter %d: %w", ch.Seq, err)
 	}
+	if keys.Doubt != nil {
+		s.warn(Finding{Object: "charter", Err: keys.Doubt})
+	}
 	ring, err := ch.Ring(root)
 	if err != nil {
 		return CharterReport{}, err

@@ -148,6 +148,9 @@ func (s *Service) Review(ctx context.Context, p *format.Proposal) (out Proposed,
 		if after, err = AgentKeys(out.Charter, state.key); err != nil && !errors.Is(err, ErrNotEnrolled) {
 			return out, err
 		}
+		if after != nil && after.Doubt != nil {
+			return out, after.Doubt
+		}
 		if keys != nil && after != nil {
 			if err := after.within(keys); err != nil {
 				return out, err

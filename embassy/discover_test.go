@@ -2,6 +2,7 @@ package embassy_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"embassy/crypto"
@@ -92,5 +93,48 @@ func TestDismissedAdministratorsHideNothing(t *testing.T) {
 	s.plantCharter(0, rogue, admins[:2]...)
 	if ch := s.charter(); ch.Seq != next.Seq || ch.Quorum != 0 {
 		t.Errorf("charter %d with a quorum of %d counts", ch.Seq, ch.Quorum)
+	}
+}
+
+// A quorum of administrators seals another writer secret to an agent: what is
+// written with it would open to nobody. The agent goes by what the root sealed.
+func TestAdministratorsForgeNoSecret(t *testing.T) {
+	s := newSite(t, 1, 1)
+	s.fill(1, 3, 2000)
+	s.mustBackup(0)
+	admins := s.administered()
+	base, object, keys, err := s.start().CharterOf(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rogue := *base
+	rogue.Seq, rogue.Prev, rogue.Base = base.Seq+1, format.HashOf(object), object
+	rogue.Parts = slices.Clone(base.Parts)
+	c, me := keys.Compartments[0], s.agentKey()
+	part := c.Part
+	part.Writers = []format.EpochSecret{{Epoch: 1, Secret: crypto.NewSecret().Bytes()}}
+	forged, err := format.SealPart(base.Nation, c.ID, 1, format.AgentPart, me.Identity.Recipient(), part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range rogue.Parts {
+		if p.Kind == format.AgentPart && p.To == forged.To {
+			rogue.Parts[i] = forged
+		}
+	}
+	s.plantCharter(0, rogue, admins[:2]...)
+	s.fill(2, 3, 2000)
+	s.mustBackup(0)
+	s.restore(0)
+	if !slices.ContainsFunc(s.findings, func(f embassy.Finding) bool { return errors.Is(f.Err, format.ErrOverreach) }) {
+		t.Errorf("nobody is told: %v", s.findings)
+	}
+	rogue.Seq, rogue.Prev = rogue.Seq+1, format.HashOf(object)
+	p, err := format.Propose(rogue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.start().Review(t.Context(), p); !errors.Is(err, format.ErrOverreach) {
+		t.Errorf("review: %v", err)
 	}
 }
