@@ -266,6 +266,8 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 	switch {
 	case err != nil && known == nil:
 		return nil, nil, err
+	case errors.Is(err, ErrTwoHeirs): // what was accepted holds
+		s.warn(Finding{Object: format.CharterPrefix(key.Nation), Err: err})
 	case err == nil && (known == nil || found.Rank().Compare(known.Rank()) >= 0):
 		if !bytes.Equal(object, raw) {
 			err = s.catalog.Note(charterNote, object)

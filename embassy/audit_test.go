@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"embassy/embassy"
+	"embassy/embassy/format"
 	"embassy/targets"
 )
 
@@ -174,5 +175,28 @@ func TestAuditWithoutALog(t *testing.T) {
 	}
 	if _, err := svc.Trust(context.Background(), "t0", "why"); !errors.Is(err, embassy.ErrNotRecorded) {
 		t.Errorf("trusted without a record: %v", err)
+	}
+}
+
+// A captured agent lists records without end: so many are read, and the rest is
+// told.
+func TestAuditOfManyRecords(t *testing.T) {
+	s := newSite(t, 1, 1)
+	s.fill(1, 3, 2000)
+	s.mustBackup(0)
+	s.record("before")
+	key, ch := s.agentKey(), s.charter()
+	e := format.Entry{Nation: ch.Nation, Compartment: ch.Compartments[0].ID, Agent: key.ID(), Chain: format.ID{1}, Seq: 1, Time: 1}
+	for i := range 700 {
+		e.Adds = append(e.Adds, format.Listed{Kind: format.KindRecord, Hash: format.HashOf([]byte{byte(i), byte(i >> 8)}), Size: format.MaxAuditSize})
+	}
+	object, err := format.SealEntry(e, key.Signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plant(t, s.mems[0], format.EntryName(e.Nation, e.Compartment, e.Agent, e.Chain, 1, format.HashOf(object)), object)
+	rep := s.audits(true)
+	if len(rep.Problems) != 513 || rep.Bytes != 64<<20 || !strings.Contains(rep.Problems[0].String()+rep.Problems[512].String(), "188 records left out") {
+		t.Errorf("%d bytes, %d problems, such as %v", rep.Bytes, len(rep.Problems), rep.Problems[:min(1, len(rep.Problems))])
 	}
 }

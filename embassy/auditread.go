@@ -14,6 +14,11 @@ import (
 	"embassy/embassy/format"
 )
 
+const (
+	auditRation = 64 << 20 // bytes of records that are read of one agent
+	minAudit    = 1 << 10  // bytes that one counts for at least
+)
+
 // AuditRecord is one record of an audit log, verified.
 type AuditRecord struct {
 	Compartment string // where it is filed
@@ -64,14 +69,20 @@ func (s *Service) AuditLogs(ctx context.Context, v *View) (AuditReport, error) {
 	if err != nil {
 		return rep, err
 	}
+	type number struct {
+		log    format.ID
+		number uint64
+	}
+	at, here := map[format.Hash]int{}, map[number]bool{} // agents may list many
+	for i, r := range rep.Records {
+		at[r.Hash], here[number{r.Log, r.Number}] = i, true
+	}
 	for _, r := range there {
-		i := slices.IndexFunc(rep.Records, func(o AuditRecord) bool { return o.Hash == r.Hash })
-		if i >= 0 {
+		if i, ok := at[r.Hash]; ok {
 			rep.Records[i].Listed = true
 			continue
 		}
-		forks := slices.ContainsFunc(rep.Records, func(o AuditRecord) bool { return o.Here && o.Log == r.Log && o.Number == r.Number })
-		if r.Agent == me && !forks { // a fork is named below
+		if r.Agent == me && !here[number{r.Log, r.Number}] { // a fork is named below
 			rep.Problems = append(rep.Problems, Finding{Object: r.title(), Err: errNotHere})
 		}
 		rep.Records = append(rep.Records, r)
@@ -279,9 +290,15 @@ func (v *View) audits(ctx context.Context, rep *AuditReport) ([]AuditRecord, err
 	}
 	var mu sync.Mutex
 	var out []AuditRecord
+	var kept ration
+	left := map[format.ID]int{} // records that are left out, by agent
 	var g errgroup.Group
 	g.SetLimit(smallFetches)
 	for _, p := range found {
+		if !kept.take(p.agent, max(int(p.size), minAudit), auditRation) {
+			left[p.agent]++
+			continue
+		}
 		g.Go(func() error {
 			if ctx.Err() != nil {
 				return nil
@@ -307,6 +324,10 @@ func (v *View) audits(ctx context.Context, rep *AuditReport) ([]AuditRecord, err
 		})
 	}
 	g.Wait()
+	for agent, n := range left {
+		rep.Problems = append(rep.Problems, Finding{Object: "agent " + agent.String(),
+			Err: fmt.Errorf("%d records left out: it lists more than %d MiB of them", n, auditRation>>20)})
+	}
 	slices.SortFunc(rep.Problems, func(a, b Finding) int { return cmp.Compare(a.Object, b.Object) })
 	return out, ctx.Err()
 }

@@ -117,6 +117,9 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 	if err != nil {
 		return nil, err
 	}
+	if keys.Doubt != nil {
+		s.warn(Finding{Object: "charter", Err: keys.Doubt})
+	}
 	s.present(ctx, ch, object)
 
 	ledgers := map[string]*ledger{}

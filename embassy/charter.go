@@ -154,6 +154,9 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 	if err != nil {
 		return CharterReport{}, fmt.Errorf("open charter %d: %w", ch.Seq, err)
 	}
+	if keys.Doubt != nil {
+		s.warn(Finding{Object: "charter", Err: keys.Doubt})
+	}
 	ring, err := ch.Ring(root)
 	if err != nil {
 		return CharterReport{}, err
@@ -261,6 +264,10 @@ func (s *Service) newestCharter(ctx context.Context, state *State) (*format.Char
 	}
 	probe(ctx, state.Nation(), s.order)
 	_, object, err := findCharter(ctx, s.order, state.Nation(), state.Verifier(), have, s.warn)
+	if have != nil && errors.Is(err, ErrTwoHeirs) { // what was accepted holds
+		s.warn(Finding{Object: format.CharterPrefix(state.Nation()), Err: err})
+		return state.charter()
+	}
 	if err != nil && !errors.Is(err, ErrNoCharter) && !errors.Is(err, ErrDown) {
 		return nil, nil, err
 	}

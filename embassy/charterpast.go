@@ -135,10 +135,13 @@ func (s *Service) Review(ctx context.Context, p *format.Proposal) (out Proposed,
 	if err != nil && !errors.Is(err, ErrDown) && !errors.Is(err, ErrNoCharter) {
 		return out, err
 	}
-	if err != nil || format.HashOf(object) != out.Prev {
-		if err == nil && before.Seq >= out.Seq {
-			return out, fmt.Errorf("proposal of charter %d, and charter %d is in force: %w", out.Seq, before.Seq, ErrStale)
-		}
+	// Changes are told against what is known to be in force, and not against what
+	// the proposal picks: that would hide what it undoes.
+	follows := err == nil && format.HashOf(object) == out.Prev
+	if err == nil && (out.Rank().Compare(before.Rank()) <= 0 || !follows && out.Seq <= before.Seq+1) {
+		return out, fmt.Errorf("proposal of charter %d, and charter %d is in force: %w", out.Seq, before.Seq, ErrStale)
+	}
+	if err != nil || before.Rank().Compare(out.Rooted().Rank()) < 0 {
 		before = out.Rooted()
 	}
 	out.Since = before.Seq
@@ -146,6 +149,9 @@ func (s *Service) Review(ctx context.Context, p *format.Proposal) (out Proposed,
 	if state != nil {
 		if after, err = AgentKeys(out.Charter, state.key); err != nil && !errors.Is(err, ErrNotEnrolled) {
 			return out, err
+		}
+		if after != nil && after.Doubt != nil {
+			return out, after.Doubt
 		}
 		if keys != nil && after != nil {
 			if err := after.within(keys); err != nil {

@@ -23,6 +23,10 @@ const (
 	shownNation     = 8      // digits of each
 )
 
+// ErrTwoHeirs: a root handed over to two others. Who knows only that root cannot
+// tell the nation's heir from a thief's.
+var ErrTwoHeirs = errors.New("they name two roots that took the place of one: somebody uses a root that was replaced; bring the public key of the nation's present root by hand, or a kit, shares or a reader key of that root")
+
 // numberedCopy is a charter as one target lists it.
 type numberedCopy struct {
 	member *Member
@@ -63,25 +67,33 @@ func findCharter(ctx context.Context, members []*Member, nation format.ID, root 
 	})
 	var best *format.Charter
 	var object []byte
-	tried := 0
-	for i, c := range copies {
-		// One that the root signed outranks all before it; one of administrators
-		// must rest on the last that the root signed.
-		if best != nil && (c.seq < best.Rank().Rooted || format.HashOf(object) == c.hash || best.Prev == c.hash && c.seq > best.Rank().Rooted) {
+	opened := map[format.Hash]bool{}
+	for _, c := range copies {
+		// No number tells what a charter is worth: who has a root that was replaced,
+		// or administrators who were dismissed, sign any. But what counts for more
+		// than an accepted one has no lesser number than what that rests on.
+		if opened[c.hash] || have != nil && c.seq < have.Rank().Rooted {
 			continue
 		}
-		if best == nil && i > 0 && copies[i-1].hash != c.hash {
-			tried++
-		}
+		late := best == nil || c.seq >= best.Rank().Rooted // else nobody needs it
 		got, data, old, err := c.open(ctx, nation, root)
-		if old != nil {
+		if old != nil && late {
 			warn(Finding{Target: c.member.Name, Object: c.name, Err: old})
 		}
+		if err != nil {
+			if late {
+				warn(Finding{Target: c.member.Name, Object: c.name, Err: err})
+			}
+			continue
+		}
+		opened[c.hash] = true
 		switch {
-		case err != nil:
-			warn(Finding{Target: c.member.Name, Object: c.name, Err: err})
-		case have != nil && got.Rank().Rotations >= have.Rank().Rotations && !got.Follows(have):
+		case have != nil && got.Rank().Rotations < have.Rank().Rotations:
+			// by a root that was replaced
+		case have != nil && !got.Follows(have):
 			warn(Finding{Target: c.member.Name, Object: c.name, Err: ErrTwoRoots})
+		case best != nil && !got.Follows(best) && !best.Follows(got):
+			return nil, nil, fmt.Errorf("charters %d and %d: %w", best.Seq, got.Seq, ErrTwoHeirs)
 		case best == nil || got.Rank().Compare(best.Rank()) > 0:
 			best, object = got, data
 		case got.Rank() == best.Rank():

@@ -432,3 +432,44 @@ func TestRequestRefuses(t *testing.T) {
 		t.Errorf("a machine without datasets: %v", err)
 	}
 }
+
+// Whoever makes a proposal names any charter as the one before it. What it undoes
+// is shown to those who sign, or it is stale.
+func TestReviewHidesNothing(t *testing.T) {
+	a, _ := joined(t, 1)
+	admins := a.administered()
+	ctx, svc := t.Context(), a.start()
+	base, object, _, err := svc.CharterOf(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := svc.Suspend(ctx, embassy.Authority{Admin: admins[0]}, "beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rep.Proposal.Sign(admins[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := svc.Publish(ctx, rep.Proposal); err != nil {
+		t.Fatal(err)
+	}
+	// It looks like a quota for the first agent, and resumes the other.
+	next := *base
+	next.Base, next.Prev = object, format.HashOf([]byte("another charter"))
+	next.Agents = slices.Clone(base.Agents)
+	next.Agents[0].Quota = 1 << 40
+	for seq, want := range map[uint64]error{base.Seq + 2: embassy.ErrStale, base.Seq + 3: nil} {
+		next.Seq = seq
+		p, err := format.Propose(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		review, err := svc.Review(ctx, p)
+		if !errors.Is(err, want) {
+			t.Errorf("proposal of charter %d: %v", seq, err)
+		}
+		if want == nil && !strings.Contains(strings.Join(review.Changes, "\n"), "agent beta is active") {
+			t.Errorf("proposal of charter %d against %d: %v", seq, review.Since, review.Changes)
+		}
+	}
+}

@@ -78,8 +78,36 @@ func (k *Keys) unknown(what, name string) error {
 }
 
 // AgentKeys opens what the charter gives to an agent: writer secrets, no
-// reader key.
+// reader key. As for readers, what administrators sealed counts as far as it
+// leaves alone what the root sealed to the same agent.
 func AgentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
+	keys, err := agentKeys(ch, key)
+	base := ch.Rooted()
+	if base == ch || errors.Is(err, ErrNotEnrolled) {
+		return keys, err
+	}
+	was, failed := agentKeys(base, key)
+	if failed != nil {
+		return keys, err // administrators enrolled it
+	}
+	for i := 0; err == nil && i < len(keys.Compartments); i++ {
+		c := keys.Compartments[i]
+		if w := was.at(c.ID); w != nil && !sameButAgents(c.Part, w.Part) {
+			err = fmt.Errorf("compartment %s: %w", w.Part.Name, format.ErrOverreach)
+		}
+	}
+	if err != nil {
+		was.Doubt = setAside(ch, base, err)
+		return was, nil
+	}
+	return keys, nil
+}
+
+func setAside(ch, base *format.Charter, why error) error {
+	return fmt.Errorf("charter %d, which administrators signed, is set aside for charter %d: %w", ch.Seq, base.Seq, why)
+}
+
+func agentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
 	id := format.ID(key.ID())
 	a := ch.Agent(id)
 	if err := enrolled(id, a); err != nil {
@@ -120,7 +148,7 @@ func within(ch *format.Charter, open func(*format.Charter) (*Keys, error)) (*Key
 		err = keys.within(was)
 	}
 	if err != nil {
-		was.Doubt = fmt.Errorf("charter %d, which administrators signed, is set aside for charter %d: %w", ch.Seq, base.Seq, err)
+		was.Doubt = setAside(ch, base, err)
 		return was, nil
 	}
 	return keys, nil

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	grantFetches = 2         // records fetched at once
 	grantRation  = 192 << 20 // bytes of grants that are kept of one agent
+	recordRation = 1 << 30   // bytes of records that are read of one agent, to find its grants
 )
 
 // readGrants lets partner nations open what was written before they were
@@ -43,7 +43,9 @@ func (v *View) readGrants(ctx context.Context) error {
 func (v *View) eachGrant(ctx context.Context, c *compartmentView, use func(filed committed, g *format.Grant) error) error {
 	var mu sync.Mutex
 	var g errgroup.Group
-	g.SetLimit(grantFetches)
+	g.SetLimit(smallFetches) // most records are small, and no grants
+	var read ration
+	left := map[format.ID]int{} // records that are not read, by agent
 	seen := map[format.Hash]bool{}
 	for _, ch := range c.sorted() {
 		for _, n := range ch.numbers() {
@@ -53,8 +55,16 @@ func (v *View) eachGrant(ctx context.Context, c *compartmentView, use func(filed
 						continue
 					}
 					seen[a.Hash] = true
+					if !read.take(ch.agent, int(a.Size), recordRation) {
+						left[ch.agent]++
+						continue
+					}
 					filed := committed{c: c, ch: ch, object: object{a.Kind, a.Hash, a.Size, ch.agent, e.shown}}
 					g.Go(func() error {
+						if v.room.Acquire(ctx, int64(filed.size)) != nil {
+							return nil
+						}
+						defer v.room.Release(int64(filed.size))
 						data := make([]byte, filed.size)
 						err := c.source.whole(ctx, filed.object, data, false, nil)
 						mu.Lock()
@@ -75,6 +85,9 @@ func (v *View) eachGrant(ctx context.Context, c *compartmentView, use func(filed
 		}
 	}
 	g.Wait()
+	for agent, n := range left {
+		v.warn(Finding{Object: "agent " + agent.String(), Err: fmt.Errorf("%d records left out, which may be grants: it lists more than %d MiB of them in compartment %s", n, recordRation>>20, c.Part.Name)})
+	}
 	return ctx.Err()
 }
 

@@ -92,6 +92,7 @@ var exits = []struct {
 	{is(embassy.ErrRevoked), 2},
 	{is(embassy.ErrStale), 2},
 	{is(embassy.ErrForkedCharter), 5},
+	{is(embassy.ErrTwoHeirs), 5},
 	{is(format.ErrNoAdministrator), 6},
 	{is(format.ErrTooFew), 6},
 	{is(crypto.ErrAuthentication), 6},

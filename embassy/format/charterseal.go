@@ -19,6 +19,10 @@ const (
 
 	maxRotations      = 64
 	maxAdministrators = 64
+
+	// maxAmendments is how far the numbers of administrators may run ahead of the
+	// charter of the root that they rest on: they must leave some to the root.
+	maxAmendments = 1 << 20
 )
 
 // Rank says which of two charters counts: the one of the younger root, then
@@ -107,14 +111,16 @@ func charterObject(object []byte) ([]byte, error) {
 // caller holds from elsewhere: it was signed by that root, by one that succeeds
 // it, or by a quorum of the administrators that such a root named.
 func OpenCharter(object []byte, nation ID, root *crypto.Verifier) (*Charter, error) {
-	c, err := openCharter(object, nation, root)
+	c, err := openCharter(object, nation, root, true)
 	if err != nil {
 		return nil, fmt.Errorf("charter: %w", err)
 	}
 	return c, nil
 }
 
-func openCharter(object []byte, nation ID, root *crypto.Verifier) (*Charter, error) {
+// openCharter is OpenCharter, and refuses one with a Base unless it may rest on
+// another: before anybody signed anything, a Base can be nested without end.
+func openCharter(object []byte, nation ID, root *crypto.Verifier, mayRest bool) (*Charter, error) {
 	r, err := parseSigned(charterMagic, MaxCharterSize, object)
 	if err != nil {
 		return nil, err
@@ -136,6 +142,9 @@ func openCharter(object []byte, nation ID, root *crypto.Verifier) (*Charter, err
 		return nil, err
 	}
 	if len(c.Base) > 0 {
+		if !mayRest {
+			return nil, fmt.Errorf("%w: the root did not sign it", ErrMalformed)
+		}
 		return c, c.rest(r, root)
 	}
 	signer, err := c.successor(root)
@@ -211,12 +220,9 @@ func (c *Charter) Ring(root *crypto.Root) (*crypto.Root, error) {
 // rest verifies a charter of administrators against the one of the root that
 // it carries.
 func (c *Charter) rest(r signedRecord, root *crypto.Verifier) error {
-	base, err := openCharter(c.Base, c.Nation, root)
+	base, err := openCharter(c.Base, c.Nation, root, false)
 	if err != nil {
 		return fmt.Errorf("what it rests on: %w", err)
-	}
-	if len(base.Base) > 0 {
-		return fmt.Errorf("%w: it rests on one that the root did not sign", ErrMalformed)
 	}
 	if err := r.verifyQuorum(c.context(), base.Administrators, int(base.Quorum)); err != nil {
 		return err
@@ -231,7 +237,7 @@ var ErrOverreach = errors.New("administrators may only enrol, suspend and revoke
 // amends returns nil when the charter differs from base in its agents alone,
 // and leaves revoked ones revoked.
 func (c *Charter) amends(base *Charter) error {
-	if c.Seq <= base.Seq {
+	if c.Seq <= base.Seq || c.Seq-base.Seq > maxAmendments {
 		return fmt.Errorf("%w: charter %d rests on charter %d", ErrMalformed, c.Seq, base.Seq)
 	}
 	public := func(c Charter) []byte {

@@ -183,3 +183,41 @@ func TestHandover(t *testing.T) {
 		t.Errorf("an altered handover: %v", err)
 	}
 }
+
+// A host nests Bases that nobody signed: none but the first is looked at.
+func TestNestedBases(t *testing.T) {
+	w := newRuled(t)
+	c := format.Charter{Nation: w.nation, Seq: 1, Administrators: [][]byte{{1}}, Quorum: 1}
+	object := w.object
+	for range 400 {
+		c.Base = object
+		object = seal(t, c, crypto.NewSigner())
+	}
+	_, err := format.OpenCharter(object, w.nation, w.root.Signer().Verifier())
+	if !errors.Is(err, format.ErrMalformed) || len(err.Error()) > 200 {
+		t.Errorf("of 400 Bases: %.200v", err)
+	}
+	p := w.next(t)
+	p.Base = seal(t, w.next(t), w.admins[:2]...)
+	proposal, err := format.Propose(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := proposal.Open(w.nation, w.root.Signer().Verifier()); !errors.Is(err, format.ErrMalformed) {
+		t.Errorf("a proposal on a charter of administrators: %v", err)
+	}
+}
+
+// Administrators who take the last number would leave the root none to dismiss
+// them with.
+func TestAdministratorsLeaveNumbers(t *testing.T) {
+	w := newRuled(t)
+	for leap, fine := range map[uint64]bool{1 << 20: true, 1<<20 + 1: false, 1<<64 - 3: false} {
+		c := w.next(t)
+		c.Seq = w.base.Seq + leap
+		_, err := format.OpenCharter(seal(t, c, w.admins[:2]...), w.nation, w.root.Signer().Verifier())
+		if fine != (err == nil) || !fine && !errors.Is(err, format.ErrMalformed) {
+			t.Errorf("%d numbers ahead: %v", leap, err)
+		}
+	}
+}

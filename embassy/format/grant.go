@@ -102,19 +102,21 @@ func (g *Granter) add(h *Header) error {
 	if h.Scope.Nation != g.nation || h.Scope.Compartment != g.compartment {
 		return fmt.Errorf("%w: of another nation or compartment", ErrMalformed)
 	}
-	was := HashOf(h.Keys[0].Sealed[:])
-	if g.done[was] {
-		return nil
-	}
 	to := ID(g.to.ID())
 	for i := range h.Keys {
 		if h.Keys[i].To == to {
 			return nil // new enough
 		}
 	}
-	s, err := g.reader.session(h)
+	s, k, err := g.reader.opened(h)
 	if err != nil {
 		return err
+	}
+	// The form that opened is bound to its scope. Any other may be that of another
+	// agent's session, put here so that it seems granted.
+	was := HashOf(k.Sealed[:])
+	if g.done[was] {
+		return nil
 	}
 	ctx := h.Scope
 	ctx.Epoch = 0

@@ -170,10 +170,17 @@ func NewReader(identities ...*crypto.Identity) *Reader {
 }
 
 func (r *Reader) session(h *Header) (*crypto.Secret, error) {
+	s, _, err := r.opened(h)
+	return s, err
+}
+
+// opened returns the session key of a header, and the sealed form that it is
+// from. Others may stand beside it that are not of this session.
+func (r *Reader) opened(h *Header) (*crypto.Secret, *SealedKey, error) {
 	for i := range h.Keys {
 		k := &h.Keys[i]
 		if s, ok := r.sessions[sessionID{h.Scope, *k}]; ok {
-			return s, nil
+			return s, k, nil
 		}
 		id, ok := r.identities[k.To]
 		if !ok {
@@ -183,14 +190,14 @@ func (r *Reader) session(h *Header) (*crypto.Secret, error) {
 		ctx.Epoch = k.Epoch
 		raw, err := id.Open(ctx.context(typeSessionKey), k.Sealed[:])
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		s, err := crypto.SecretFromBytes(raw)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		r.sessions[sessionID{h.Scope, *k}] = s
-		return s, nil
+		return s, k, nil
 	}
-	return nil, ErrSealedToOthers
+	return nil, nil, ErrSealedToOthers
 }

@@ -49,12 +49,9 @@ func (p *Proposal) Open(nation ID, root *crypto.Verifier) (*Charter, error) {
 	if c.Nation != nation {
 		return nil, fmt.Errorf("proposal: it is of nation %s, and not of %s: %w", c.Nation, nation, crypto.ErrAuthentication)
 	}
-	base, err := openCharter(c.Base, nation, root)
+	base, err := openCharter(c.Base, nation, root, false)
 	if err != nil {
 		return nil, fmt.Errorf("proposal: what it rests on: %w", err)
-	}
-	if len(base.Base) > 0 {
-		return nil, fmt.Errorf("%w: proposal: it rests on a charter that the root did not sign", ErrMalformed)
 	}
 	if err := c.amends(base); err != nil {
 		return nil, fmt.Errorf("proposal: %w", err)
