@@ -129,7 +129,11 @@ func TestAdministratorsForgeNoSecret(t *testing.T) {
 	if !slices.ContainsFunc(s.findings, func(f embassy.Finding) bool { return errors.Is(f.Err, format.ErrOverreach) }) {
 		t.Errorf("nobody is told: %v", s.findings)
 	}
-	rogue.Seq, rogue.Prev = rogue.Seq+1, format.HashOf(object)
+	inForce, object, _, err := s.start().CharterOf(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rogue.Seq, rogue.Prev = inForce.Seq+1, format.HashOf(object)
 	p, err := format.Propose(rogue)
 	if err != nil {
 		t.Fatal(err)

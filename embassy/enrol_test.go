@@ -183,7 +183,7 @@ func TestAdministratorsEnrol(t *testing.T) {
 	}
 	words := strings.Join(review.Changes, "\n")
 	for _, want := range []string{"is enrolled, fingerprint " + b.ask("beta").Fingerprint(), "agent beta may write compartment official",
-		"agent beta may write dataset population", "is called beta", "quota 1099511627776 bytes"} {
+		"agent beta may write dataset population", "is called beta", "agent beta may take 1024GiB on a target"} {
 		if !strings.Contains(words, want) {
 			t.Errorf("the review does not say %q:\n%s", want, words)
 		}
