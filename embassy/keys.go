@@ -28,14 +28,21 @@ type Compartment struct {
 
 	Past  bool   // what was written before the keys were in the charter is granted by records
 	Lacks string // for people: why something may be sealed to others; empty: nothing is
+
+	ahead []*format.Writer // of epochs that the charter does not know yet; the root's only
 }
+
+// epochsAhead is how many epochs behind those of a charter the root opens too: a
+// target may have what was written under a charter that did not reach it, since
+// agents need no right to put charters.
+const epochsAhead = 4
 
 // errNoEpoch: the keys do not have the writer secret of an epoch.
 var errNoEpoch = fmt.Errorf("%w: its secret is not among these keys", crypto.ErrAuthentication)
 
 // Writer returns the writer secret's keys of an epoch.
 func (c *Compartment) Writer(epoch uint32) (*format.Writer, error) {
-	for _, w := range c.Writers {
+	for _, w := range append(c.Writers[:len(c.Writers):len(c.Writers)], c.ahead...) {
 		if w.Epoch == epoch {
 			return w, nil
 		}
@@ -186,16 +193,26 @@ func rootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
 	if !slices.ContainsFunc(ring.Ring(), func(r *crypto.Root) bool { return bytes.Equal(ch.RootSigner, r.Signer().Verifier().Bytes()) }) {
 		return nil, fmt.Errorf("%w: %w", crypto.ErrAuthentication, ErrReplaced)
 	}
-	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
+	keys, err := openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
 		var ids []*crypto.Identity
 		for _, r := range ring.Ring() {
-			for epoch := c.ReaderEpoch(); epoch > 0; epoch-- {
+			for epoch := c.ReaderEpoch() + epochsAhead; epoch > 0; epoch-- {
 				ids = append(ids, r.Reader(c.ID, epoch))
 			}
 		}
 		part, err := openReaderPart(ch, c.ID, ids)
 		return part, format.NewReader(ids...), true, err
 	})
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range keys.Compartments {
+		for i := range uint32(epochsAhead) {
+			epoch := c.Current().Epoch + 1 + i
+			c.ahead = append(c.ahead, format.NewWriter(ch.Nation, c.ID, epoch, root.Writer(c.ID, epoch)))
+		}
+	}
+	return keys, nil
 }
 
 // openReaderPart opens a compartment's part with the first of the identities

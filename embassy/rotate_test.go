@@ -458,3 +458,29 @@ func TestRotatePassphrase(t *testing.T) {
 		t.Errorf("a copy of the old kit: %v", err)
 	}
 }
+
+// A target has what was written in new epochs, and not the charters that began
+// them: the root opens it all the same.
+func TestRotateAheadOfCharter(t *testing.T) {
+	s := newSite(t, 2, 2)
+	s.fill(1, 5, 3000)
+	first := s.mustBackup(0)
+	before, old := s.tree(s.src), s.objects(0)
+	s.rotateWriter()
+	if _, err := s.start().RotateReader(t.Context(), s.root, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.write("new", []byte("under new keys"))
+	second := s.mustBackup(0)
+	for name := range s.objects(0) {
+		if _, was := old[name]; strings.Contains(name, "/charter/") && !was {
+			for _, m := range s.mems {
+				if err := m.Delete(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	s.holds(s.root, first.Snapshot, before)
+	s.holds(s.root, second.Snapshot, s.tree(s.src))
+}

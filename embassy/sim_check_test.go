@@ -188,6 +188,10 @@ func (m *simMachine) confirmed(h *simHost, l embassy.Line) (seq uint64) {
 		return 0
 	}
 	own := m.entries()
+	var names [][8]byte
+	for _, w := range m.s.newestKeys().Compartments[m.agent.place].Writers {
+		names = append(names, w.TargetName(h.name))
+	}
 	var last uint64
 	for _, e := range m.s.entries {
 		if lineOf(e) != l || e.Seq < last || !own[e.file()] {
@@ -195,7 +199,7 @@ func (m *simMachine) confirmed(h *simHost, l embassy.Line) (seq uint64) {
 		}
 		last, seq = e.Seq, 0
 		for _, c := range e.Confirmed {
-			if c.Target == m.s.keys.Compartments[m.agent.place].Current().TargetName(h.name) {
+			if slices.Contains(names, c.Target) {
 				seq = c.Seq
 			}
 		}
@@ -262,9 +266,12 @@ func (s *sim) checkSnapshots(everywhere func(c simCommit, h *simHost) bool) {
 		if !h.honest() {
 			continue
 		}
-		v, err := embassy.OpenView(s.t.Context(), embassy.ViewOptions{Keys: s.keys, Members: []*embassy.Member{
-			embassy.NewMember(h.name, "", "", h.mem, nil, time.Now),
-		}})
+		members := []*embassy.Member{embassy.NewMember(h.name, "", "", h.mem, nil, time.Now)}
+		ch, _, err := embassy.FindCharter(s.t.Context(), members, s.nation.key.Nation, s.nation.key.Signer, nil)
+		s.must(err)
+		keys, err := embassy.RootKeys(ch, s.nation.root) // those of the charter that this host has
+		s.must(err)
+		v, err := embassy.OpenView(s.t.Context(), embassy.ViewOptions{Keys: keys, Members: members})
 		s.must(err)
 		listed := map[format.Hash]bool{}
 		for _, snap := range v.Snapshots("") {

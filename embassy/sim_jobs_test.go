@@ -73,6 +73,24 @@ func (m *simMachine) backup(r *rand.Rand, alone bool) {
 	}
 }
 
+// rotate begins a new epoch of the writers or readers of the agent's
+// compartment, by somebody who brings the root to the machine.
+func (m *simMachine) rotate(r *rand.Rand, alone bool) {
+	s, what := m.s, "writer"
+	rotate := m.svc.RotateWriter
+	if r.IntN(3) == 0 {
+		what, rotate = "reader", m.svc.RotateReader
+	}
+	calm := m.calm() && alone && s.guilty() == nil
+	rep, err := rotate(m.ctx, s.nation.root, []string{simPlaces[m.agent.place].compartment})
+	s.note("%s: new %s epoch: charter %d, err %v", m.name, what, rep.Seq, err)
+	if err == nil {
+		s.count("rotated the " + what)
+	} else if calm && !m.died() && !m.forked() {
+		s.violate("%s: no new %s epoch in the best of worlds: %v", m.name, what, err)
+	}
+}
+
 // commit books a snapshot that a report calls committed.
 func (s *sim) commit(m *simMachine, rep embassy.BackupReport, files map[string]string) {
 	s.mu.Lock()
@@ -244,7 +262,7 @@ func (m *simMachine) verify(r *rand.Rand, alone bool) {
 	if !alone {
 		o.Level %= embassy.Decrypt
 	} else if o.Level == embassy.Decrypt {
-		o.Keys = s.keys
+		o.Keys = s.newestKeys()
 	}
 	calm, guilty := m.calm() && alone, s.guilty()
 	var seen map[embassy.Line]embassy.SeenHead

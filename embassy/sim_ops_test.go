@@ -43,6 +43,15 @@ var simOps = []simOp{
 		s.do(r, append([]job{{m, (*simMachine).backup}}, jobs[:1+r.IntN(3)]...)...)
 	}},
 	{2, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).rebuild}) }},
+	{4, func(s *sim, r *rand.Rand) { // new epochs, beside others who write
+		m := s.anyAgent(r)
+		jobs := []job{{m, (*simMachine).rotate}}
+		if o := s.anyAgent(r); o.agent != m.agent && r.IntN(2) == 0 {
+			s.change(o.agent, r)
+			jobs = append(jobs, job{o, (*simMachine).backup})
+		}
+		s.do(r, jobs...)
+	}},
 	{3, func(s *sim, r *rand.Rand) {
 		m := s.any(r)
 		m.svc = nil

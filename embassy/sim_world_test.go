@@ -3,11 +3,13 @@ package embassy_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -148,6 +150,7 @@ type sim struct {
 	t       *testing.T
 	seed    uint64
 	nation  *simNation
+	opening sync.Mutex
 	keys    *embassy.Keys // of the root; not shared with another episode that runs
 	dir     string
 	rng     *rand.Rand
@@ -279,6 +282,44 @@ func (s *sim) machine(name string, a *simAgent) *simMachine {
 	m := &simMachine{s: s, name: name, agent: a, dir: filepath.Join(s.dir, name), catalog: newMemCatalog(), trusts: map[*simHost]bool{}}
 	s.machines = append(s.machines, m)
 	return m
+}
+
+// newestKeys opens the charter that counts, of all that lie on honest hosts and
+// on machines.
+func (s *sim) newestKeys() *embassy.Keys {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	best := s.keys.Charter
+	consider := func(object []byte) {
+		ch, err := format.OpenCharter(object, s.nation.key.Nation, s.nation.key.Signer)
+		if err == nil && (ch.Rank().Compare(best.Rank()) > 0 || ch.Rank() == best.Rank() && ch.Time > best.Time) {
+			best = ch
+		}
+	}
+	for _, m := range s.machines {
+		if object, err := os.ReadFile(filepath.Join(m.dir, "charter")); err == nil {
+			consider(object)
+		}
+	}
+	for _, h := range s.hosts {
+		for _, name := range h.names() {
+			if h.honest() && strings.Contains(name, "/charter/") {
+				info, err := h.mem.Stat(s.t.Context(), name)
+				s.must(err)
+				body, err := h.mem.Get(s.t.Context(), name, 0, info.Size)
+				s.must(err)
+				object, err := io.ReadAll(body)
+				s.must(err)
+				consider(object)
+			}
+		}
+	}
+	if best != s.keys.Charter {
+		keys, err := embassy.RootKeys(best, s.nation.root)
+		s.must(err)
+		s.keys = keys
+	}
+	return s.keys
 }
 
 // replicator is the keyless machine.
