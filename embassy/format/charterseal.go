@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"embassy/crypto"
 )
 
@@ -125,14 +127,12 @@ func openCharter(object []byte, nation ID, root *crypto.Verifier, mayRest bool) 
 	if err != nil {
 		return nil, err
 	}
-	ctx := Scope{Nation: nation}.context(typeCharter)
-	refused := r.verify(ctx, root)
-	c := new(Charter)
-	err = decode(r.Body, c)
-	if refused != nil && (err != nil || c.version() == Version) {
-		return nil, refused // nobody else may sign it
-	}
+	signer, base, err := r.signedBy(nation, root, mayRest)
 	if err != nil {
+		return nil, err
+	}
+	c := new(Charter)
+	if err := decode(r.Body, c); err != nil {
 		return nil, err
 	}
 	if c.Nation != nation {
@@ -141,27 +141,70 @@ func openCharter(object []byte, nation ID, root *crypto.Verifier, mayRest bool) 
 	if err := c.check(); err != nil {
 		return nil, err
 	}
+	if base != nil {
+		c.base = base
+		return c, c.amends(base)
+	}
 	if len(c.Base) > 0 {
-		if !mayRest {
-			return nil, fmt.Errorf("%w: the root did not sign it", ErrMalformed)
-		}
-		return c, c.rest(r, root)
+		return nil, crypto.ErrAuthentication // that is for administrators to sign
 	}
-	signer, err := c.successor(root)
-	if err != nil {
-		return nil, err
+	if len(c.Succession) > 0 && !bytes.Equal(c.RootSigner, signer.Bytes()) {
+		return nil, crypto.ErrAuthentication // the root signed that it is the root no more
 	}
-	return c, r.verify(ctx, signer)
+	return c, nil
 }
 
-// successor follows the handovers from the root that the caller trusts to the
-// one that signs now.
-func (c *Charter) successor(root *crypto.Verifier) (*crypto.Verifier, error) {
-	for _, h := range c.Succession {
+// mayHaveSigned is what a charter says of who may have signed it. Nothing else
+// is read before somebody did.
+type mayHaveSigned struct {
+	Succession cbor.RawMessage `cbor:"13,keyasint"`
+	Base       []byte          `cbor:"14,keyasint"`
+}
+
+// signedBy returns the root that signed a charter, the trusted one or one that
+// succeeds it; or the charter of the root on which it rests, when a quorum of
+// the administrators named there did.
+func (r signedRecord) signedBy(nation ID, root *crypto.Verifier, mayRest bool) (*crypto.Verifier, *Charter, error) {
+	ctx := Scope{Nation: nation}.context(typeCharter)
+	refused := r.verify(ctx, root)
+	if refused == nil {
+		return root, nil, nil
+	}
+	var by mayHaveSigned
+	if err := glanceMode.Unmarshal(r.Body, &by); err != nil {
+		return nil, nil, refused
+	}
+	switch {
+	case len(by.Base) > 0 && !mayRest:
+		return nil, nil, fmt.Errorf("%w: the root did not sign it", ErrMalformed)
+	case len(by.Base) > 0:
+		base, err := openCharter(by.Base, nation, root, false)
+		if err != nil {
+			return nil, nil, fmt.Errorf("what it rests on: %w", err)
+		}
+		return nil, base, r.verifyQuorum(ctx, base.Administrators, int(base.Quorum))
+	case len(by.Succession) > 0:
+		signer, err := successor(by.Succession, nation, root)
+		if err != nil {
+			return nil, nil, err
+		}
+		return signer, nil, r.verify(ctx, signer)
+	}
+	return nil, nil, refused // nobody else may sign it
+}
+
+// successor follows handovers, in their encoding, from the root that the caller
+// trusts to the one that signs now.
+func successor(handovers cbor.RawMessage, nation ID, root *crypto.Verifier) (*crypto.Verifier, error) {
+	var succession []Handover
+	if err := handoverMode.Unmarshal(handovers, &succession); err != nil {
+		return nil, fmt.Errorf("%w: handovers of the root: %v", ErrMalformed, err)
+	}
+	for _, h := range succession {
 		if h.From != root.ID() {
 			continue // before the root that is trusted
 		}
-		if err := root.Verify(h.context(c.Nation), h.signed(), h.Sig); err != nil {
+		if err := root.Verify(h.context(nation), h.signed(), h.Sig); err != nil {
 			return nil, fmt.Errorf("handover of the root: %w", err)
 		}
 		next, err := crypto.ParseVerifier(h.Signer)
@@ -169,9 +212,6 @@ func (c *Charter) successor(root *crypto.Verifier) (*crypto.Verifier, error) {
 			return nil, fmt.Errorf("%w: handover of the root: %v", ErrMalformed, err)
 		}
 		root = next
-	}
-	if len(c.Succession) > 0 && !bytes.Equal(c.RootSigner, root.Bytes()) {
-		return nil, crypto.ErrAuthentication
 	}
 	return root, nil
 }
@@ -215,20 +255,6 @@ func (c *Charter) Ring(root *crypto.Root) (*crypto.Root, error) {
 		}
 	}
 	return root, nil
-}
-
-// rest verifies a charter of administrators against the one of the root that
-// it carries.
-func (c *Charter) rest(r signedRecord, root *crypto.Verifier) error {
-	base, err := openCharter(c.Base, c.Nation, root, false)
-	if err != nil {
-		return fmt.Errorf("what it rests on: %w", err)
-	}
-	if err := r.verifyQuorum(c.context(), base.Administrators, int(base.Quorum)); err != nil {
-		return err
-	}
-	c.base = base
-	return c.amends(base)
 }
 
 // ErrOverreach: administrators signed what only the root may say.

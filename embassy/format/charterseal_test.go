@@ -2,6 +2,7 @@ package format_test
 
 import (
 	"errors"
+	"runtime"
 	"testing"
 
 	"embassy/crypto"
@@ -219,5 +220,31 @@ func TestAdministratorsLeaveNumbers(t *testing.T) {
 		if fine != (err == nil) || !fine && !errors.Is(err, format.ErrMalformed) {
 			t.Errorf("%d numbers ahead: %v", leap, err)
 		}
+	}
+}
+
+// What nobody signed is not read: of a body that would grow a hundredfold in
+// memory, nothing is kept.
+func TestUnsignedCharterCostsLittle(t *testing.T) {
+	w := newRuled(t)
+	big := w.charter(t)
+	big.Seq, big.Prev = 2, format.HashOf([]byte("charter 1"))
+	for range 200_000 {
+		big.Parts = append(big.Parts, format.Part{})
+	}
+	if err := big.Succeed(w.root, w.root.Succeed()); err != nil {
+		t.Fatal(err)
+	}
+	object := seal(t, big, crypto.NewSigner())
+	root := w.root.Signer().Verifier()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := format.OpenCharter(object, w.nation, root)
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, crypto.ErrAuthentication) {
+		t.Fatal(err)
+	}
+	if cost := after.TotalAlloc - before.TotalAlloc; cost > 3*uint64(len(object)) {
+		t.Errorf("%d bytes were allocated for an object of %d", cost, len(object))
 	}
 }

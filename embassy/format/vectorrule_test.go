@@ -76,7 +76,7 @@ func (g *generator) rule() {
 	refuse("no signature", "malformed")
 	f.fault(ofTwo, "altered agent", "authentication", input{}, flip(byTwo, len(byTwo)-300))
 	f.fault(ofTwo, "altered signature", "authentication", input{}, flip(byTwo, len(byTwo)-1))
-	f.fault(ofTwo, "wrong nation", "malformed", input{Nation: g.comp[:]})
+	f.fault(ofTwo, "wrong nation", "authentication", input{Nation: g.comp[:]})
 	f.fault(ofTwo, "another root", "authentication", input{Verifier: g.other.Signer.Verifier().Bytes()})
 	bad := func(name, class string, edit func(c *format.Charter)) {
 		c := next
@@ -157,7 +157,7 @@ func (g *generator) handovers(f *vectorFile, c format.Charter) {
 	})
 	fault("handover: signature of the other", third, func(c *format.Charter) { c.Succession[1].Sig = c.Succession[0].Sig })
 	fault("root of a handover that is not the last", third, func(c *format.Charter) { c.RootSigner = once.RootSigner })
-	f.fault("handover", "handover: wrong nation", "malformed", input{Nation: g.comp[:]})
+	f.fault("handover", "handover: wrong nation", "authentication", input{Nation: g.comp[:]})
 }
 
 func (g *generator) requests(f *vectorFile) {

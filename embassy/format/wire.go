@@ -16,11 +16,23 @@ var (
 		IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
 		NilContainers: cbor.NilContainerAsEmpty, // never null: an empty list has one encoding
 	}.EncMode())
-	decMode = must(cbor.DecOptions{
+	decOptions = cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
 		TagsMd: cbor.TagsForbidden, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
 		MaxArrayElements: 1 << 20, MaxMapPairs: 1 << 16, MaxNestedLevels: 16,
-	}.DecMode())
+	}
+	decMode = must(decOptions.DecMode())
+	// glanceMode passes over what it is not asked for, and keeps nothing of it.
+	glanceMode = must(func() (cbor.DecMode, error) {
+		o := decOptions
+		o.ExtraReturnErrors = 0
+		return o.DecMode()
+	}())
+	handoverMode = must(func() (cbor.DecMode, error) {
+		o := decOptions
+		o.MaxArrayElements = maxRotations
+		return o.DecMode()
+	}())
 )
 
 func must[T any](v T, err error) T {
