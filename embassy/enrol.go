@@ -279,6 +279,10 @@ func (a *amendment) find(who string) (*format.CharterAgent, string, error) {
 	var found []*format.CharterAgent
 	for i := range a.Agents {
 		g := &a.Agents[i]
+		if g.ID.String() == who { // whatever others are called
+			found = []*format.CharterAgent{g}
+			break
+		}
 		if names[g.ID] == who || len(who) >= minPrefix && strings.HasPrefix(g.ID.String(), who) {
 			found = append(found, g)
 		}

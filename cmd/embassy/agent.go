@@ -139,7 +139,7 @@ func signingFlags() []cli.Flag {
 		&cli.StringFlag{Name: "admin-key", Usage: "instead of the root, sign with an administrator's key `FILE`, and write a proposal"},
 		&cli.StringFlag{Name: "out", Usage: "write the proposal to `FILE`"},
 		&cli.BoolFlag{Name: "yes", Usage: "do not ask"},
-	}, readerFlags()...)
+	}, rootFlags()...)
 }
 
 func decodeSigning(c *cli.Context) (signing, error) {

@@ -180,11 +180,18 @@ type reader struct {
 	key     string   // reader key file, instead of a kit
 }
 
-func readerFlags() []cli.Flag {
+// readerFlags name what opens data.
+func readerFlags() []cli.Flag { return openFlags(false) }
+
+// rootFlags name what opens the root. A reader key does not, and is refused in
+// words.
+func rootFlags() []cli.Flag { return openFlags(true) }
+
+func openFlags(root bool) []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kit", Usage: "recovery kit `FILE` (default: kit of the configuration)"},
 		phraseFlag(), shareFlag(),
-		&cli.StringFlag{Name: "reader-key", Usage: "reader key `FILE` of one compartment, instead of the kit; for reading only"},
+		&cli.StringFlag{Name: "reader-key", Usage: "reader key `FILE` of one compartment, instead of the kit; for reading only", Hidden: root},
 	}
 }
 

@@ -18,7 +18,7 @@ func charterCommand(con *console) *cli.Command {
 			{
 				Name:  "apply",
 				Usage: "sign what the configuration adds: compartments, datasets, this agent",
-				Flags: readerFlags(),
+				Flags: rootFlags(),
 				Action: action(con, func(c *cli.Context) (reader, error) {
 					return decodeReader(c), noArguments(c)
 				}, runCharterApply),

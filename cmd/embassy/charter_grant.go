@@ -42,7 +42,7 @@ func charterGrantCommand(con *console) *cli.Command {
 			"once more, under a new writer secret. With --past it also reads what was written before;\n" +
 			"no pack is touched, and this machine, which must write the compartment, files the keys.\n" +
 			"Run it again to grant what could not be read the first time.",
-		Flags: append(readerFlags(),
+		Flags: append(rootFlags(),
 			&cli.StringFlag{Name: "to", Usage: "partner key `FILE` of the other nation"},
 			&cli.BoolFlag{Name: "past", Usage: "also what was written before"}, yesFlag()),
 		Action: action(con, func(c *cli.Context) (grantOptions, error) {
@@ -132,7 +132,7 @@ func charterRevokeGrantCommand(con *console) *cli.Command {
 		Description: "What was written until now stays open to it, for ever: it may have copied everything. Until\n" +
 			"embassy keys rotate writer it also sees names of datasets, sizes and times of what is\n" +
 			"written later, where it can reach a target.",
-		Flags: append(readerFlags(), &cli.StringFlag{Name: "from", Usage: "beginning of the other nation's `FINGERPRINT`"}),
+		Flags: append(rootFlags(), &cli.StringFlag{Name: "from", Usage: "beginning of the other nation's `FINGERPRINT`"}),
 		Action: action(con, func(c *cli.Context) (grantOptions, error) {
 			o, err := decodeGrant(c)
 			if err == nil && o.from == "" {

@@ -164,7 +164,7 @@ func charterAdministratorsCommand(con *console) *cli.Command {
 			&cli.StringSliceFlag{Name: "remove", Usage: "`PUBLIC` key of one who is none any more; may be repeated"},
 			&cli.IntFlag{Name: "quorum", Usage: "`M` of them have to sign"},
 			&cli.BoolFlag{Name: "yes", Usage: "do not ask"},
-		}, readerFlags()...),
+		}, rootFlags()...),
 		Action: action(con, func(c *cli.Context) (o administratorsOptions, err error) {
 			o.reader, o.yes, o.quorum = decodeReader(c), c.Bool("yes"), c.Int("quorum")
 			if o.quorum < 0 || c.IsSet("quorum") && o.quorum == 0 {

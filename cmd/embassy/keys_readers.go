@@ -27,7 +27,7 @@ func keysExportReaderCommand(con *console) *cli.Command {
 			"its passphrase: embassy restore --reader-key FILE, and so on; embassy-rescue takes it too.\n" +
 			"Whoever has the file can read everything in that compartment, and nothing else. It can\n" +
 			"change nothing. When it may have been seen: embassy keys rotate reader, and writer.",
-		Flags: append(readerFlags(), &cli.StringFlag{Name: "out", Usage: "new `FILE`, readable by its owner only"}),
+		Flags: append(rootFlags(), &cli.StringFlag{Name: "out", Usage: "new `FILE`, readable by its owner only"}),
 		Action: action(con, func(c *cli.Context) (exportOptions, error) {
 			o := exportOptions{decodeReader(c), c.Args().First(), c.String("out")}
 			switch {
@@ -98,7 +98,7 @@ func keysPartnerKeyCommand(con *console) *cli.Command {
 		Description: "Send the text to the other nation, and compare the fingerprint with them by phone. They\n" +
 			"run embassy charter grant. Then this nation reads with its own kit:\n" +
 			"embassy-rescue --kit FILE --nation-key KEY-OF-THE-OTHER --from URL --list",
-		Flags: append(readerFlags(), &cli.StringFlag{Name: "out", Usage: "write it to a new `FILE` (default: print it)"}),
+		Flags: append(rootFlags(), &cli.StringFlag{Name: "out", Usage: "write it to a new `FILE` (default: print it)"}),
 		Action: action(con, func(c *cli.Context) (exportOptions, error) {
 			return exportOptions{reader: decodeReader(c), out: c.String("out")}, noArguments(c)
 		}, runPartnerKey),

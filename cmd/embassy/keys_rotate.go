@@ -26,7 +26,7 @@ func keysRotateCommand(con *console) *cli.Command {
 			Description: "Replaces the file of the kit. Every other copy of it, on paper too, still opens\n" +
 				"with the old passphrase, for ever: if somebody may have both, embassy keys rotate\n" +
 				"root is the remedy.",
-			Flags:  append(readerFlags(), newPhraseFlag()),
+			Flags:  append(rootFlags(), newPhraseFlag()),
 			Action: action(con, decodeNewPhrase, runRotatePassphrase),
 		}, {
 			Name:      "reader",
@@ -36,7 +36,7 @@ func keysRotateCommand(con *console) *cli.Command {
 				"was written before, and nothing that is written from now on. Costs nothing. What\n" +
 				"has not changed is not written again, and so stays open to it; embassy keys rotate\n" +
 				"writer has it written again.",
-			Flags:  append(readerFlags(), allFlag()),
+			Flags:  append(rootFlags(), allFlag()),
 			Action: action(con, decodeRotation, runRotateReader),
 		}, {
 			Name:      "writer",
@@ -45,7 +45,7 @@ func keysRotateCommand(con *console) *cli.Command {
 			Description: "For when an agent was captured, and is suspended or revoked: with the secret that\n" +
 				"it had, names of datasets, sizes and times can be read, and guesses about content\n" +
 				"confirmed. The next backups store everything once more.",
-			Flags:  append(readerFlags(), allFlag(), yesFlag()),
+			Flags:  append(rootFlags(), allFlag(), yesFlag()),
 			Action: action(con, decodeRotation, runRotateWriter),
 		}, {
 			Name:  "root",
@@ -58,7 +58,7 @@ func keysRotateCommand(con *console) *cli.Command {
 				"the new kit or shares.\n\n" +
 				"embassy keys rotate root --kit recovery-kit.txt --new-kit new-kit.txt\n" +
 				"embassy keys rotate root --share A --share B --new-shares new --custodians 3 --quorum 2",
-			Flags: append(readerFlags(),
+			Flags: append(rootFlags(),
 				&cli.StringFlag{Name: "new-kit", Usage: "keep the new root in the recovery kit `FILE`"}, newPhraseFlag(),
 				&cli.StringFlag{Name: "new-shares", Usage: "keep the new root in shares, in the folder `DIR`"},
 				&cli.IntFlag{Name: "custodians", Usage: "with --new-shares: make `N` shares, at most 32"},

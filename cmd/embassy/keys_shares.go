@@ -29,7 +29,7 @@ func ceremonyFlags() []cli.Flag {
 		&cli.IntFlag{Name: "custodians", Usage: "make `N` shares, at most 32"},
 		&cli.IntFlag{Name: "quorum", Usage: "any `M` of which are needed, at least 2"},
 		&cli.StringFlag{Name: "out", Usage: "write the share files into `DIR`, which must be new or empty", Value: "./" + defaultShares},
-	}, readerFlags()...)
+	}, rootFlags()...)
 }
 
 func decodeCeremony(again bool) func(c *cli.Context) (ceremonyOptions, error) {
