@@ -300,15 +300,22 @@ func (a *amendment) find(who string) (*format.CharterAgent, string, error) {
 	return g, fmt.Sprintf("%s (%s)", names[g.ID], g.ID), nil
 }
 
+// standing is find of an agent that is not revoked.
+func (a *amendment) standing(who string) (*format.CharterAgent, string, error) {
+	g, name, err := a.find(who)
+	if err == nil && g.Status == format.AgentRevoked {
+		err = fmt.Errorf("agent %s: %w", name, ErrRevoked)
+	}
+	return g, name, err
+}
+
 // Suspend forbids an agent to write. What it wrote counts.
 func (s *Service) Suspend(ctx context.Context, by Authority, who string) (ChangeReport, error) {
 	return s.change(ctx, by, func(a *amendment) error {
-		g, name, err := a.find(who)
+		g, name, err := a.standing(who)
 		switch {
 		case err != nil:
 			return err
-		case g.Status == format.AgentRevoked:
-			return fmt.Errorf("agent %s: %w", name, ErrRevoked)
 		case g.Status == format.AgentActive:
 			g.Status = format.AgentSuspended
 			a.say("agent %s is suspended: it may not write, and gets no later names and secrets; what it wrote counts", name)
@@ -320,12 +327,10 @@ func (s *Service) Suspend(ctx context.Context, by Authority, who string) (Change
 // Resume ends a suspension.
 func (s *Service) Resume(ctx context.Context, by Authority, who string) (ChangeReport, error) {
 	return s.change(ctx, by, func(a *amendment) error {
-		g, name, err := a.find(who)
+		g, name, err := a.standing(who)
 		switch {
 		case err != nil:
 			return err
-		case g.Status == format.AgentRevoked:
-			return fmt.Errorf("agent %s: %w", name, ErrRevoked)
 		case g.Status == format.AgentSuspended:
 			g.Status = format.AgentActive
 			for _, k := range g.Compartments {
@@ -340,12 +345,10 @@ func (s *Service) Resume(ctx context.Context, by Authority, who string) (ChangeR
 // SetQuota bounds what an agent may take on a target, in bytes; 0: no bound.
 func (s *Service) SetQuota(ctx context.Context, by Authority, who string, quota uint64) (ChangeReport, error) {
 	return s.change(ctx, by, func(a *amendment) error {
-		g, name, err := a.find(who)
+		g, name, err := a.standing(who)
 		switch {
 		case err != nil:
 			return err
-		case g.Status == format.AgentRevoked:
-			return fmt.Errorf("agent %s: %w", name, ErrRevoked)
 		case g.Quota == quota:
 			return nil
 		case quota == 0:

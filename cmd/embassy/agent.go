@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/config"
 	"embassy/embassy/format"
@@ -172,10 +171,13 @@ func (con *console) signed(ctx context.Context, o signing, change func(*embassy.
 	case o.admin != "":
 		by.Admin, err = embassy.OpenAdminKey(o.admin)
 	case !o.nothing:
-		by.Root, err = s.root(ctx, con, o.reader)
+		by.Root, _, err = s.openKit(ctx, con, o.reader)
 	}
 	if err != nil {
 		return err
+	}
+	if by.Root != nil {
+		defer by.Root.Wipe()
 	}
 	service, err := s.service()
 	if err != nil {
@@ -190,12 +192,6 @@ func (con *console) signed(ctx context.Context, o signing, change func(*embassy.
 		return printCharterReport(con, report.CharterReport)
 	}
 	return con.keepProposal(report.Proposal, o.out, report.Seq, report.Added)
-}
-
-// root opens the root alone.
-func (s *site) root(ctx context.Context, con *console, r reader) (*crypto.Root, error) {
-	root, _, err := s.openKit(ctx, con, r)
-	return root, err
 }
 
 // keepProposal writes a proposal and says what is to be done with it.

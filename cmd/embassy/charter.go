@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"embassy/crypto"
 	"embassy/embassy"
 
 	"github.com/urfave/cli/v2"
@@ -30,7 +31,15 @@ func charterCommand(con *console) *cli.Command {
 	}
 }
 
-func runCharterApply(ctx context.Context, r reader, con *console) (err error) {
+func runCharterApply(ctx context.Context, r reader, con *console) error {
+	return con.amending(ctx, r, func(service *embassy.Service, root *crypto.Root) (embassy.CharterReport, error) {
+		return service.ApplyCharter(ctx, root)
+	})
+}
+
+// amending lends the root to what signs a charter on an agent's machine, and
+// prints what that changed.
+func (con *console) amending(ctx context.Context, r reader, sign func(*embassy.Service, *crypto.Root) (embassy.CharterReport, error)) (err error) {
 	s, err := con.openSite()
 	if err != nil {
 		return err
@@ -48,7 +57,7 @@ func runCharterApply(ctx context.Context, r reader, con *console) (err error) {
 	if err != nil {
 		return err
 	}
-	report, err := service.ApplyCharter(ctx, root)
+	report, err := sign(service, root)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
+	"embassy/crypto"
 	"embassy/embassy"
 	"embassy/embassy/format"
 
@@ -143,29 +143,15 @@ func charterRevokeGrantCommand(con *console) *cli.Command {
 	}
 }
 
-func runCharterRevokeGrant(ctx context.Context, o grantOptions, con *console) (err error) {
-	s, err := con.openSite()
+func runCharterRevokeGrant(ctx context.Context, o grantOptions, con *console) error {
+	err := con.amending(ctx, o.reader, func(service *embassy.Service, root *crypto.Root) (embassy.CharterReport, error) {
+		return service.RevokeGrant(ctx, root, o.compartment, o.from)
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	root, _, err := s.openKit(ctx, con, o.reader)
-	if err != nil {
-		return err
-	}
-	defer root.Wipe()
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	report, err := service.RevokeGrant(ctx, root, o.compartment, o.from)
-	if err != nil {
-		return err
-	}
-	s.screen.close()
-	err = printCharterReport(con, report)
 	con.notef("\nThis takes nothing back: everything that was written until now stays open to that nation. With the\n" +
 		"writer secret that it has, it also sees names of datasets, sizes and summaries of what is written\n" +
 		"later, until embassy keys rotate writer.")
-	return err
+	return nil
 }

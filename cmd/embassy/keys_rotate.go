@@ -199,30 +199,10 @@ func runRotateWriter(ctx context.Context, o rotationOptions, con *console) error
 }
 
 // rotate signs a charter with new epochs.
-func rotate(ctx context.Context, o rotationOptions, con *console, with func(*embassy.Service, context.Context, *crypto.Root, []string) (embassy.CharterReport, error)) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if _, err := embassy.OpenState(s.config.StateDir); err != nil {
-		return err
-	}
-	root, _, err := s.openKit(ctx, con, o.reader)
-	if err != nil {
-		return err
-	}
-	defer root.Wipe()
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	report, err := with(service, ctx, root, o.compartments)
-	if err != nil {
-		return err
-	}
-	s.screen.close()
-	return printCharterReport(con, report)
+func rotate(ctx context.Context, o rotationOptions, con *console, with func(*embassy.Service, context.Context, *crypto.Root, []string) (embassy.CharterReport, error)) error {
+	return con.amending(ctx, o.reader, func(service *embassy.Service, root *crypto.Root) (embassy.CharterReport, error) {
+		return with(service, ctx, root, o.compartments)
+	})
 }
 
 type rotateRootOptions struct {
