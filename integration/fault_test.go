@@ -182,6 +182,7 @@ func badCopies(t *testing.T, n *troubled) {
 	sameStores(t, n.stores[1:])
 	n.fromEachAlone(n.stores[1:], n.d)
 	n.exits(0, "verify", "--level", "full", "--repair")
+	n.replicate(0) // the record of the repair goes everywhere
 	n.whole(t)
 }
 

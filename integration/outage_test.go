@@ -86,5 +86,6 @@ func TestPrimaryDead(t *testing.T) {
 			compare(t, out, d)
 		})
 	}
+	s.backup(0) // what the restores recorded goes everywhere
 	sameStores(t, stores)
 }
