@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,13 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 
+	"embassy/cmd/internal/term"
 	"embassy/embassy"
 	"embassy/embassy/config"
 	"embassy/embassy/format"
 
 	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
-	xterm "golang.org/x/term"
 )
 
 func agentCommand(con *console) *cli.Command {
@@ -59,14 +58,12 @@ func agentRequestCommand(con *console) *cli.Command {
 		},
 		Action: action(con, func(c *cli.Context) (requestOptions, error) {
 			o := requestOptions{c.String("name"), c.String("nation-key"), c.String("out")}
-			if o.name == "" {
-				host, err := os.Hostname()
-				if err != nil {
-					return o, usage("this machine has no host name (%s): name it with --name", err)
-				}
-				o.name = host
+			if err := noArguments(c); err != nil {
+				return o, err
 			}
-			return o, noArguments(c)
+			var err error
+			o.name, err = machineName(c, "name")
+			return o, err
 		}, runAgentRequest),
 	}
 }
@@ -151,47 +148,41 @@ func decodeSigning(c *cli.Context) (signing, error) {
 
 // signed runs a change of the agents with the root, or as a proposal of an
 // administrator, and prints its outcome.
-func (con *console) signed(ctx context.Context, o signing, change func(*embassy.Service, embassy.Authority) (embassy.ChangeReport, error)) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if _, err := embassy.OpenState(s.config.StateDir); err != nil {
-		return err
-	}
-	by := embassy.Authority{Confirm: func(lines []string) error {
-		if o.yes {
-			return nil
+func (con *console) signed(ctx context.Context, o signing, change func(*embassy.Service, embassy.Authority) (embassy.ChangeReport, error)) error {
+	return con.serving(func(s *site, service *embassy.Service) error {
+		if _, err := embassy.OpenState(s.config.StateDir); err != nil {
+			return err
+		}
+		by := embassy.Authority{Confirm: func(lines []string) error {
+			if o.yes {
+				return nil
+			}
+			s.screen.close()
+			return con.confirm(ctx, lines)
+		}}
+		var err error
+		switch {
+		case o.admin != "":
+			by.Admin, err = embassy.OpenAdminKey(o.admin)
+		case !o.nothing:
+			by.Root, _, err = s.openKit(ctx, con, o.reader)
+		}
+		if err != nil {
+			return err
+		}
+		if by.Root != nil {
+			defer by.Root.Wipe()
+		}
+		report, err := change(service, by)
+		if err != nil {
+			return err
 		}
 		s.screen.close()
-		return con.confirm(ctx, lines)
-	}}
-	switch {
-	case o.admin != "":
-		by.Admin, err = embassy.OpenAdminKey(o.admin)
-	case !o.nothing:
-		by.Root, _, err = s.openKit(ctx, con, o.reader)
-	}
-	if err != nil {
-		return err
-	}
-	if by.Root != nil {
-		defer by.Root.Wipe()
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	report, err := change(service, by)
-	if err != nil {
-		return err
-	}
-	s.screen.close()
-	if report.Proposal == nil {
-		return printCharterReport(con, report.CharterReport)
-	}
-	return con.keepProposal(report.Proposal, o.out, report.Seq, report.Added)
+		if report.Proposal == nil {
+			return printCharterReport(con, report.CharterReport)
+		}
+		return con.keepProposal(report.Proposal, o.out, report.Seq, report.Added)
+	})
 }
 
 // keepProposal writes a proposal and says what is to be done with it.
@@ -234,31 +225,20 @@ var errUnwilling = errors.New("nothing was signed")
 
 // confirm shows what is to be signed, and asks.
 func (con *console) confirm(ctx context.Context, lines []string) error {
-	f, ok := con.stdin.(*os.File)
-	if !ok || !xterm.IsTerminal(int(f.Fd())) {
+	if !term.IsTerminal(con.stdin) {
 		return usage("this shows what it signs, and asks, and there is no terminal to ask on; add --yes when people have compared the fingerprints")
 	}
 	for _, line := range lines {
 		fmt.Fprintln(con.stderr, printable(line))
 	}
-	fmt.Fprint(con.stderr, "Sign this? Type yes: ")
-	answer := make(chan string, 1)
-	go func() { // nothing ends a read from a terminal but the end of the process
-		line, err := bufio.NewReader(f).ReadString('\n')
-		if err != nil {
-			line = ""
-		}
-		answer <- line
-	}()
-	select {
-	case line := <-answer:
-		if strings.TrimSpace(line) == "yes" {
-			return nil
-		}
-		return errUnwilling
-	case <-ctx.Done():
+	line, err := term.NewLines(con.stdin, con.stderr).Ask(ctx, "Sign this? Type yes: ")
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err != nil || !strings.HasSuffix(line, "\n") || strings.TrimSpace(line) != "yes":
+		return errUnwilling
 	}
+	return nil
 }
 
 // fromFile reads a text that people bring, of at most so many bytes.

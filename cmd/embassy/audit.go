@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -48,23 +47,18 @@ func auditCommand(con *console) *cli.Command {
 
 // audits opens the logs and closes the site.
 func (con *console) audits(ctx context.Context, all bool) (report embassy.AuditReport, err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return report, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	service, err := s.service()
-	if err != nil {
-		return report, err
-	}
-	if !all {
-		return service.AuditLog()
-	}
-	view, _, err := asAgent(ctx, s, con)
-	if err != nil {
-		return report, err
-	}
-	return service.AuditLogs(ctx, view)
+	err = con.serving(func(s *site, service *embassy.Service) (err error) {
+		if !all {
+			report, err = service.AuditLog()
+			return err
+		}
+		view, _, err := asAgent(ctx, s, con)
+		if err == nil {
+			report, err = service.AuditLogs(ctx, view)
+		}
+		return err
+	})
+	return report, err
 }
 
 func runAuditList(ctx context.Context, all bool, con *console) error {

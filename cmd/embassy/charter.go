@@ -39,30 +39,23 @@ func runCharterApply(ctx context.Context, r reader, con *console) error {
 
 // amending lends the root to what signs a charter on an agent's machine, and
 // prints what that changed.
-func (con *console) amending(ctx context.Context, r reader, sign func(*embassy.Service, *crypto.Root) (embassy.CharterReport, error)) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if _, err := embassy.OpenState(s.config.StateDir); err != nil {
-		return err
-	}
-	root, _, err := s.openKit(ctx, con, r)
-	if err != nil {
-		return err
-	}
-	defer root.Wipe()
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	report, err := sign(service, root)
-	if err != nil {
-		return err
-	}
-	s.screen.close()
-	return printCharterReport(con, report)
+func (con *console) amending(ctx context.Context, r reader, sign func(*embassy.Service, *crypto.Root) (embassy.CharterReport, error)) error {
+	return con.serving(func(s *site, service *embassy.Service) error {
+		if _, err := embassy.OpenState(s.config.StateDir); err != nil {
+			return err
+		}
+		root, _, err := s.openKit(ctx, con, r)
+		if err != nil {
+			return err
+		}
+		defer root.Wipe()
+		report, err := sign(service, root)
+		if err != nil {
+			return err
+		}
+		s.screen.close()
+		return printCharterReport(con, report)
+	})
 }
 
 // printCharterReport tells what a charter added, and which targets have it.

@@ -246,74 +246,60 @@ func openProposal(path string) (*format.Proposal, error) {
 	return p, nil
 }
 
-func runCharterSign(ctx context.Context, o proposalOptions, con *console) (err error) {
+func runCharterSign(ctx context.Context, o proposalOptions, con *console) error {
 	p, err := openProposal(o.file)
 	if err != nil {
 		return err
 	}
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if _, err := s.identity(); err != nil {
-		return err
-	}
-	key, err := embassy.OpenAdminKey(o.admin)
-	if err != nil {
-		return err
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	proposed, err := service.Review(ctx, p)
-	if err != nil {
-		return err
-	}
-	s.screen.close()
-	lines := append([]string{fmt.Sprintf("charter %d changes against charter %d:", proposed.Seq, proposed.Since)}, proposed.Changes...)
-	for _, k := range proposed.Sealed {
-		lines = append(lines, "compartment "+k+": names and secrets are sealed anew, and this machine cannot look into them")
-	}
-	if !o.yes {
-		if err := con.confirm(ctx, lines); err != nil {
+	return con.serving(func(s *site, service *embassy.Service) error {
+		if _, err := s.identity(); err != nil {
 			return err
 		}
-	}
-	if err := p.Sign(key); err != nil {
-		return err
-	}
-	return con.keepProposal(p, o.out, proposed.Seq, lines[1:])
+		key, err := embassy.OpenAdminKey(o.admin)
+		if err != nil {
+			return err
+		}
+		proposed, err := service.Review(ctx, p)
+		if err != nil {
+			return err
+		}
+		s.screen.close()
+		lines := append([]string{fmt.Sprintf("charter %d changes against charter %d:", proposed.Seq, proposed.Since)}, proposed.Changes...)
+		for _, k := range proposed.Sealed {
+			lines = append(lines, "compartment "+k+": names and secrets are sealed anew, and this machine cannot look into them")
+		}
+		if !o.yes {
+			if err := con.confirm(ctx, lines); err != nil {
+				return err
+			}
+		}
+		if err := p.Sign(key); err != nil {
+			return err
+		}
+		return con.keepProposal(p, o.out, proposed.Seq, lines[1:])
+	})
 }
 
-func runCharterPublish(ctx context.Context, o proposalOptions, con *console) (err error) {
+func runCharterPublish(ctx context.Context, o proposalOptions, con *console) error {
 	p, err := openProposal(o.file)
 	if err != nil {
 		return err
 	}
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	proposed, err := service.Review(ctx, p)
-	if err != nil && !errors.Is(err, embassy.ErrStale) { // published before, perhaps
-		return err
-	}
-	report, err := service.Publish(ctx, p)
-	if errors.Is(err, format.ErrTooFew) {
-		return fmt.Errorf("%w: %s missing; another administrator runs embassy charter sign --admin-key FILE %s", err,
-			plural(uint64(p.Lacks()), "is", "are"), o.file)
-	}
-	if err != nil {
-		return err
-	}
-	report.Added = proposed.Changes
-	s.screen.close()
-	return printCharterReport(con, report)
+	return con.serving(func(s *site, service *embassy.Service) error {
+		proposed, err := service.Review(ctx, p)
+		if err != nil && !errors.Is(err, embassy.ErrStale) { // published before, perhaps
+			return err
+		}
+		report, err := service.Publish(ctx, p)
+		if errors.Is(err, format.ErrTooFew) {
+			return fmt.Errorf("%w: %s missing; another administrator runs embassy charter sign --admin-key FILE %s", err,
+				plural(uint64(p.Lacks()), "is", "are"), o.file)
+		}
+		if err != nil {
+			return err
+		}
+		report.Added = proposed.Changes
+		s.screen.close()
+		return printCharterReport(con, report)
+	})
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -91,30 +90,23 @@ type agentView struct {
 	This         bool     `json:"this_machine"`
 }
 
-func (con *console) showing(ctx context.Context, print func(*console, charterView) error) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	me, err := s.identity()
-	if err != nil {
-		return err
-	}
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	ch, object, keys, err := service.CharterOf(ctx)
-	if err != nil {
-		return s.brief(err)
-	}
-	s.screen.close()
-	v, err := viewCharter(ch, object, keys, me)
-	if err != nil {
-		return err
-	}
-	return print(con, v)
+func (con *console) showing(ctx context.Context, print func(*console, charterView) error) error {
+	return con.serving(func(s *site, service *embassy.Service) error {
+		me, err := s.identity()
+		if err != nil {
+			return err
+		}
+		ch, object, keys, err := service.CharterOf(ctx)
+		if err != nil {
+			return s.brief(err)
+		}
+		s.screen.close()
+		v, err := viewCharter(ch, object, keys, me)
+		if err != nil {
+			return err
+		}
+		return print(con, v)
+	})
 }
 
 func viewCharter(ch *format.Charter, object []byte, keys *embassy.Keys, me identity) (charterView, error) {

@@ -57,7 +57,7 @@ func initCommand(con *console) *cli.Command {
 func decodeInit(c *cli.Context) (initOptions, error) {
 	o := initOptions{
 		nation: c.String("nation"), sources: c.StringSlice("source"), steward: !c.Bool("no-steward"),
-		agent: c.String("agent-name"), reader: decodeReader(c),
+		reader:     decodeReader(c),
 		custodians: c.Int("custodians"), quorum: c.Int("quorum"), sharesDir: c.String("shares-dir"),
 	}
 	if err := noArguments(c); err != nil {
@@ -71,18 +71,26 @@ func decodeInit(c *cli.Context) (initOptions, error) {
 			return o, usage("give either --kit or --custodians: with custodians there is no kit")
 		}
 	}
-	if o.agent == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return o, usage("this machine has no host name (%s): name it with --agent-name", err)
-		}
-		o.agent = host
-	}
 	var err error
+	if o.agent, err = machineName(c, "agent-name"); err != nil {
+		return o, err
+	}
 	if given := c.StringSlice("target"); len(given) > 0 {
 		o.targets, err = config.ParseTargetFlags(given)
 	}
 	return o, err
+}
+
+// machineName is what a flag calls this machine; without it, its host name.
+func machineName(c *cli.Context, flag string) (string, error) {
+	if name := c.String(flag); name != "" {
+		return name, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", usage("this machine has no host name (%s): name it with --%s", err, flag)
+	}
+	return host, nil
 }
 
 func runInit(ctx context.Context, o initOptions, con *console) (err error) {

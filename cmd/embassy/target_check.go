@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -67,21 +66,14 @@ func runTargetCheck(ctx context.Context, o targetCheckOptions, con *console) err
 }
 
 // runPolicies needs no catalog.
-func runPolicies(ctx context.Context, o targetCheckOptions, con *console) (err error) {
-	s, err := con.openSite()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	service, err := s.service()
-	if err != nil {
-		return err
-	}
-	policies, err := service.Policies(ctx, o.role, o.names)
-	if err != nil {
-		return err
-	}
-	return printPolicies(con, policies)
+func runPolicies(ctx context.Context, o targetCheckOptions, con *console) error {
+	return con.serving(func(s *site, service *embassy.Service) error {
+		policies, err := service.Policies(ctx, o.role, o.names)
+		if err != nil {
+			return err
+		}
+		return printPolicies(con, policies)
+	})
 }
 
 // printPolicies prints one policy as it is, so that it can be pasted; several

@@ -254,6 +254,20 @@ func (con *console) using(l limits, check func(*site) error, use func(*site, *em
 	return use(s, service)
 }
 
+// serving is using without limits and without the catalog.
+func (con *console) serving(use func(*site, *embassy.Service) error) (err error) {
+	s, err := con.openSite()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	service, err := s.service()
+	if err != nil {
+		return err
+	}
+	return use(s, service)
+}
+
 // opening is a way to see what the answering targets hold: reader.open, or
 // asAgent.
 type opening func(context.Context, *site, *console) (*embassy.View, *embassy.Keys, error)
