@@ -14,9 +14,11 @@ func (c *Charter) OpenPast(object []byte) (*Charter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("charter: %w", err)
 	}
-	past := new(Charter)
-	if err := decode(r.Body, past); err != nil {
-		return nil, fmt.Errorf("charter: %w", err)
+	var past struct { // nothing else is read before somebody signed it
+		RootSigner []byte `cbor:"6,keyasint"`
+	}
+	if err := glanceMode.Unmarshal(r.Body, &past); err != nil {
+		return nil, fmt.Errorf("%w: charter: %v", ErrMalformed, err)
 	}
 	root, err := crypto.ParseVerifier(past.RootSigner)
 	if err != nil {
