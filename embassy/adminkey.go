@@ -2,9 +2,9 @@ package embassy
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"strings"
 
 	"embassy/crypto"
@@ -14,18 +14,21 @@ import (
 // adminKeyLine begins the one line of an administrator's key file.
 const adminKeyLine = "embassy administrator key v1 "
 
+const maxAdminKey = 4 << 10 // bytes of its file
+
 // NewAdminKey makes an administrator's key in a file that does not exist, and
 // returns its public half.
 func NewAdminKey(path string) (format.AdministratorKey, error) {
-	if _, err := os.Lstat(path); err == nil {
-		return format.AdministratorKey{}, fmt.Errorf("%s exists: name another file", path)
-	}
 	key := crypto.NewSigner()
 	raw := key.Bytes()
 	defer clear(raw)
 	text := append(hex.AppendEncode([]byte(adminKeyLine), raw), '\n')
 	defer clear(text)
-	if err := writeFile(filepath.Dir(path), path, text); err != nil {
+	err := WriteSecret(path, text)
+	if errors.Is(err, fs.ErrExist) {
+		return format.AdministratorKey{}, fmt.Errorf("%s exists: name another file", path)
+	}
+	if err != nil {
 		return format.AdministratorKey{}, fmt.Errorf("write the administrator's key: %w", err)
 	}
 	return format.AdministratorKey{Verifier: key.Verifier()}, nil
@@ -34,10 +37,7 @@ func NewAdminKey(path string) (format.AdministratorKey, error) {
 // OpenAdminKey reads what NewAdminKey wrote; a file that others can read is
 // refused.
 func OpenAdminKey(path string) (*crypto.Signer, error) {
-	if err := CheckPrivate(path); err != nil {
-		return nil, fmt.Errorf("administrator's key: %w", err)
-	}
-	text, err := os.ReadFile(path)
+	text, err := readSecret(path, maxAdminKey)
 	if err != nil {
 		return nil, fmt.Errorf("administrator's key: %w", err)
 	}

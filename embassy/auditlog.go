@@ -113,40 +113,6 @@ func (b *logbook) next() (format.Audit, error) {
 	return next, nil
 }
 
-// createFile writes a file that must not be there yet; fs.ErrExist. When it
-// returns nil the whole file is durable. It is readable by its owner only.
-func createFile(dir, path string, data []byte) error {
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = settleFile(f.Name(), path)
-	}
-	gone := os.Remove(f.Name())
-	if errors.Is(gone, fs.ErrNotExist) {
-		gone = nil
-	}
-	return errors.Join(err, gone, syncDir(dir))
-}
-
-// settleFile gives a file another name that nothing has yet; fs.ErrExist. The
-// old name may stay.
-func settleFile(old, path string) error {
-	err := os.Link(old, path)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	// A disk without links, such as a USB stick: another process could come in
-	// between these two.
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(&fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}, err)
-	}
-	return os.Rename(old, path)
-}
-
 // listed returns up to which number the entries of a chain list what is filed
 // in its compartment. A note that cannot be read says 0: to list a record twice
 // is harmless.

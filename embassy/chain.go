@@ -100,6 +100,30 @@ func (s *State) chainAt(compartment, id format.ID) (*chain, error) {
 	return c, err
 }
 
+// eachChain calls f for every own chain, in all compartments, until it returns
+// an error.
+func (s *State) eachChain(f func(*chain) error) error {
+	dirs, err := filepath.Glob(filepath.Join(s.dir, "chains", "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		compartment, bad := format.ParseID(filepath.Base(filepath.Dir(dir)))
+		id, err := format.ParseID(filepath.Base(dir))
+		if bad != nil || err != nil {
+			continue // the name of the current one
+		}
+		c, err := s.chainAt(compartment, id)
+		if err != nil {
+			return err
+		}
+		if err := f(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // written returns the hashes of the entries of a chain that were written here, from
 // number 1; none on a machine without a state.
 func (s *State) written(l Line) ([]format.Hash, error) {

@@ -65,6 +65,22 @@ func following(prev *format.Charter, object []byte, keys *Keys, root *crypto.Roo
 	return a
 }
 
+// amendmentOf begins the charter after prev, whose object is given, with the root.
+func (s *Service) amendmentOf(prev *format.Charter, object []byte, root *crypto.Root) (*amendment, error) {
+	keys, err := RootKeys(prev, root)
+	if err != nil {
+		return nil, fmt.Errorf("open charter %d: %w", prev.Seq, err)
+	}
+	if keys.Doubt != nil {
+		s.warn(Finding{Object: "charter", Err: keys.Doubt})
+	}
+	ring, err := prev.Ring(root)
+	if err != nil {
+		return nil, err
+	}
+	return following(prev, object, keys, ring), nil
+}
+
 // first begins the first charter of a nation.
 func first(nation format.ID, root *crypto.Root) *amendment {
 	return &amendment{
@@ -150,18 +166,11 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 	if err != nil {
 		return CharterReport{}, err
 	}
-	keys, err := RootKeys(ch, root)
-	if err != nil {
-		return CharterReport{}, fmt.Errorf("open charter %d: %w", ch.Seq, err)
-	}
-	if keys.Doubt != nil {
-		s.warn(Finding{Object: "charter", Err: keys.Doubt})
-	}
-	ring, err := ch.Ring(root)
+	a, err := s.amendmentOf(ch, was, root)
 	if err != nil {
 		return CharterReport{}, err
 	}
-	a, object := following(ch, was, keys, ring), was
+	object := was
 	if err := change(state, a); err != nil {
 		return CharterReport{}, err
 	}
@@ -237,15 +246,9 @@ func (s *Service) firstCharter(ctx context.Context, state *State, root *crypto.R
 	}
 	a := first(state.Nation(), root)
 	if err == nil {
-		keys, err := RootKeys(prev, root)
-		if err != nil {
-			return nil, nil, fmt.Errorf("open charter %d: %w", prev.Seq, err)
-		}
-		ring, err := prev.Ring(root)
-		if err != nil {
+		if a, err = s.amendmentOf(prev, object, root); err != nil {
 			return nil, nil, err
 		}
-		a = following(prev, object, keys, ring)
 	}
 	s.configure(state, a, o)
 	if object, err = s.sign(a); err != nil {

@@ -42,9 +42,11 @@ var errNoEpoch = fmt.Errorf("%w: its secret is not among these keys", crypto.Err
 
 // Writer returns the writer secret's keys of an epoch.
 func (c *Compartment) Writer(epoch uint32) (*format.Writer, error) {
-	for _, w := range append(c.Writers[:len(c.Writers):len(c.Writers)], c.ahead...) {
-		if w.Epoch == epoch {
-			return w, nil
+	for _, known := range [...][]*format.Writer{c.Writers, c.ahead} {
+		for _, w := range known {
+			if w.Epoch == epoch {
+				return w, nil
+			}
 		}
 	}
 	return nil, fmt.Errorf("writer epoch %d of compartment %s: %w", epoch, c.Part.Name, errNoEpoch)

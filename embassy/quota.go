@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"embassy/embassy/format"
 )
@@ -223,27 +222,12 @@ func (a *atlas) orphans(g format.CharterAgent) (names []string) {
 // ownWeight returns the bytes that all own chains take on a target that has
 // them. What was added up before is noted.
 func (s *Service) ownWeight(state *State) (sum uint64, err error) {
-	dirs, err := filepath.Glob(filepath.Join(state.dir, "chains", "*", "*"))
-	if err != nil {
-		return 0, err
-	}
-	for _, dir := range dirs {
-		compartment, bad := format.ParseID(filepath.Base(filepath.Dir(dir)))
-		id, err := format.ParseID(filepath.Base(dir))
-		if bad != nil || err != nil {
-			continue // the name of the current one
-		}
-		c, err := state.chainAt(compartment, id)
-		if err != nil {
-			return 0, err
-		}
+	err = state.eachChain(func(c *chain) error {
 		n, err := s.weighChain(c)
-		if err != nil {
-			return 0, err
-		}
 		sum += n
-	}
-	return sum, nil
+		return err
+	})
+	return sum, err
 }
 
 type chainWeight struct {

@@ -1,10 +1,7 @@
 package embassy
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -48,27 +45,10 @@ func readerIdentities(ring *crypto.Root, c *format.CharterCompartment) (out []fo
 	return out
 }
 
-// WriteSecret writes a file that only its owner can read. When it returns nil
-// the file is durable. It replaces none: fs.ErrExist.
-func WriteSecret(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return syncDir(filepath.Dir(path))
-}
-
 // OpenReaderKey reads a reader key file, which nobody but its owner may be able
 // to read.
 func OpenReaderKey(path string) (*format.ReaderKey, error) {
-	if err := CheckPrivate(path); err != nil {
-		return nil, fmt.Errorf("read reader key: %w", err)
-	}
-	text, err := os.ReadFile(path)
+	text, err := readSecret(path, format.MaxKitSize+1)
 	if err != nil {
 		return nil, fmt.Errorf("read reader key: %w", err)
 	}

@@ -3,7 +3,6 @@ package embassy
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -73,28 +72,6 @@ func ReadShares(paths []string) ([]format.NamedShare, error) {
 		clear(text)
 	}
 	return shares, nil
-}
-
-// readSecret reads a file that only its owner may read, and of it at most max
-// bytes.
-func readSecret(path string, max int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if err := CheckPrivateInfo(path, info); err != nil {
-		return nil, err
-	}
-	text, err := io.ReadAll(io.LimitReader(f, max))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return text, nil
 }
 
 // shareName is the name of a share's file.

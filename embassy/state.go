@@ -374,21 +374,12 @@ func (s *State) forgive(target string) error {
 		return err
 	}
 	f[target] = map[string]uint64{}
-	dirs, err := filepath.Glob(filepath.Join(s.dir, "chains", "*", "*"))
+	err = s.eachChain(func(c *chain) error {
+		f[target][c.id().String()] = c.head()
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	for _, dir := range dirs {
-		compartment, bad := format.ParseID(filepath.Base(filepath.Dir(dir)))
-		id, err := format.ParseID(filepath.Base(dir))
-		if bad != nil || err != nil {
-			continue // the name of the current one
-		}
-		c, err := s.chainAt(compartment, id)
-		if err != nil {
-			return err
-		}
-		f[target][id.String()] = c.head()
 	}
 	raw, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
