@@ -267,7 +267,7 @@ func (s *Service) charterOf(ctx context.Context, key format.NationKey, state *St
 	case err != nil && known == nil:
 		return nil, nil, err
 	case errors.Is(err, ErrTwoHeirs): // what was accepted holds
-		s.warn(Finding{Object: format.CharterPrefix(key.Nation), Err: err})
+		s.warn(Finding{Object: "charter", Err: err})
 	case err == nil && (known == nil || found.Rank().Compare(known.Rank()) >= 0):
 		if !bytes.Equal(object, raw) {
 			err = s.catalog.Note(charterNote, object)

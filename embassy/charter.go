@@ -268,7 +268,7 @@ func (s *Service) newestCharter(ctx context.Context, state *State) (*format.Char
 	probe(ctx, state.Nation(), s.order)
 	_, object, err := findCharter(ctx, s.order, state.Nation(), state.Verifier(), have, s.warn)
 	if have != nil && errors.Is(err, ErrTwoHeirs) { // what was accepted holds
-		s.warn(Finding{Object: format.CharterPrefix(state.Nation()), Err: err})
+		s.warn(Finding{Object: "charter", Err: err})
 		return state.charter()
 	}
 	if err != nil && !errors.Is(err, ErrNoCharter) && !errors.Is(err, ErrDown) {

@@ -118,7 +118,7 @@ func FindCharterOf(ctx context.Context, members []*Member, nation format.ID, roo
 	for i, r := range root.Ring() {
 		ch, object, err := FindCharter(ctx, members, nation, r.Signer().Verifier(), warn)
 		if err == nil && i > 0 && warn != nil {
-			warn(Finding{Object: format.CharterPrefix(nation), Err: errors.New("only charters of a root that was replaced are to be had: what was written since the root was rotated is not shown")})
+			warn(Finding{Object: "charter", Err: errors.New("only charters of a root that was replaced are to be had: what was written since the root was rotated is not shown")})
 		}
 		if err == nil || !errors.Is(err, ErrNoCharter) {
 			return ch, object, err
