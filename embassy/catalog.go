@@ -22,6 +22,8 @@ type PackState struct {
 	Chain format.ID // the chain that lists it, or will
 	Entry uint64    // sequence number of the entry that lists it; 0: none does yet
 	Pos   uint32    // its position among the entry's objects
+	// Condemned: nothing new may refer to it.
+	Condemned bool
 	// Head is the pack's part of an index object, verbatim. It is kept
 	// until an entry lists the pack, and empty from then on.
 	Head []byte
@@ -94,6 +96,31 @@ type KnownObject struct {
 	Seq   uint64 // of the entry
 }
 
+// Fate is what stewards ordered about an object. A zero Order was not given.
+type Fate struct {
+	Retired Order // a snapshot that exists no more
+	Marked  Order // no entry that names the order, or a later one, references it
+	Deleted Order // it goes from every target that holds the order
+}
+
+// Order names an entry of a steward that gives orders.
+type Order struct {
+	Agent, Chain format.ID
+	Seq          uint64
+	At           time.Time // when the steward wrote it, by its clock
+}
+
+// Given reports whether there is such an order.
+func (o Order) Given() bool { return o.Seq != 0 }
+
+// KnownFate is the Fate of an object in an agent's folder.
+type KnownFate struct {
+	Agent format.ID
+	Kind  format.Kind
+	Hash  format.Hash
+	Fate
+}
+
 // Evidence is what is known of one object on one target. Every time is by this
 // machine's clock; zero: never.
 type Evidence struct {
@@ -158,6 +185,16 @@ type Catalog interface {
 	// was in. The record of the pack becomes visible no later than its chunks.
 	AddPack(p PackState, ids []chunk.ID) (PackNum, error)
 
+	// Condemn says that the chunks of these packs are to be stored anew:
+	// FindChunks does not answer with them any more, and AddPack moves a chunk
+	// that is in such a pack to the new one. The packs themselves stay known, with
+	// Condemned set. A pack that is not known is no error.
+	Condemn(packs []format.Hash) error
+
+	// Abandon says that no entry will list a pack that none lists yet; one that
+	// is listed, or not known, is left as it is.
+	Abandon(n PackNum) error
+
 	// Pack returns the pack of that number; ok is false if there is none.
 	Pack(n PackNum) (p PackState, ok bool, err error)
 
@@ -176,8 +213,19 @@ type Catalog interface {
 	// ListedHead returns the last seq given to SetListed, or 0.
 	ListedHead(chain format.ID) (uint64, error)
 
+	// SetFates merges what stewards ordered about objects of a compartment, by
+	// hash: of each order that is given, the first stays. The objects need not be
+	// known.
+	SetFates(compartment format.ID, fates []KnownFate) error
+	// Fate returns what was ordered; the zero Fate: nothing.
+	Fate(compartment format.ID, h format.Hash) (Fate, error)
+	// Fates yields every object of a compartment about which something was
+	// ordered, in ascending order of hash. It ends after the first error. Fates
+	// may be set meanwhile.
+	Fates(compartment format.ID) iter.Seq2[KnownFate, error]
+
 	// Forget drops everything about chunks, packs, listed heads, placements and
-	// the file cache. Seen heads, known entries, faults, runs and notes stay.
+	// the file cache. Seen heads, known entries, fates, faults, runs and notes stay.
 	// Pack numbers are not used again.
 	Forget() error
 

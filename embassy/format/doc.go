@@ -59,6 +59,7 @@ const (
 	labelSummaryKey = "summary"
 	labelTargetKey  = "target name"
 	labelAuditKey   = "audit"
+	labelDatasetKey = "dataset name"
 )
 
 // Scope says where a record belongs. Fields that do not apply are zero.

@@ -46,7 +46,7 @@ type Entry struct {
 	Depends     []Head         `cbor:"12,keyasint,omitempty"` // other chains whose chunks are reused
 	Steward     []Head         `cbor:"13,keyasint,omitempty"` // newest heads of the steward's chains that the writer has read
 	Confirmed   []Confirmation `cbor:"14,keyasint,omitempty"`
-	Orders      []Hash         `cbor:"15,keyasint,omitempty"` // records among Adds that retire, mark or delete: steward only
+	Orders      []Ordered      `cbor:"15,keyasint,omitempty"` // a steward's; of anybody else they mean nothing
 }
 
 func (e Entry) scope() Scope {

@@ -294,7 +294,7 @@ func (g *generator) ledger() {
 		Steward:   []format.Head{{Chain: format.ID{2}, Seq: 3, Hash: hash("3")}},
 		Confirmed: []format.Confirmation{{Target: g.writer.TargetName("tallinn"), Seq: 1}, {Target: [8]byte{1}}},
 		Adds:      []format.Listed{{Kind: format.KindRecord, Hash: hash("order"), Size: 100}},
-		Orders:    []format.Hash{hash("order")},
+		Orders:    []format.Ordered{{Kind: format.OrderMark, Record: hash("order")}},
 	}
 	in.Seq, in.Object = 2, sign(later)
 	f.add("later", "entry", "valid", in)

@@ -42,5 +42,11 @@ func (w *Writer) TargetName(name string) [8]byte {
 	return [8]byte(id[:8])
 }
 
+// DatasetName is the pseudonym of a dataset's name in orders.
+func (w *Writer) DatasetName(name string) [8]byte {
+	id := chunk.NewHasher(w.derive(labelDatasetKey).Bytes()).ID([]byte(name))
+	return [8]byte(id[:8])
+}
+
 // Secret returns the writer secret, to be sealed to an agent.
 func (w *Writer) Secret() *crypto.Secret { return w.secret }
