@@ -58,10 +58,10 @@ type PrunedCompartment struct {
 // PrunedTarget is what was done on a target.
 type PrunedTarget struct {
 	Target  string
-	Objects uint64 // deleted; of a dry run: to be deleted
-	Bytes   uint64 // of them
-	Before  uint64 // bytes of the nation's objects there before
-	Locked  uint64 // objects that a lock still keeps
+	Objects uint64    // deleted; of a dry run: to be deleted
+	Bytes   uint64    // of them
+	Before  uint64    // bytes of the nation's objects there before
+	Locked  uint64    // objects that a lock still keeps
 	Until   time.Time // when the last of these locks ends
 	Err     error     // why nothing, or not all, was deleted
 }
