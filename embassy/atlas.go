@@ -32,6 +32,7 @@ type atlas struct {
 	unplaced []string         // compartments of the charter that the configuration does not place
 	booked   map[faultID]bool // what the book held when the atlas was opened
 	waited   map[string]bool  // members whose lists had time to show what they lag behind with
+	only     []format.ID      // agents whose ledgers are read; nil: all
 }
 
 // region is one compartment, and where it should lie.
@@ -302,8 +303,8 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 }
 
 // openRegion is openAtlas for one compartment that this machine writes, with
-// the keys that it opened.
-func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, compartment format.ID) (*region, error) {
+// the keys that it opened, and for the ledgers of these agents; nil: of all.
+func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, compartment format.ID, agents []format.ID) (*region, error) {
 	a, err := s.newAtlas(state.NationKey(), state)
 	if err != nil {
 		return nil, err
@@ -314,6 +315,7 @@ func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, comp
 	if len(a.regions) == 0 {
 		return nil, fmt.Errorf("compartment %s: %w", compartment, ErrUnknownName)
 	}
+	a.only = agents
 	return a.regions[0], a.learn(ctx)
 }
 
@@ -331,7 +333,7 @@ func (a *atlas) learn(ctx context.Context) error {
 	for _, r := range a.regions {
 		for i := range a.charter.Agents {
 			agent := &a.charter.Agents[i]
-			if !slices.Contains(agent.Compartments, r.id) {
+			if !slices.Contains(agent.Compartments, r.id) || a.only != nil && !slices.Contains(a.only, agent.ID) {
 				continue
 			}
 			signer, err := crypto.ParseVerifier(agent.Signer)

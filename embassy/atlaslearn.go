@@ -291,6 +291,12 @@ func (l *line) next(ctx context.Context, shown sightings, hashes []format.Hash) 
 	if len(found) > 1 || seq > 1 && entry.Prev != hashes[seq-2] {
 		return hashes, true, l.forked(seq)
 	}
+	if err := l.obey(ctx, entry); ctx.Err() != nil || err != nil && !errors.Is(err, errNowhere) {
+		return hashes, false, errors.Join(err, ctx.Err())
+	} else if err != nil {
+		l.r.a.s.warn(Finding{Object: l.name(seq, found[0].Hash), Err: err})
+		return hashes, false, nil
+	}
 	cat := l.r.a.s.catalog
 	if err := cat.Learn(l.Line, found[0], entry.Adds); err != nil {
 		other, ok, failed := cat.KnownEntry(l.Line, seq)

@@ -17,10 +17,21 @@ import (
 // packs in it are known.
 type snapshotMaker func(refs []format.Refs) ([]byte, error)
 
+// filing is a record that an entry lists.
+type filing struct {
+	object []byte
+	order  format.OrderKind // 0: it is no order
+}
+
 // commit writes the next entry: it lists every pack and audit record that no
-// entry lists yet, the snapshot, if there is one, and records. When commit returns, the entry is durable
+// entry lists yet, the snapshot, if there is one, and records, and orders what they order. When commit returns, the entry is durable
 // on this machine and the catalog knows it; no target has it yet.
-func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byte) (format.Hash, error) {
+func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...filing) (format.Hash, error) {
+	return l.commitAfter(nil, used, snapshot, records...)
+}
+
+// commitAfter is commit of an entry that depends on these heads too.
+func (l *ledger) commitAfter(heads []format.Head, used []PackNum, snapshot snapshotMaker, records ...filing) (format.Hash, error) {
 	l.committing.Lock()
 	defer l.committing.Unlock()
 	cat := l.s.catalog
@@ -31,17 +42,17 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byt
 	if err != nil {
 		return format.Hash{}, err
 	}
-	var e format.Entry
-	var heads [][]byte
+	e := format.Entry{Depends: heads}
+	var parts [][]byte // of indexes
 	var listed []ListedPack
 	here := map[PackNum]ListedPack{}
 	for i, p := range unlisted {
 		e.Adds = append(e.Adds, format.Listed{Kind: format.KindPack, Hash: p.Hash, Size: uint64(p.Size)})
-		heads = append(heads, p.Head)
+		parts = append(parts, p.Head)
 		listed = append(listed, ListedPack{Num: p.Num, Pos: uint32(i)})
 		here[p.Num] = listed[i]
 	}
-	indexes, err := format.BuildIndexes(heads)
+	indexes, err := format.BuildIndexes(parts)
 	if err != nil {
 		return format.Hash{}, err
 	}
@@ -76,17 +87,26 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byt
 			return format.Hash{}, err
 		}
 		e.Snapshots = []format.Hash{id}
-		if e.Depends, err = l.depends(refs); err != nil {
+		needs, err := l.depends(refs)
+		if err != nil {
 			return format.Hash{}, err
 		}
+		e.Depends = append(e.Depends, needs...)
 	}
-	for _, record := range records {
-		if _, err := add(format.KindRecord, record); err != nil {
+	for _, r := range records {
+		h, err := add(format.KindRecord, r.object)
+		if err != nil {
 			return format.Hash{}, err
+		}
+		if r.order != 0 {
+			e.Orders = append(e.Orders, format.Ordered{Kind: r.order, Record: h})
 		}
 	}
 	if len(e.Adds) == 0 {
 		return id, nil
+	}
+	if e.Steward, err = l.naming(); err != nil {
+		return format.Hash{}, err
 	}
 	for _, m := range l.members {
 		seen, ok, err := l.seenOn(m)
@@ -101,7 +121,13 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byt
 	if e, err = l.chain.append(e); err != nil {
 		return format.Hash{}, err
 	}
+	if err := l.named(e.Steward); err != nil {
+		return format.Hash{}, err
+	}
 	if err := l.audits.setListed(l.chain.id(), told); err != nil {
+		return format.Hash{}, err
+	}
+	if err := l.s.obey(e, func(a format.Listed) ([]byte, error) { return l.spool.get(a.Hash) }); err != nil {
 		return format.Hash{}, err
 	}
 	if object != nil {
@@ -114,7 +140,11 @@ func (l *ledger) commit(used []PackNum, snapshot snapshotMaker, records ...[]byt
 
 // commitRecords writes an entry that lists records.
 func (l *ledger) commitRecords(records [][]byte) error {
-	_, err := l.commit(nil, nil, records...)
+	filed := make([]filing, len(records))
+	for i, r := range records {
+		filed[i].object = r
+	}
+	_, err := l.commit(nil, nil, filed...)
 	return err
 }
 

@@ -201,8 +201,11 @@ func (c *courier) missing(ctx context.Context, m *Member, e format.Entry, object
 }
 
 // there reports whether a target has an object, as far as can be told without
-// reading it.
+// reading it, or needs it no more.
 func (c *courier) there(ctx context.Context, m *Member, e format.Entry, a format.Listed) (bool, error) {
+	if gone, err := c.s.deleted(e.Compartment, a.Hash); err != nil || gone {
+		return err == nil, err
+	}
 	at, err := c.s.catalog.Placed(m.Name, a.Hash)
 	if err != nil || !at.IsZero() && !at.Before(c.since) && !at.After(c.s.now()) { // a clock may have been wrong
 		return err == nil, err

@@ -49,6 +49,8 @@ type ledger struct {
 	meeting sync.Mutex
 	region  *region // nil: not opened yet
 
+	heeds []format.Head // of the stewards' chains: what the run goes by
+
 	packs, lost uint64 // that replay learned again, and that it could not
 
 	committing sync.Mutex // one entry at a time
@@ -133,7 +135,10 @@ func (l *ledger) prepare(ctx context.Context) error {
 		return err
 	}
 	l.meets = l.keys.Charter.Compartment(l.comp.ID).Shared
-	return l.replay(ctx)
+	if err := l.replay(ctx); err != nil {
+		return err
+	}
+	return l.heed(ctx)
 }
 
 // look surveys every target.
@@ -279,10 +284,16 @@ func (l *ledger) recall(state *State) error {
 // learn adds to the catalog the packs of an entry that it lacks, from their
 // index objects, and the entry's snapshots.
 func (l *ledger) learn(ctx context.Context, e format.Entry) error {
+	if len(e.Orders) > 0 && slices.Contains(l.keys.Charter.Compartment(l.comp.ID).Stewards, e.Agent) {
+		if err := l.s.obey(e, func(a format.Listed) ([]byte, error) { return l.object(ctx, a, l.members) }); err != nil {
+			return err
+		}
+	}
 	var failed []error
 	for _, a := range e.Adds {
-		var err error
+		gone, err := l.s.deleted(l.comp.ID, a.Hash)
 		switch {
+		case err != nil || gone:
 		case a.Kind == format.KindIndex:
 			var known bool
 			if known, err = l.knows(e); err == nil && !known {
@@ -321,8 +332,18 @@ func (l *ledger) learnIndex(ctx context.Context, chain format.ID, a format.Liste
 		return fmt.Errorf("index %s: %w", a.Hash, err)
 	}
 	for _, p := range packs {
-		var ids []chunk.ID
+		fate, err := l.s.catalog.Fate(l.comp.ID, p.Hash)
+		if err != nil {
+			return err
+		}
+		if fate.Deleted.Given() {
+			continue
+		}
+		var ids []chunk.ID // none of a marked pack: they are stored anew
 		for _, seg := range p.Segments {
+			if fate.Marked.Given() {
+				break
+			}
 			if ids, err = l.directory(ids, seg); err != nil {
 				return fmt.Errorf("index %s, pack %s: %w", a.Hash, p.Hash, err)
 			}

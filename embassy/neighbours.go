@@ -25,7 +25,7 @@ func (l *ledger) neighbours(ctx context.Context) (*region, error) {
 	l.meeting.Lock()
 	defer l.meeting.Unlock()
 	if l.region == nil {
-		r, err := l.s.openRegion(ctx, l.state, l.keys, l.comp.ID)
+		r, err := l.s.openRegion(ctx, l.state, l.keys, l.comp.ID, nil)
 		if err != nil {
 			return nil, fmt.Errorf("the ledgers of the other agents: %w", err)
 		}
@@ -252,6 +252,12 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 				continue // the entry does not list it
 			}
 			delete(at, p.Hash)
+			if fate, err := l.s.catalog.Fate(l.comp.ID, p.Hash); err != nil || fate.Marked.Given() {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			ids, err := l.foreign(e, p)
 			if err != nil {
 				return fmt.Errorf("index %s, pack %s: %w", a.Hash, p.Hash, err)

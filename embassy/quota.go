@@ -51,6 +51,12 @@ func (a *atlas) weigh(agent format.ID) (weights, error) {
 				if err != nil {
 					return nil, err
 				}
+				if gone, err := a.s.deleted(r.id, o.Hash); err != nil || gone {
+					if err != nil {
+						return nil, err
+					}
+					continue
+				}
 				if sums := w[Line{Compartment: r.id, Agent: agent, Chain: o.Chain}]; o.Seq < uint64(len(sums)) {
 					sums[o.Seq] += o.Size
 				}

@@ -2,20 +2,20 @@ package embassy
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"embassy/embassy/config"
 	"embassy/embassy/format"
+	"embassy/embassy/policy"
 )
-
-// ErrNotSteward: only the steward of a compartment orders.
-var ErrNotSteward = errors.New("this machine is not the steward")
 
 // ForgetOptions say what to forget.
 type ForgetOptions struct {
 	Datasets []string          // none: all that this machine is the steward of
-	Keep     *config.Retention // nil: what the configuration says of each
+	Keep     *policy.Retention // nil: what the configuration says of each
 	DryRun   bool
 }
 
@@ -32,70 +32,204 @@ type ForgetReport struct {
 	Snapshots []Judged // by dataset and agent, newest first
 	DryRun    bool
 	Forgotten int
-	Exit      int
+	Exit      int // 4: the orders are on fewer targets than the commit rule wants; else 0
 }
 
-// PruneOptions say how to prune.
-type PruneOptions struct {
-	Compartments []string      // none: all that this machine is the steward of
-	Grace        time.Duration // between the mark and the deletion
-	MaxRemove    float64       // share of the bytes on a target, above which nothing is removed there
-	DryRun       bool
+// series is what one agent wrote of one dataset.
+type series struct {
+	dataset string
+	agent   format.ID
 }
 
-// PrunedCompartment is what was ordered about a compartment.
-type PrunedCompartment struct {
-	Compartment string
-	Live        uint64   // packs that snapshots use
-	Marked      uint64   // objects that are marked now, for the first time
-	MarkedBytes uint64   // of them
-	Waiting     uint64   // objects that were marked before, and are not yet to be deleted
-	Deletable   uint64   // objects of which the deletion is ordered now
-	Waits       []string // for what those that wait do, in words for a person
-	Err         error    // why nothing could be ordered
-}
-
-// PrunedTarget is what was done on a target.
-type PrunedTarget struct {
-	Target  string
-	Objects uint64    // deleted; of a dry run: to be deleted
-	Bytes   uint64    // of them
-	Before  uint64    // bytes of the nation's objects there before
-	Locked  uint64    // objects that a lock still keeps
-	Until   time.Time // when the last of these locks ends
-	Err     error     // why nothing, or not all, was deleted
-}
-
-// PruneReport is the outcome of a Prune.
-type PruneReport struct {
-	Started      time.Time
-	Elapsed      time.Duration
-	Compartments []PrunedCompartment
-	Targets      []PrunedTarget
-	DryRun       bool
-	Exit         int
-}
-
-// Forget retires the snapshots that no rule keeps. It is undone by nothing;
-// their data stay until Prune has run twice.
+// Forget retires the snapshots that no rule keeps: nobody lists or restores them
+// any more. Their data stay until Prune has run twice.
 func (s *Service) Forget(ctx context.Context, o ForgetOptions) (ForgetReport, error) {
-	panic("not built")
+	rep := ForgetReport{Started: s.now(), DryRun: o.DryRun}
+	left := slices.Clone(o.Datasets)
+	err := s.stewarding(ctx, nil, func(all []*stewardship) error {
+		for _, st := range all {
+			names := o.Datasets
+			for _, d := range st.comp.Part.Datasets {
+				left = slices.DeleteFunc(left, func(n string) bool { return n == d.Name })
+				if len(o.Datasets) == 0 {
+					names = append(names, d.Name)
+				}
+			}
+			safe, err := st.forget(ctx, o, names, &rep)
+			if err != nil {
+				return fmt.Errorf("compartment %s: %w", st.comp.Part.Name, err)
+			}
+			if !safe {
+				rep.Exit = exitDegraded
+			}
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("dataset %q is in no compartment that this machine is the steward of: %w", left[0], ErrUnknownName)
+		}
+		return nil
+	})
+	if err != nil {
+		return rep, err
+	}
+	rep.Elapsed = s.now().Sub(rep.Started)
+	if o.DryRun {
+		return rep, nil
+	}
+	return rep, s.catalog.AddRun(Run{Kind: "forget", Started: rep.Started, Ended: s.now(), Exit: rep.Exit, Note: fmt.Sprintf("%d snapshots forgotten", rep.Forgotten)})
 }
 
-// Prune marks what no snapshot uses, and deletes what was marked by an earlier
-// run, once every agent knows.
-func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
-	panic("not built")
+func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []string, rep *ForgetReport) (safe bool, err error) {
+	v, _, err := st.view(ctx, nil)
+	if err != nil {
+		return false, err
+	}
+	found := map[series][]SnapshotInfo{} // newest first, as the View has them
+	var order []series
+	for _, info := range v.snapshots {
+		key := series{info.Summary.Dataset, info.Agent}
+		if !slices.Contains(names, key.dataset) {
+			continue
+		}
+		if found[key] == nil {
+			order = append(order, key)
+		}
+		found[key] = append(found[key], info)
+	}
+	slices.SortFunc(order, func(a, b series) int {
+		if c := strings.Compare(a.dataset, b.dataset); c != 0 {
+			return c
+		}
+		return slices.Compare(a.agent[:], b.agent[:])
+	})
+	gone := map[format.OrderedKey][]format.Hash{}
+	for _, key := range order {
+		keep := o.Keep
+		if keep == nil {
+			keep = st.s.retention(key.dataset)
+		}
+		for i, why := range policy.Retain(retained(found[key]), *keep, st.s.now()) {
+			info := found[key][i]
+			rep.Snapshots = append(rep.Snapshots, Judged{info, why})
+			if len(why) == 0 {
+				rep.Forgotten++
+				folder := format.OrderedKey{Agent: info.Agent, Kind: format.KindSnapshot}
+				gone[folder] = append(gone[folder], info.Hash)
+			}
+		}
+	}
+	if o.DryRun || len(gone) == 0 {
+		return true, nil
+	}
+	orders, err := st.orders(format.OrderRetire, gone)
+	if err != nil {
+		return false, err
+	}
+	return st.order(ctx, nil, orders...)
 }
 
-// Pin says that a snapshot, given by the start of its id, is not to be forgotten; pinned false says that it may
-// be again.
-func (s *Service) Pin(ctx context.Context, id string, pinned bool) (SnapshotInfo, error) {
-	panic("not built")
+// retention is what the configuration says of a dataset; of one that it does not
+// name, all are kept.
+func (s *Service) retention(dataset string) *policy.Retention {
+	for _, d := range s.site.Datasets {
+		if d.Name == dataset {
+			return &d.Retention
+		}
+	}
+	return &policy.Retention{MinAge: config.DefaultMinAge}
 }
 
-// Hold says that no snapshot of a dataset is to be forgotten; held false says
-// that they may be again.
-func (s *Service) Hold(ctx context.Context, dataset string, held bool) error { panic("not built") }
+// retained is a series as policy.Retain sees it.
+func retained(series []SnapshotInfo) []policy.Kept {
+	out := make([]policy.Kept, len(series))
+	for i, s := range series {
+		out[i] = policy.Kept{
+			Time: s.placed(), Since: s.since, Whole: s.Summary.Errors == 0, Pinned: s.Pinned, Held: s.Held, Doubt: s.Doubt,
+		}
+	}
+	return out
+}
 
-var _ = format.OrderMark
+// Pin says that a snapshot, given by the start of its id, is not to be
+// forgotten; pinned false says that it may be again. It does nothing when that
+// is so already.
+func (s *Service) Pin(ctx context.Context, id string, pinned bool) (info SnapshotInfo, err error) {
+	err = s.stewarding(ctx, nil, func(all []*stewardship) error {
+		var at *stewardship
+		for _, st := range all {
+			v, _, err := st.view(ctx, nil)
+			if err != nil {
+				return fmt.Errorf("compartment %s: %w", st.comp.Part.Name, err)
+			}
+			for _, one := range v.snapshots {
+				if !strings.HasPrefix(one.Hash.String(), strings.ToLower(id)) {
+					continue
+				}
+				if at != nil {
+					return fmt.Errorf("snapshot %q: %w: give more of its id", id, ErrAmbiguous)
+				}
+				info, at = one, st
+			}
+		}
+		if at == nil {
+			return fmt.Errorf("snapshot %q: %w in a compartment that this machine is the steward of", id, ErrNoSnapshot)
+		}
+		if info.Pinned == pinned {
+			return nil
+		}
+		kind := format.OrderPin
+		if !pinned {
+			kind = format.OrderUnpin
+		}
+		info.Pinned = pinned
+		orders, err := at.orders(kind, map[format.OrderedKey][]format.Hash{{Agent: info.Agent, Kind: format.KindSnapshot}: {info.Hash}})
+		if err != nil {
+			return err
+		}
+		return at.mustOrder(ctx, orders)
+	})
+	return info, err
+}
+
+// Hold says that no snapshot of a dataset is to be forgotten, as a court may
+// order; held false says that they may be again. It does nothing when that is
+// so already.
+func (s *Service) Hold(ctx context.Context, dataset string, held bool) error {
+	return s.stewarding(ctx, nil, func(all []*stewardship) error {
+		for _, st := range all {
+			if !slices.ContainsFunc(st.comp.Part.Datasets, func(d format.Dataset) bool { return d.Name == dataset }) {
+				continue
+			}
+			_, c, err := st.view(ctx, nil)
+			if err != nil || c.held(dataset) == held {
+				return err
+			}
+			var orders []filing
+			for _, w := range st.comp.Writers { // released under every name that it may be held under
+				if held && w.Epoch != st.comp.Current().Epoch {
+					continue
+				}
+				name := w.DatasetName(dataset)
+				o := format.Order{Nation: st.keys.Charter.Nation, Compartment: st.comp.ID, Kind: format.OrderRelease, Dataset: name[:]}
+				if held {
+					o.Kind = format.OrderHold
+				}
+				filed, err := fileOrders(o, nil)
+				if err != nil {
+					return err
+				}
+				orders = append(orders, filed...)
+			}
+			return st.mustOrder(ctx, orders)
+		}
+		return fmt.Errorf("dataset %q is in no compartment that this machine is the steward of: %w", dataset, ErrUnknownName)
+	})
+}
+
+// mustOrder is order for what people rely on.
+func (st *stewardship) mustOrder(ctx context.Context, orders []filing) error {
+	safe, err := st.order(ctx, nil, orders...)
+	if err == nil && !safe {
+		err = fmt.Errorf("the order is signed and on this machine, but on fewer targets than the commit rule wants: the next run brings it to the others")
+	}
+	return err
+}

@@ -50,6 +50,13 @@ func (r *region) objects(agent format.ID, kind format.Kind, claims map[format.ID
 			if !ok || k.Seq > claim.seq {
 				continue
 			}
+			if gone, err := r.a.s.deleted(r.id, k.Hash); err != nil || gone {
+				if err != nil {
+					yield(thing{}, err)
+					return
+				}
+				continue
+			}
 			if o.r == nil || k.Hash != o.hash {
 				if o.r != nil && !yield(o, nil) {
 					return

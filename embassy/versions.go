@@ -126,6 +126,36 @@ func (m *Member) versionsOf(ctx context.Context, store targets.Versioned, name s
 	return found
 }
 
+// remove deletes an object with all its versions, the newest first. ErrDenied
+// when the credentials may not, or a lock forbids it.
+func (m *Member) remove(ctx context.Context, name string) error {
+	settled := func(err error) bool { return answered(err) || errors.Is(err, targets.ErrDenied) }
+	return m.attempt(ctx, settled, func(ctx context.Context) error {
+		return m.bounded(ctx, transferTime(0), func(ctx context.Context) error {
+			store := m.versioned(ctx, name)
+			if store == nil {
+				return m.Target.Delete(ctx, name)
+			}
+			var ids []string
+			for v, err := range store.Versions(ctx, name) {
+				if err != nil {
+					return err
+				}
+				if v.Name != name {
+					break
+				}
+				ids = append(ids, v.ID)
+			}
+			for _, id := range ids {
+				if err := store.DeleteVersion(ctx, name, id); err != nil && !errors.Is(err, targets.ErrNotFound) {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // names is List of the target, and then, out of order, the names that a
 // deletion hides.
 func (m *Member) names(ctx context.Context, prefix string) iter.Seq2[targets.Info, error] {

@@ -32,6 +32,9 @@ type ViewOptions struct {
 
 	known  []knownEntry         // if not nil, the entries to be read, whatever the members list
 	spoilt map[format.Hash]bool // objects that are known to be bad; not changed while the View is used
+	// uses, if not nil, is told what every snapshot that is not retired refers to;
+	// called from several goroutines.
+	uses func(s committed, refs []format.Refs)
 }
 
 // knownEntry is an entry that was verified before.
@@ -54,7 +57,12 @@ type SnapshotInfo struct {
 	// is incomplete.
 	Newer []format.Hash
 
-	when int64 // Summary.Time, corrected by the snapshot's place in its chain
+	Pinned bool   // a steward said that it is to be kept
+	Held   bool   // so are all of its dataset
+	Doubt  string // why its time is not believed; empty: it is
+
+	when  int64     // Summary.Time, corrected by the snapshot's place in its chain
+	since time.Time // it was made after that, by the steward's clock; zero: not known
 }
 
 // Later says that the snapshot may not be the latest state, if there are Newer.
@@ -82,6 +90,7 @@ type View struct {
 	texts    ration                         // of tags and target hints
 	known    []knownEntry
 	spoilt   map[format.Hash]bool
+	uses     func(committed, []format.Refs)
 
 	doubts  atomic.Int64              // bad copies and spoilt objects that were met
 	silence atomic.Pointer[error]     // of the last object that no member gave, and some for want of an answer
@@ -98,6 +107,7 @@ type compartmentView struct {
 	source *source
 	chains map[chainKey]*readChain
 	bare   *bareView // nil where there is a charter
+	orders viewOrders
 
 	reading sync.Mutex // held while Reader is used
 }
@@ -111,14 +121,15 @@ type readChain struct {
 	chainKey
 	entries map[uint64][]*readEntry // by number; several where the chain forks
 	last    uint64                  // greatest number
+	heard   []heard                 // what its writer had read of the stewards' chains
 }
 
 // readEntry is a verified entry. Of its Adds only snapshots and records are kept; packs
-// are many, and read again when they are wanted. Steward, Confirmed and Orders
-// are left out.
+// are many, and read again when they are wanted. Confirmed is left out.
 type readEntry struct {
 	format.Entry
 	hash format.Hash
+	adds uint32 // how many objects it adds
 	*listed
 }
 
@@ -146,6 +157,9 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 	if err := v.readGrants(ctx); err != nil {
 		return nil, fmt.Errorf("read the grants: %w", err)
 	}
+	if err := v.readOrders(ctx); err != nil {
+		return nil, fmt.Errorf("read the orders of the stewards: %w", err)
+	}
 	if err := v.readSnapshots(ctx); err != nil {
 		return nil, fmt.Errorf("read the snapshots: %w", err)
 	}
@@ -158,7 +172,7 @@ func newView(o ViewOptions) (*View, error) {
 	v := &View{
 		keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members,
 		signers: map[format.ID]*crypto.Verifier{}, room: semaphore.NewWeighted(4 * format.MaxSnapshotSize),
-		known: o.known, spoilt: o.spoilt, holes: map[format.Head]format.ID{},
+		known: o.known, spoilt: o.spoilt, uses: o.uses, holes: map[format.Head]format.ID{},
 	}
 	if v.now == nil {
 		v.now = time.Now

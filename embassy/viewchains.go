@@ -199,8 +199,8 @@ func (r *chainReader) keep(e *readEntry) bool {
 			small = append(small, a)
 		}
 	}
-	e.Adds, e.Confirmed, e.Steward, e.Orders = slices.Clip(small), nil, nil, nil
-	bytes := 48*len(e.Adds) + 32*len(e.Snapshots) + 56*(len(e.Depends)+len(e.Continues))
+	e.adds, e.Adds, e.Confirmed = uint32(len(e.Adds)), slices.Clip(small), nil
+	bytes := 48*len(e.Adds) + 32*len(e.Snapshots) + 56*(len(e.Depends)+len(e.Continues)+len(e.Steward)+len(e.Orders))
 	return bytes <= smallEntry || r.kept.take(e.Agent, bytes, entryRation)
 }
 

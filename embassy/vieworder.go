@@ -119,6 +119,7 @@ func (v *View) straighten(at []int) {
 }
 
 func (v *View) doubt(s *SnapshotInfo, why string) {
+	s.Doubt = why
 	v.warn(Finding{Object: "snapshot " + s.Hash.String(), Err: fmt.Errorf("of dataset %s, dated %s, %s",
 		s.Summary.Dataset, s.Summary.When().Format(time.RFC3339), why)})
 }

@@ -38,7 +38,11 @@ func (v *View) readSnapshots(ctx context.Context) error {
 	var all []committed
 	for _, c := range v.compartments {
 		for _, ch := range c.sorted() {
-			all = append(all, v.committed(c, ch)...)
+			for _, s := range v.committed(c, ch) {
+				if !c.orders.retired[snapshotKey{ch.agent, s.hash}] {
+					all = append(all, s)
+				}
+			}
 		}
 	}
 	meter := newMeter(v.progress, v.now, "snapshots", "")
@@ -213,6 +217,9 @@ func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
+	if v.uses != nil {
+		v.uses(s, summary.Refs)
+	}
 	i := slices.IndexFunc(s.c.Part.Datasets, func(d format.Dataset) bool { return d.Name == summary.Dataset })
 	if i < 0 || !slices.Contains(s.c.Part.Datasets[i].Agents, s.ch.agent) {
 		return SnapshotInfo{}, fmt.Errorf("agent %s: %w: %q in compartment %s", s.ch.agent, errNotItsDataset, summary.Dataset, s.c.Part.Name)
@@ -235,6 +242,7 @@ func (v *View) info(s committed, summary format.Summary) SnapshotInfo {
 	}
 	return SnapshotInfo{
 		Compartment: s.c.Part.Name, Agent: s.ch.agent, Chain: s.ch.chain, Seq: s.seq, Hash: s.hash, Summary: summary,
+		Pinned: s.c.orders.pinned[snapshotKey{s.ch.agent, s.hash}], Held: s.c.held(summary.Dataset), since: s.ch.since(s.seq),
 	}
 }
 

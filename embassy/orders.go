@@ -1,0 +1,230 @@
+package embassy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"embassy/embassy/format"
+)
+
+// What the steward of a compartment orders, and how every machine goes by it.
+//
+//   - An order is booked (Catalog.SetFates), and marked packs are condemned, before
+//     the entry that gives it is known. So who names an entry of a steward has
+//     condemned everything that was marked up to there.
+//   - A run names the heads that it knew when it began (ledger.heed), and takes
+//     chunks from no condemned pack. So an entry references nothing that was
+//     marked at or before the head that it names.
+
+// steward reports whether an agent is, or was, the steward of the compartment.
+func (r *region) steward(agent format.ID) bool {
+	c := r.a.charter.Compartment(r.id)
+	return c != nil && slices.Contains(c.Stewards, agent)
+}
+
+// obey books what an entry orders, before it becomes known, and what it says
+// that its writer has read.
+func (l *line) obey(ctx context.Context, e format.Entry) error {
+	if l.r.steward(l.Agent) {
+		err := l.r.a.s.obey(e, func(a format.Listed) ([]byte, error) {
+			name := format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash)
+			return l.r.fetch(ctx, l, e.Seq, name, a.Size, a.Hash, nil)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(e.Steward) == 0 {
+		return nil
+	}
+	heeded, _, err := l.heeded()
+	if err != nil {
+		return err
+	}
+	for _, h := range e.Steward {
+		heeded[h.Chain.String()] = max(heeded[h.Chain.String()], h.Seq)
+	}
+	return keepNote(l.r.a.s.catalog, l.noteKey(heedNote), heeded)
+}
+
+// heedNote, and the line: the last entry of each chain of a steward that the
+// line's writer says that it has read.
+const heedNote = "heeds"
+
+func (l *line) heeded() (map[string]uint64, bool, error) {
+	heeded, ok, err := readNote[map[string]uint64](l.r.a.s.catalog, l.noteKey(heedNote))
+	if !ok {
+		heeded = map[string]uint64{}
+	}
+	return heeded, ok, err
+}
+
+// obey books the orders of a steward's entry. object gives the records. A record
+// that is no order is left out, and told; one that cannot be had is an error.
+func (s *Service) obey(e format.Entry, object func(a format.Listed) ([]byte, error)) error {
+	for _, given := range e.Orders {
+		if given.Kind != format.OrderRetire && given.Kind != format.OrderMark && given.Kind != format.OrderDelete {
+			continue // about people's wishes, or of a later version
+		}
+		i := slices.IndexFunc(e.Adds, func(a format.Listed) bool { return a.Kind == format.KindRecord && a.Hash == given.Record })
+		if i < 0 {
+			s.warn(Finding{Object: "chain " + e.Chain.String(), Err: fmt.Errorf("entry %d orders what it does not list: left out", e.Seq)})
+			continue
+		}
+		data, err := object(e.Adds[i])
+		if err != nil {
+			return fmt.Errorf("an order of the steward: %w", err)
+		}
+		o, err := format.OpenOrder(data, e.Nation, e.Compartment, given.Kind)
+		if err != nil {
+			s.warn(Finding{Object: format.ObjectName(e.Nation, e.Compartment, e.Agent, format.KindRecord, given.Record), Err: fmt.Errorf("left out: %w", err)})
+			continue
+		}
+		if err := s.enterOrder(e, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enterOrder books one order of an entry.
+func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
+	by := Order{Agent: e.Agent, Chain: e.Chain, Seq: e.Seq, At: e.When()}
+	var fate Fate
+	switch o.Kind {
+	case format.OrderRetire:
+		fate.Retired = by
+	case format.OrderMark:
+		fate.Marked = by
+	case format.OrderDelete:
+		fate.Deleted = by
+	}
+	for _, objects := range o.Objects {
+		all := objects.All()
+		if objects.Kind == format.KindPack && !fate.Retired.Given() {
+			if err := s.catalog.Condemn(all); err != nil {
+				return err
+			}
+		}
+		fates := make([]KnownFate, len(all))
+		for i, h := range all {
+			fates[i] = KnownFate{Agent: objects.Agent, Kind: objects.Kind, Hash: h, Fate: fate}
+		}
+		if err := s.catalog.SetFates(e.Compartment, fates); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleted reports whether a steward ordered that an object goes: no target needs
+// to have it.
+func (s *Service) deleted(compartment format.ID, h format.Hash) (bool, error) {
+	f, err := s.catalog.Fate(compartment, h)
+	return f.Deleted.Given(), err
+}
+
+// heed learns what the stewards ordered, for a run that is about to begin, and
+// gives up the packs that no entry lists yet and that were marked meanwhile.
+func (l *ledger) heed(ctx context.Context) error {
+	l.heeds = nil
+	me := l.chain.scope.Agent
+	stewards := l.keys.Charter.Compartment(l.comp.ID).Stewards
+	if slices.Contains(stewards, me) {
+		chains, err := l.ownChains()
+		if err != nil {
+			return err
+		}
+		for _, c := range chains {
+			if n := c.head(); n > 0 {
+				l.heeds = append(l.heeds, format.Head{Chain: c.id(), Seq: n, Hash: c.hash(n)})
+			}
+		}
+	}
+	if slices.ContainsFunc(stewards, func(id format.ID) bool { return id != me }) {
+		r, err := l.orders(ctx)
+		if err != nil {
+			return err
+		}
+		for _, ln := range r.lines {
+			if ln.Agent == me || !r.steward(ln.Agent) {
+				continue
+			}
+			k, ok, err := l.s.catalog.KnownEntry(ln.Line, ln.last)
+			if err != nil {
+				return err
+			}
+			if ok {
+				l.heeds = append(l.heeds, format.Head{Chain: ln.Chain, Seq: k.Seq, Hash: k.Hash})
+			}
+		}
+	}
+	unlisted, err := l.s.catalog.UnlistedPacks(l.chain.id())
+	if err != nil {
+		return err
+	}
+	for _, p := range unlisted {
+		if p.Condemned {
+			if err := l.s.catalog.Abandon(p.Num); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// orders opens the ledgers of the stewards: with those of everybody else in a
+// shared compartment, where they are read anyway.
+func (l *ledger) orders(ctx context.Context) (*region, error) {
+	c := l.keys.Charter.Compartment(l.comp.ID)
+	if c.Shared {
+		return l.neighbours(ctx)
+	}
+	r, err := l.s.openRegion(ctx, l.state, l.keys, l.comp.ID, c.Stewards)
+	if err != nil {
+		return nil, fmt.Errorf("the ledgers of the stewards: %w", err)
+	}
+	return r, nil
+}
+
+// ownChains are all chains that this machine wrote, or writes, in the compartment.
+func (l *ledger) ownChains() ([]*chain, error) {
+	var out []*chain
+	err := l.state.eachChain(func(c *chain) error {
+		if c.id() == l.chain.id() {
+			c = l.chain
+		}
+		if c.scope.Compartment == l.comp.ID {
+			out = append(out, c)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// namedNote, and the chain: what its last entry that named heads of stewards named.
+const namedNote = "named/"
+
+// naming returns the heads of stewards that the next entry names: those that the
+// run goes by, if the chain has not named them all yet.
+func (l *ledger) naming() ([]format.Head, error) {
+	named, _, err := readNote[[]format.Head](l.s.catalog, namedNote+l.chain.id().String())
+	if err != nil || len(l.heeds) == 0 {
+		return nil, err
+	}
+	for _, h := range l.heeds {
+		if !slices.Contains(named, h) {
+			return l.heeds, nil
+		}
+	}
+	return nil, nil
+}
+
+// named notes what an entry named.
+func (l *ledger) named(heads []format.Head) error {
+	if len(heads) == 0 {
+		return nil
+	}
+	return keepNote(l.s.catalog, namedNote+l.chain.id().String(), heads)
+}

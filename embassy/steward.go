@@ -1,0 +1,123 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"embassy/embassy/format"
+)
+
+// ErrNotSteward: only the steward of a compartment orders.
+var ErrNotSteward = errors.New("this machine is not its steward, and only the steward may: embassy charter show names it")
+
+// stewardship is a compartment that this machine is the steward of, opened to
+// order something about it.
+type stewardship struct {
+	s     *Service
+	state *State
+	keys  *Keys // of this compartment
+	comp  *Compartment
+	l     *ledger
+}
+
+// stewarding opens every compartment that this machine is the steward of, or
+// those of the names, and has do order something. It waits for a backup that
+// runs: what that goes by, no order may be newer than.
+func (s *Service) stewarding(ctx context.Context, names []string, do func([]*stewardship) error) error {
+	if err := s.shared.own.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer s.shared.own.Release(1)
+	state, err := OpenState(s.site.StateDir)
+	if err != nil {
+		return err
+	}
+	ch, object, err := s.newestCharter(ctx, state)
+	if err != nil {
+		return err
+	}
+	keys, err := AgentKeys(ch, state.key)
+	if err != nil {
+		return err
+	}
+	s.present(ctx, ch, object)
+	for _, name := range names {
+		if _, err := keys.Named(name); err != nil {
+			return err
+		}
+	}
+	var open []*stewardship
+	for _, c := range keys.Compartments {
+		all := ch.Compartment(c.ID).Stewards
+		mine := len(all) > 0 && all[len(all)-1] == state.Agent()
+		named := slices.Contains(names, c.Part.Name)
+		if _, placed := s.site.Compartment(c.Part.Name); !placed {
+			mine = false
+		}
+		if named && !mine {
+			return fmt.Errorf("compartment %s: %w", c.Part.Name, ErrNotSteward)
+		}
+		if !mine || len(names) > 0 && !named {
+			continue
+		}
+		l, err := s.openLedger(state, keys, c)
+		if err != nil {
+			return err
+		}
+		if err := l.prepare(ctx); err != nil {
+			return fmt.Errorf("compartment %s: %w", c.Part.Name, err)
+		}
+		open = append(open, &stewardship{s: s, state: state, comp: c, l: l,
+			keys: &Keys{Charter: keys.Charter, Compartments: []*Compartment{c}}})
+	}
+	if len(open) == 0 {
+		return fmt.Errorf("no compartment: %w", ErrNotSteward)
+	}
+	return do(open)
+}
+
+// view reads what the targets show of the compartment, once they have what this
+// machine wrote. uses is as in ViewOptions.
+func (st *stewardship) view(ctx context.Context, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
+	st.l.bring(ctx, st.l.members, 0)
+	v, err := OpenView(ctx, ViewOptions{
+		Keys: st.keys, Members: st.s.order, Order: st.s.Ranked, Log: st.s.log, Warn: st.s.warn, Progress: st.s.progress, Now: st.s.now, uses: uses,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	c := v.compartments[0]
+	if c.orders.unread > 0 {
+		return nil, nil, fmt.Errorf("%d earlier orders of the steward cannot be read on any target that answers, and may pin or hold a snapshot: bring back the targets that hold them", c.orders.unread)
+	}
+	return v, c, nil
+}
+
+// order files orders in the next entry, after these heads, and brings it to the
+// targets. It reports whether the commit rule holds for it.
+func (st *stewardship) order(ctx context.Context, after []format.Head, orders ...filing) (safe bool, err error) {
+	if _, err := st.l.commitAfter(after, nil, nil, orders...); err != nil {
+		return false, err
+	}
+	if err := st.l.settle(ctx, patienceMin, nil); err != nil {
+		return false, err
+	}
+	missing, err := st.l.missing(st.l.chain.head())
+	return len(missing) == 0, err
+}
+
+// orders makes the records of an order about objects.
+func (st *stewardship) orders(kind format.OrderKind, objects map[format.OrderedKey][]format.Hash) ([]filing, error) {
+	return fileOrders(format.Order{Nation: st.keys.Charter.Nation, Compartment: st.comp.ID, Kind: kind}, objects)
+}
+
+func fileOrders(o format.Order, objects map[format.OrderedKey][]format.Hash) ([]filing, error) {
+	records, err := format.SealOrders(o, objects)
+	var out []filing
+	for _, r := range records {
+		out = append(out, filing{r, o.Kind})
+	}
+	return out, err
+}

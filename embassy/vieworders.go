@@ -1,0 +1,170 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"embassy/embassy/format"
+)
+
+// viewOrders are what the stewards of a compartment ordered about snapshots.
+type viewOrders struct {
+	retired, pinned map[snapshotKey]bool
+	held            map[[8]byte]bool // by Writer.DatasetName
+	unread          int              // orders that no member gives
+}
+
+type snapshotKey struct {
+	agent format.ID
+	hash  format.Hash
+}
+
+// readOrders reads what the stewards ordered about snapshots. An order that no
+// member gives is told: what it retires is shown then, and what it pins is not
+// known to be pinned.
+func (v *View) readOrders(ctx context.Context) error {
+	for _, c := range v.compartments {
+		for _, ch := range c.sorted() {
+			ch.heard = v.heard(c, ch)
+		}
+		c.orders = viewOrders{retired: map[snapshotKey]bool{}, pinned: map[snapshotKey]bool{}, held: map[[8]byte]bool{}}
+		type given struct {
+			e *readEntry
+			format.Ordered
+		}
+		var all []given
+		for _, ch := range c.sorted() {
+			if !v.steward(c, ch.agent) {
+				continue
+			}
+			for _, n := range ch.numbers() {
+				for _, e := range ch.entries[n] {
+					for _, o := range e.Orders {
+						all = append(all, given{e, o})
+					}
+				}
+			}
+		}
+		slices.SortStableFunc(all, func(a, b given) int { // the last one counts, over all chains
+			return cmp.Or(cmp.Compare(a.e.Time, b.e.Time), cmp.Compare(a.e.Seq, b.e.Seq))
+		})
+		for _, o := range all {
+			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete {
+				continue // large, and not about what a reader sees
+			}
+			if err := v.readOrder(ctx, c, o.e, o.Ordered); ctx.Err() != nil {
+				return ctx.Err()
+			} else if err != nil {
+				v.warn(Finding{Object: format.ObjectName(o.e.Nation, c.ID, o.e.Agent, format.KindRecord, o.Record), Err: fmt.Errorf("an order of the steward is left out: %w", err)})
+				c.orders.unread++
+			}
+		}
+	}
+	return nil
+}
+
+func (v *View) readOrder(ctx context.Context, c *compartmentView, e *readEntry, given format.Ordered) error {
+	i := slices.IndexFunc(e.Adds, func(a format.Listed) bool { return a.Kind == format.KindRecord && a.Hash == given.Record })
+	if i < 0 {
+		return fmt.Errorf("%w: entry %d does not list it", format.ErrMalformed, e.Seq)
+	}
+	size := e.Adds[i].Size
+	if err := v.room.Acquire(ctx, int64(size)); err != nil {
+		return err
+	}
+	defer v.room.Release(int64(size))
+	data := make([]byte, size)
+	if err := c.source.whole(ctx, object{format.KindRecord, given.Record, size, e.Agent, e.shown}, data, false, nil); err != nil {
+		return err
+	}
+	o, err := format.OpenOrder(data, e.Nation, c.ID, given.Kind)
+	if err != nil {
+		return err
+	}
+	switch o.Kind {
+	case format.OrderHold:
+		c.orders.held[[8]byte(o.Dataset)] = true
+	case format.OrderRelease:
+		delete(c.orders.held, [8]byte(o.Dataset))
+	}
+	for _, of := range o.Objects {
+		for _, h := range of.All() {
+			key := snapshotKey{of.Agent, h}
+			switch o.Kind {
+			case format.OrderRetire:
+				c.orders.retired[key] = true
+			case format.OrderPin:
+				c.orders.pinned[key] = true
+			case format.OrderUnpin:
+				delete(c.orders.pinned, key)
+			}
+		}
+	}
+	return nil
+}
+
+// held reports whether a dataset is under a hold.
+func (c *compartmentView) held(dataset string) bool {
+	return len(c.orders.held) > 0 && slices.ContainsFunc(c.Writers, func(w *format.Writer) bool { return c.orders.held[w.DatasetName(dataset)] })
+}
+
+// heard is a place in a chain from which on its writer had read an entry of a
+// steward of that time.
+type heard struct {
+	seq   uint64
+	since time.Time
+}
+
+// heard follows what the entries of a chain say that their writer had read; a
+// steward has read its own.
+func (v *View) heard(c *compartmentView, ch *readChain) (out []heard) {
+	var since time.Time
+	own := v.steward(c, ch.agent)
+	for _, n := range ch.numbers() {
+		was := since
+		for _, e := range ch.entries[n] {
+			if own && e.When().After(since) {
+				since = e.When()
+			}
+			for _, h := range e.Steward {
+				for _, named := range c.stewards(v, h) {
+					if named.When().After(since) {
+						since = named.When()
+					}
+				}
+			}
+		}
+		if since.After(was) {
+			out = append(out, heard{n, since})
+		}
+	}
+	return out
+}
+
+// stewards are the entries that a head of a steward's chain may mean.
+func (c *compartmentView) stewards(v *View, h format.Head) (out []*readEntry) {
+	for _, agent := range v.keys.Charter.Compartment(c.ID).Stewards {
+		if ch := c.chains[chainKey{agent, h.Chain}]; ch != nil {
+			if e := ch.entry(h.Seq, h.Hash); e != nil {
+				out = append(out, e)
+			}
+		}
+	}
+	return out
+}
+
+// since returns a time by the steward's clock that what entry seq of the chain
+// commits is no older than; zero: not known.
+func (ch *readChain) since(seq uint64) time.Time {
+	n, ok := slices.BinarySearchFunc(ch.heard, seq, func(s heard, seq uint64) int { return cmp.Compare(s.seq, seq) })
+	switch {
+	case ok:
+		return ch.heard[n].since
+	case n > 0:
+		return ch.heard[n-1].since
+	}
+	return time.Time{}
+}
