@@ -151,7 +151,7 @@ type Dataset struct {
 
 	Schedule  Schedule
 	RPO, RTO  time.Duration
-	Retention Retention
+	Retention policy.Retention
 	Label     string
 	Tags      []string
 }
@@ -168,14 +168,8 @@ func (p Program) IsZero() bool { return len(p.Args) == 0 }
 // DefaultHookTimeout is the Timeout of a hook that states none.
 const DefaultHookTimeout = 5 * time.Minute
 
-// Retention says which snapshots are kept. When no count and no Within is set,
-// all are.
-type Retention struct {
-	Last, Hourly, Daily, Weekly, Monthly, Yearly int
-
-	Within time.Duration // everything younger is kept; zero: not asked for
-	MinAge time.Duration // nothing younger is ever forgotten; 14 days unless given
-}
+// Retention says which snapshots are kept.
+type Retention = policy.Retention
 
 // DefaultMinAge is the MinAge of a dataset that states none.
 const DefaultMinAge = 14 * 24 * time.Hour

@@ -311,7 +311,7 @@ func (s *sections) commit(n *yaml.Node, possible []policy.Copy, usable bool) pol
 }
 
 func (s *sections) dataset(n *yaml.Node) {
-	d := Dataset{Priority: DefaultPriority, Retention: Retention{MinAge: DefaultMinAge}}
+	d := Dataset{Priority: DefaultPriority, Retention: policy.Retention{MinAge: DefaultMinAge}}
 	var names []string
 	for _, c := range s.Compartments {
 		names = append(names, c.Name)
@@ -395,7 +395,7 @@ func (s *sections) source(n *yaml.Node, path string) (string, bool) {
 	return absolute, ok
 }
 
-func (s *sections) retention(k *Retention) func(*yaml.Node) {
+func (s *sections) retention(k *policy.Retention) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		before := len(s.problems)
 		s.mapping(n, "retention",
@@ -408,7 +408,7 @@ func (s *sections) retention(k *Retention) func(*yaml.Node) {
 			key{"within", s.duration("within", &k.Within), ""},
 			key{"min_age", s.duration("min_age", &k.MinAge), ""},
 		)
-		if len(s.problems) == before && k.Within == 0 && max(k.Last, k.Hourly, k.Daily, k.Weekly, k.Monthly, k.Yearly) == 0 {
+		if len(s.problems) == before && k.KeepsAll() {
 			s.fail(n, "retention keeps nothing", "write how many to keep, such as {last: 7, daily: 30, monthly: 12}, or remove it to keep all")
 		}
 	}
