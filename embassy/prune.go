@@ -1,0 +1,284 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+)
+
+// A prune goes in two runs, and what makes it safe is the order of entries, not
+// a clock:
+//
+//  1. It marks what no snapshot uses. Every agent that reads the mark gives up
+//     what is marked, and names the mark in its next entry (orders.go).
+//  2. It orders the deletion of what every agent that may write has given up, by
+//     its own word, and no snapshot uses after all. That entry depends on the heads
+//     of all chains that the plan was made from.
+//  3. On each target by itself, it deletes, once the target has that entry, those
+//     heads, and every object that the kept snapshots use.
+//
+// It dies anywhere: what was ordered is an entry, and what was not deleted yet
+// is still listed by the target.
+
+const (
+	// DefaultGrace is the time between mark and deletion: for restores of what was
+	// forgotten, and for people who think again.
+	DefaultGrace = 7 * 24 * time.Hour
+	// DefaultMaxRemove is the share of a target above which nothing is deleted.
+	DefaultMaxRemove = 0.5
+	// underWay is how long what an unfinished backup listed is left alone.
+	underWay = 14 * 24 * time.Hour
+)
+
+var (
+	// ErrBlind: not all that was written is known, so nobody can tell what is used.
+	ErrBlind = errors.New("not everything that the agents wrote can be read, so nothing is marked or deleted")
+	// ErrTooMuch: a prune would remove a large part of a target.
+	ErrTooMuch = errors.New("nothing is deleted there: look at what is to go with --dry-run, and if it is right, raise --max-remove")
+	// ErrLacks: a target lacks what the kept snapshots use.
+	ErrLacks = errors.New("nothing is deleted there: bring it up to date with embassy replicate, and embassy verify --repair")
+)
+
+// PruneOptions say how to prune.
+type PruneOptions struct {
+	Compartments []string      // none: all that this machine is the steward of
+	Grace        time.Duration // between the mark and the deletion
+	MaxRemove    float64       // share of the bytes on a target, above which nothing is deleted there
+	DryRun       bool          // order and delete nothing
+}
+
+// PrunedCompartment is what was ordered about a compartment.
+type PrunedCompartment struct {
+	Compartment string
+	Live        uint64   // packs that snapshots use
+	Marked      uint64   // objects that are marked now, for the first time
+	MarkedBytes uint64   // of them; of what nobody lists, as the targets say
+	Waiting     uint64   // objects that were marked before, and are not yet to be deleted
+	Deletable   uint64   // objects of which the deletion is ordered now
+	Waits       []string // for what those that wait do, in words for a person
+	Err         error    // why nothing could be ordered
+}
+
+// PrunedTarget is what was done on a target.
+type PrunedTarget struct {
+	Target  string
+	Objects uint64    // deleted; of a dry run: to be deleted
+	Bytes   uint64    // of them
+	Before  uint64    // bytes that were there before
+	Locked  uint64    // objects that a lock still keeps
+	Until   time.Time // when the last of these locks ends; zero: none does, or nobody says
+	Err     error     // why nothing, or not all, was deleted
+}
+
+// PruneReport is the outcome of a Prune.
+type PruneReport struct {
+	Started      time.Time
+	Elapsed      time.Duration
+	Compartments []PrunedCompartment
+	Targets      []PrunedTarget // in the order of the configuration
+	DryRun       bool
+	Exit         int // 4: something is in the way; else 0
+}
+
+// Prune marks what no snapshot uses, orders the deletion of what an earlier run
+// marked and every agent has given up, and deletes on every target what was
+// ordered to go, be it by this run or an earlier one.
+func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
+	rep := PruneReport{Started: s.now(), DryRun: o.DryRun}
+	err := s.stewarding(ctx, o.Compartments, func(all []*stewardship) error {
+		a, err := s.openAtlas(ctx)
+		if err != nil {
+			return err
+		}
+		var plans []*prunePlan
+		for _, st := range all {
+			p := &prunePlan{stewardship: st, o: o, out: PrunedCompartment{Compartment: st.comp.Part.Name}}
+			err := p.run(ctx, a)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				p.out.Err, rep.Exit = err, exitDegraded
+			} else {
+				plans = append(plans, p)
+			}
+			rep.Compartments = append(rep.Compartments, p.out)
+		}
+		if len(plans) == 0 {
+			return nil
+		}
+		if a, err = s.openAtlas(ctx); err != nil { // what the targets have by now
+			return err
+		}
+		rep.Targets = make([]PrunedTarget, len(s.order))
+		each(s.order, func(i int, m *Member) {
+			c := &clearing{s: s, a: a, m: m, plans: plans, o: o, out: PrunedTarget{Target: m.Name}}
+			c.out.Err = c.run(ctx)
+			rep.Targets[i] = c.out
+		})
+		return ctx.Err()
+	})
+	if err != nil {
+		return rep, err
+	}
+	var objects, bytes uint64
+	for _, t := range rep.Targets {
+		if t.Err != nil {
+			rep.Exit = policy.ExitCode(rep.Exit, exitDegraded)
+		}
+		objects, bytes = objects+t.Objects, bytes+t.Bytes
+	}
+	rep.Elapsed = s.now().Sub(rep.Started)
+	if o.DryRun {
+		return rep, nil
+	}
+	return rep, s.catalog.AddRun(Run{Kind: "prune", Started: rep.Started, Ended: s.now(), Exit: rep.Exit,
+		Note: fmt.Sprintf("%d objects of %d bytes deleted, over all targets", objects, bytes)})
+}
+
+// stock is an object that entries list.
+type stock struct {
+	agent format.ID
+	kind  format.Kind
+	size  uint64 // bytes
+	used  bool   // a kept snapshot, or the order of things, needs it
+	early bool   // it may be of a backup that is not finished
+	lost  bool   // it is used, and its deletion was ordered
+}
+
+// prunePlan is what is known, and to be ordered, of one compartment.
+type prunePlan struct {
+	*stewardship
+	o   PruneOptions
+	r   *region
+	out PrunedCompartment
+
+	listed map[format.Hash]*stock
+	heads  []format.Head // of all chains, that the plan is made from
+	ended  map[chainKey]bool
+	gone   map[format.Hash]bool // that are, or shall be, deleted
+}
+
+// run makes the plan, and orders what follows from it.
+func (p *prunePlan) run(ctx context.Context, a *atlas) error {
+	if err := p.survey(ctx, a); err != nil {
+		return err
+	}
+	marks, err := p.unused(ctx)
+	if err != nil {
+		return err
+	}
+	deletes, err := p.due()
+	if err != nil || p.o.DryRun || len(marks)+len(deletes) == 0 {
+		return err
+	}
+	orders, err := p.orders(format.OrderDelete, deletes)
+	if err != nil {
+		return err
+	}
+	more, err := p.orders(format.OrderMark, marks)
+	if err != nil {
+		return err
+	}
+	safe, err := p.order(ctx, p.heads, append(orders, more...)...)
+	if err == nil && !safe {
+		p.out.Waits = append(p.out.Waits, "the orders to be on as many targets as the commit rule wants")
+	}
+	return err
+}
+
+// due returns the objects whose deletion is to be ordered: marked long enough
+// ago, given up by all who write, and unused.
+func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
+	now := p.s.now()
+	waits := map[Order][]string{} // by mark
+	told := map[string]bool{}
+	due := map[format.OrderedKey][]format.Hash{}
+	p.gone = map[format.Hash]bool{}
+	for k, err := range p.s.catalog.Fates(p.comp.ID) {
+		if err != nil {
+			return nil, err
+		}
+		if h := p.listed[k.Hash]; k.Deleted.Given() {
+			p.gone[k.Hash] = true
+			continue
+		} else if !k.Marked.Given() || h != nil && h.used {
+			continue
+		}
+		why, ok := waits[k.Marked]
+		if !ok {
+			if why, err = p.fence(k.Marked); err != nil {
+				return nil, err
+			}
+			if end := k.Marked.At.Add(p.o.Grace); end.After(now) {
+				why = append(why, fmt.Sprintf("the end of the grace period, %s", end.UTC().Format("2006-01-02 15:04 UTC")))
+			}
+			waits[k.Marked] = why
+		}
+		if len(why) > 0 {
+			p.out.Waiting++
+			for _, w := range why {
+				if !told[w] {
+					told[w] = true
+					p.out.Waits = append(p.out.Waits, w)
+				}
+			}
+			continue
+		}
+		folder := format.OrderedKey{Agent: k.Agent, Kind: k.Kind}
+		due[folder] = append(due[folder], k.Hash)
+		p.gone[k.Hash] = true
+		p.out.Deletable++
+	}
+	return due, nil
+}
+
+// fence returns who may still rely on what an order marked: every agent that may
+// write, and has not said in an entry that it read the order.
+func (p *prunePlan) fence(mark Order) (waits []string, err error) {
+	ch := p.keys.Charter
+	shared := ch.Compartment(p.comp.ID).Shared
+	for i := range ch.Agents {
+		agent := &ch.Agents[i]
+		if agent.Status != format.AgentActive || agent.ID == p.state.Agent() || !slices.Contains(agent.Compartments, p.comp.ID) {
+			continue // this machine goes by its own orders: no backup runs beside a prune
+		}
+		wrote := false
+		for _, l := range p.r.lines {
+			if l.Agent != agent.ID {
+				continue
+			}
+			wrote = true
+			if p.ended[chainKey{l.Agent, l.Chain}] {
+				continue // another chain of the agent took its place
+			}
+			heeded, _, err := l.heeded()
+			if err != nil {
+				return nil, err
+			}
+			if heeded[mark.Chain.String()] < mark.Seq {
+				waits = append(waits, fmt.Sprintf("agent %s to back up, and so to say that it has read the mark; if it is lost: embassy agent suspend or revoke", p.name(agent.ID)))
+			}
+		}
+		if !wrote && shared {
+			waits = append(waits, fmt.Sprintf("agent %s, which may reuse what others stored, to back up for the first time; if it will not: embassy agent suspend", p.name(agent.ID)))
+		}
+	}
+	return waits, nil
+}
+
+// name is an agent's name for people.
+func (p *prunePlan) name(agent format.ID) string {
+	for _, n := range p.comp.Part.AgentNames {
+		if n.ID == agent {
+			return cmp.Or(n.Name, agent.String())
+		}
+	}
+	return agent.String()
+}

@@ -1,0 +1,249 @@
+package embassy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/embassy/format"
+	"embassy/targets"
+)
+
+const (
+	removesAtOnce = 8 // on one target
+	// refusedEnough is how many refusals, and nothing else, end a clearing.
+	refusedEnough = 100
+)
+
+// clearing deletes on one target what was ordered to go.
+type clearing struct {
+	s     *Service
+	a     *atlas
+	m     *Member
+	plans []*prunePlan
+	o     PruneOptions
+
+	mu      sync.Mutex
+	out     PrunedTarget
+	refused int // and no lock says why
+}
+
+func (c *clearing) run(ctx context.Context) error {
+	if c.m.Down() != nil {
+		return fmt.Errorf("%w: %w", ErrDown, c.m.Down())
+	}
+	if why, err := c.s.distrusted(c.m); err != nil || why != nil {
+		return errors.Join(err, why)
+	}
+	var all []lying
+	var errs []error
+	for _, p := range c.plans {
+		found, err := c.look(ctx, p)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("compartment %s: %w", p.comp.Part.Name, err))
+			continue
+		}
+		all = append(all, found...)
+	}
+	var bytes uint64
+	for _, o := range all {
+		bytes += o.size
+	}
+	if share := float64(bytes) / float64(max(c.out.Before, 1)); share > c.o.MaxRemove {
+		return errors.Join(append(errs, fmt.Errorf("%d objects, %.0f %% of its bytes, would go, which is more than %.0f %%: %w", len(all), 100*share, 100*c.o.MaxRemove, ErrTooMuch))...)
+	}
+	if c.o.DryRun {
+		c.out.Objects, c.out.Bytes = uint64(len(all)), bytes
+		return errors.Join(errs...)
+	}
+	// Who reads a snapshot or an index then finds what it names, or nothing.
+	order := []format.Kind{format.KindSnapshot, format.KindIndex, format.KindPack}
+	slices.SortStableFunc(all, func(x, y lying) int { return slices.Index(order, x.kind) - slices.Index(order, y.kind) })
+	if len(all) > 0 {
+		if err := c.able(ctx, all[0].name); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+	}
+	pen := c.m.pen()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(removesAtOnce)
+	for _, o := range all {
+		g.Go(func() error { return c.remove(gctx, pen, o) })
+	}
+	if err := g.Wait(); err != nil {
+		errs = append(errs, err)
+	} else if c.refused > 0 {
+		errs = append(errs, fmt.Errorf("%d objects: %w: give the steward's credentials the right to delete, as embassy target print-policy --role steward has it", c.refused, targets.ErrDenied))
+	}
+	return errors.Join(errs...)
+}
+
+// look returns what is to go on the target in one compartment, if all is there
+// that the plan rests on.
+func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
+	i := slices.IndexFunc(c.a.regions, func(r *region) bool { return r.id == p.comp.ID })
+	if i < 0 {
+		return nil, fmt.Errorf("compartment %s: %w", p.comp.ID, ErrUnknownName)
+	}
+	r := c.a.regions[i]
+	at, ok := r.member(c.m)
+	if !ok {
+		return nil, nil // not one of its targets
+	}
+	held, err := c.heads(r, at)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range p.heads {
+		if held[h.Chain] < h.Seq {
+			return nil, fmt.Errorf("it has %d of %d entries of chain %s: %w", held[h.Chain], h.Seq, h.Chain, ErrLacks)
+		}
+	}
+	wanted, there := 0, map[format.Hash]bool{}
+	for _, h := range p.listed {
+		if h.used && !h.lost {
+			wanted++
+		}
+	}
+	var found []lying
+	before := c.out.Before
+	err = p.each(ctx, c.m, func(o lying) error {
+		if len(there) == 0 && len(found) == 0 {
+			c.out.Before = before // the list begins anew
+		}
+		c.out.Before += o.size
+		h := p.listed[o.hash]
+		switch {
+		case o.kind == 0:
+		case h != nil && h.used:
+			if !h.lost && h.size == o.size && h.kind == o.kind && h.agent == o.agent {
+				there[o.hash] = true
+			}
+		case c.o.DryRun && p.gone[o.hash]:
+			found = append(found, o)
+		default:
+			fate, err := c.s.catalog.Fate(p.comp.ID, o.hash)
+			if err != nil {
+				return err
+			}
+			if fate.Deleted.Given() && held[fate.Deleted.Chain] >= fate.Deleted.Seq {
+				found = append(found, o)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(there) < wanted {
+		return nil, fmt.Errorf("%d of %d objects that are kept are not there: %w", wanted-len(there), wanted, ErrLacks)
+	}
+	slices.SortFunc(found, func(a, b lying) int { return slices.Compare([]byte(a.name), []byte(b.name)) })
+	return slices.CompactFunc(found, func(a, b lying) bool { return a.name == b.name }), nil
+}
+
+// heads returns how many first entries of each chain the target has; of an id
+// that two agents use, the fewest.
+func (c *clearing) heads(r *region, m *Member) (map[format.ID]uint64, error) {
+	held := map[format.ID]uint64{}
+	for _, l := range r.lines {
+		n, err := l.headOn(m)
+		if err != nil {
+			return nil, err
+		}
+		if was, ok := held[l.Chain]; ok {
+			n = min(n, was)
+		}
+		held[l.Chain] = n
+	}
+	return held, nil
+}
+
+// able returns an error when a store keeps versions that these credentials
+// cannot list: a deletion would only hide an object.
+func (c *clearing) able(ctx context.Context, name string) error {
+	store, ok := targets.As[targets.Inspected](c.m.Target)
+	if !ok || c.m.versioned(ctx, name) != nil {
+		return nil
+	}
+	var f targets.Features
+	err := c.m.bounded(ctx, probeTimeout, func(ctx context.Context) (err error) {
+		f, err = store.Features(ctx)
+		return err
+	})
+	if err == nil && (f.Versioning || f.Locks) {
+		err = fmt.Errorf("it keeps versions, and these credentials may not list them: %w: embassy target print-policy --role steward has what is needed", targets.ErrDenied)
+	}
+	return err
+}
+
+// remove deletes one object, unless a lock keeps it.
+func (c *clearing) remove(ctx context.Context, pen *Member, o lying) error {
+	err := pen.remove(ctx, o.name)
+	if errors.Is(err, targets.ErrDenied) {
+		until := c.locked(ctx, pen, o.name)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !until.IsZero() {
+			c.out.Locked++
+			c.out.Until = latest(c.out.Until, until)
+			return nil
+		}
+		if c.refused++; c.refused >= refusedEnough && c.out.Objects == 0 {
+			return fmt.Errorf("%d refusals in a row: %w", c.refused, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.s.catalog.DropEvidence(c.m.Name, o.hash); err != nil {
+		return err
+	}
+	for _, kind := range contentFaults {
+		if err := c.s.clearFault(c.m.Name, kind, o.name); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out.Objects++
+	c.out.Bytes += o.size
+	return nil
+}
+
+// locked returns until when a lock keeps an object; zero: none does, as far as
+// the store says.
+func (c *clearing) locked(ctx context.Context, pen *Member, name string) time.Time {
+	locker, ok := targets.As[targets.Locker](c.m.Target)
+	if !ok {
+		return time.Time{}
+	}
+	var lock targets.Lock
+	err := pen.bounded(ctx, transferTime(0), func(ctx context.Context) error {
+		got, err := locker.LockOf(ctx, name)
+		if err == nil {
+			lock = got
+		}
+		return err
+	})
+	if err != nil || !lock.Until.After(c.s.now()) {
+		return time.Time{}
+	}
+	return lock.Until
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,329 @@
+package embassy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/embassy/format"
+)
+
+// uses gathers which packs the kept snapshots refer to, as bits of the positions
+// in what entries add.
+type uses struct {
+	mu   sync.Mutex
+	byID map[format.ID][]*readChain
+	bits map[*readEntry][]uint64
+	all  map[*readEntry]bool // somebody refers to it in a way that nobody understands
+}
+
+// add is ViewOptions.uses. What a reference may mean is used, in all chains of
+// that id.
+func (u *uses) add(s committed, refs []format.Refs) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.byID == nil { // all chains are read by now
+		u.byID, u.bits, u.all = map[format.ID][]*readChain{}, map[*readEntry][]uint64{}, map[*readEntry]bool{}
+		for _, ch := range s.c.sorted() {
+			u.byID[ch.chain] = append(u.byID[ch.chain], ch)
+		}
+	}
+	for _, ref := range refs {
+		for _, ch := range u.byID[ref.Chain] {
+			for _, e := range ch.entries[ref.Seq] {
+				at, err := format.Positions(ref.Runs, e.adds)
+				if err != nil {
+					u.all[e] = true
+					continue
+				}
+				if u.bits[e] == nil {
+					u.bits[e] = make([]uint64, e.adds/64+1)
+				}
+				for _, i := range at {
+					u.bits[e][i/64] |= 1 << (i % 64)
+				}
+			}
+		}
+	}
+}
+
+func (u *uses) has(e *readEntry, i int) bool {
+	bits := u.bits[e]
+	return u.all[e] || i/64 < len(bits) && bits[i/64]&(1<<(i%64)) != 0
+}
+
+// survey finds out what entries list, and what of it is used.
+func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
+	i := slices.IndexFunc(a.regions, func(r *region) bool { return r.id == p.comp.ID })
+	if i < 0 {
+		return fmt.Errorf("compartment %s: %w", p.comp.ID, ErrUnknownName)
+	}
+	p.r = a.regions[i]
+	u := new(uses)
+	v, c, err := p.view(ctx, u.add)
+	if err != nil {
+		return err
+	}
+	if err := p.complete(v, c); err != nil {
+		return err
+	}
+	p.ended = map[chainKey]bool{}
+	p.listed = map[format.Hash]*stock{}
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(smallFetches)
+	for _, ch := range c.sorted() {
+		open := p.underWay(ch)
+		for _, n := range ch.numbers() {
+			for _, e := range ch.entries[n] {
+				for _, h := range e.Continues {
+					p.ended[chainKey{ch.agent, h.Chain}] = true
+				}
+				g.Go(func() error {
+					all, err := v.fetchEntry(gctx, c, ch.chainKey, n, e, nil, 0)
+					if err != nil {
+						return fmt.Errorf("%w: entry %d of chain %s: %w", ErrBlind, n, ch.chain, err)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					p.enter(c, e, all, u, n > open)
+					return nil
+				})
+			}
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	lost := 0
+	for hash, h := range p.listed {
+		if h.kind == format.KindPack && h.used {
+			p.out.Live++
+		}
+		if h.used {
+			if h.lost, err = p.s.deleted(p.comp.ID, hash); err != nil {
+				return err
+			}
+		}
+		if h.lost {
+			lost++
+		}
+	}
+	if lost > 0 { // a cloned agent, or one whose host showed it an old ledger of the steward
+		p.s.warn(Finding{Object: "compartment " + p.comp.Part.Name, Err: fmt.Errorf(
+			"%d objects that snapshots use were ordered to go before anybody used them: where they still are they stay; embassy verify --level decrypt names the snapshots, and the next backup stores anew what they lack", lost)})
+	}
+	return nil
+}
+
+// enter notes what an entry lists. An index is used while a pack of its entry
+// is, a snapshot until it is retired, a record always.
+func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u *uses, early bool) {
+	packs := false
+	for i, a := range all.Adds {
+		packs = packs || a.Kind == format.KindPack && u.has(e, i)
+	}
+	for i, a := range all.Adds {
+		used := true
+		switch a.Kind {
+		case format.KindPack:
+			used = u.has(e, i)
+		case format.KindIndex:
+			used = packs
+		case format.KindSnapshot:
+			used = slices.Contains(all.Snapshots, a.Hash) && !c.orders.retired[snapshotKey{all.Agent, a.Hash}]
+		}
+		h := p.listed[a.Hash]
+		if h == nil {
+			h = &stock{agent: all.Agent, kind: a.Kind, size: a.Size}
+			p.listed[a.Hash] = h
+		}
+		h.used, h.early = h.used || used, h.early || early
+	}
+}
+
+// underWay returns the last entry of a chain that belongs to a finished backup:
+// what comes after it a backup may still refer to, if it goes on.
+func (p *prunePlan) underWay(ch *readChain) uint64 {
+	last := uint64(0)
+	for _, n := range slices.Backward(ch.numbers()) {
+		for _, e := range ch.entries[n] {
+			if last == 0 && p.s.now().Sub(e.When()) > underWay {
+				return ch.last // it was given up
+			}
+			if len(e.Snapshots) > 0 {
+				return n
+			}
+		}
+		last = n
+	}
+	return 0
+}
+
+// complete returns why not all that was written is known: what nobody can read
+// may use anything.
+func (p *prunePlan) complete(v *View, c *compartmentView) error {
+	if p.r.beyond > 0 {
+		return fmt.Errorf("%w: %d ledger entries are shown, and given by no target that answers: bring back the targets that hold them", ErrBlind, p.r.beyond)
+	}
+	for _, ch := range c.sorted() {
+		for n := uint64(1); n <= ch.last; n++ {
+			if !slices.ContainsFunc(ch.entries[n], func(e *readEntry) bool { return n == 1 || ch.entry(n-1, e.Prev) != nil }) {
+				return fmt.Errorf("%w: entry %d of chain %s of agent %s is on no target that answers", ErrBlind, n, ch.chain, p.name(ch.agent))
+			}
+		}
+	}
+	for _, l := range p.r.lines {
+		ch := c.chains[chainKey{l.Agent, l.Chain}]
+		if ch == nil || ch.last < l.last {
+			return fmt.Errorf("%w: chain %s of agent %s is known up to entry %d, and no target that answers shows so much", ErrBlind, l.Chain, p.name(l.Agent), l.last)
+		}
+		k, ok, err := p.s.catalog.KnownEntry(l.Line, l.last)
+		if err != nil {
+			return err
+		}
+		if ok && l.Line != p.l.chain.line() {
+			p.heads = append(p.heads, format.Head{Chain: l.Chain, Seq: k.Seq, Hash: k.Hash})
+		}
+	}
+	if own := p.l.chain; own.head() > 0 {
+		ch := c.chains[chainKey{own.scope.Agent, own.id()}]
+		if ch == nil || ch.last < own.head() {
+			return fmt.Errorf("%w: what this machine wrote is on no target that answers yet", ErrBlind)
+		}
+	}
+	if len(v.unread) > 0 {
+		return fmt.Errorf("%w: %d snapshots, such as %s: %w; embassy verify says more, and embassy forget cannot retire what it cannot read", ErrBlind, len(v.unread), v.unread[0].hash, v.unread[0].err)
+	}
+	return nil
+}
+
+// unused returns what is to be marked: what is listed and not used, and what
+// lies on targets, for longer than the grace period, and no entry lists.
+func (p *prunePlan) unused(ctx context.Context) (map[format.OrderedKey][]format.Hash, error) {
+	out := map[format.OrderedKey][]format.Hash{}
+	mark := func(agent format.ID, kind format.Kind, h format.Hash, size uint64) error {
+		fate, err := p.s.catalog.Fate(p.comp.ID, h)
+		if err != nil || fate.Marked.Given() {
+			return err
+		}
+		folder := format.OrderedKey{Agent: agent, Kind: kind}
+		out[folder] = append(out[folder], h)
+		p.out.Marked++
+		p.out.MarkedBytes += size
+		return nil
+	}
+	for hash, h := range p.listed {
+		if !h.used && !h.early {
+			if err := mark(h.agent, h.kind, hash, h.size); err != nil {
+				return nil, err
+			}
+		}
+	}
+	strays, err := p.strays(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for hash, h := range strays {
+		if err := mark(h.agent, h.kind, hash, h.size); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// strays are what lies in the compartment on targets that answer, and is in no
+// list: of backups that died, and of agents of which it does not count. A target
+// whose list ends with an error is left to another run.
+func (p *prunePlan) strays(ctx context.Context) (map[format.Hash]stock, error) {
+	out := map[format.Hash]stock{}
+	var mu sync.Mutex
+	var failed error
+	before := p.s.now().Add(-p.o.Grace)
+	each(p.l.members, func(_ int, m *Member) {
+		if m.Down() != nil {
+			return
+		}
+		err := p.each(ctx, m, func(o lying) error {
+			if p.listed[o.hash] != nil || o.kind == format.KindRecord || !o.modified.Before(before) {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if len(out) >= maxStray {
+				return nil // the next run goes on
+			}
+			out[o.hash] = stock{agent: o.agent, kind: o.kind, size: o.size}
+			return nil
+		})
+		if err != nil && m.Down() == nil && ctx.Err() == nil {
+			mu.Lock()
+			failed = err
+			mu.Unlock()
+		}
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return out, failed
+}
+
+// lying is an object that a target lists.
+type lying struct {
+	name     string
+	agent    format.ID
+	kind     format.Kind // 0: it is none that entries list
+	hash     format.Hash
+	size     uint64
+	modified time.Time
+}
+
+// each calls f for everything that a target lists in the compartment. When the
+// list breaks off, and is asked for again, f is called anew for what it met.
+func (p *prunePlan) each(ctx context.Context, m *Member, f func(lying) error) error {
+	prefix := fmt.Sprintf("%s/%s/", p.keys.Charter.Nation, p.comp.ID)
+	return m.do(ctx, func(ctx context.Context) error {
+		for info, err := range m.Target.List(ctx, prefix) {
+			if err != nil {
+				return err
+			}
+			o := lying{name: info.Name, size: uint64(info.Size), modified: info.Modified}
+			o.agent, o.kind, o.hash, _ = parseObject(strings.TrimPrefix(info.Name, prefix))
+			if err := f(o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// parseObject reads what follows the compartment in the name of an object that
+// entries list; ok is false for every other name.
+func parseObject(rest string) (agent format.ID, kind format.Kind, h format.Hash, ok bool) {
+	parts := strings.Split(rest, "/")
+	if len(parts) < 3 {
+		return agent, 0, h, false
+	}
+	for _, k := range listedKinds {
+		if k.String() == parts[1] {
+			kind = k
+		}
+	}
+	agent, err := format.ParseID(parts[0])
+	if err != nil || kind == 0 {
+		return agent, 0, h, false
+	}
+	if h, err = format.ParseHash(parts[len(parts)-1]); err != nil {
+		return agent, 0, h, false
+	}
+	var none format.ID
+	if want := format.ObjectName(none, none, agent, kind, h); !strings.HasSuffix(want, "/"+rest) {
+		return agent, 0, h, false
+	}
+	return agent, kind, h, true
+}
