@@ -37,7 +37,7 @@ var operations = map[string]func(input) (any, error){
 	"chunk": opChunk,
 	"cuts":  opCuts,
 	"grant": opGrant, "readerkey": opReaderKey, "partnerkey": opPartnerKey,
-	"request": opRequest,
+	"request": opRequest, "order": opOrder,
 }
 
 // id16 is an ID, zero when it is not given.
@@ -93,10 +93,10 @@ func opDerive(in input) (any, error) {
 		"partner identity": root.Partner().Bytes(), "partner id": root.Partner().Recipient().ID(),
 		"reader identity": root.Reader(comp, in.Epoch).Bytes(), "reader id": root.Reader(comp, in.Epoch).Recipient().ID(),
 		"writer secret": secret.Bytes(), "polynomial": uint64(poly),
-		"chunk id of abc": w.Hasher().ID([]byte("abc")), "target name of tallinn": w.TargetName("tallinn"),
+		"chunk id of abc": w.Hasher().ID([]byte("abc")), "target name of tallinn": w.TargetName("tallinn"), "dataset name of population": w.DatasetName("population"),
 		"agent id of the root's keys": crypto.AgentID(signer.Bytes(), recipient.Bytes()),
 	}
-	for _, label := range []string{"chunk id", "chunker polynomial", "index", "summary", "target name"} {
+	for _, label := range []string{"chunk id", "chunker polynomial", "index", "summary", "target name", "dataset name"} {
 		ctx := crypto.Context{Type: label, Nation: nation, Compartment: comp, Epoch: in.Epoch}
 		out["key: "+label] = secret.Derive(label, ctx).Bytes()
 	}

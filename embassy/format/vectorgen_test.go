@@ -44,6 +44,7 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	g.rule()
 	cryptotest.SetGlobalRandom(t, 4)
 	g.rotations()
+	g.orders()
 	return g.files
 }
 

@@ -1,0 +1,130 @@
+package format_test
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"embassy/embassy/format"
+)
+
+func nameHash(name string) format.Hash { return format.HashOf([]byte(name)) }
+
+func opOrder(in input) (any, error) {
+	return format.OpenOrder(in.Object, id16(in.Nation), id16(in.Compartment), format.OrderKind(in.Kind))
+}
+
+func (g *generator) orders() {
+	f := g.file("order", "Orders of a steward: snapshots that are retired, objects that are marked and deleted, pins and holds.")
+	agent, other := g.scope.Agent, g.comp
+	objects := func(kind format.Kind, names ...string) format.OrderedObject {
+		var all [][]byte
+		for _, n := range names {
+			h := nameHash(n)
+			all = append(all, h[:])
+		}
+		slices.SortFunc(all, bytes.Compare)
+		return format.OrderedObject{Agent: agent, Kind: kind, Hashes: bytes.Join(all, nil)}
+	}
+	order := func(kind format.OrderKind, of ...format.OrderedObject) format.Order {
+		return format.Order{Version: 1, Nation: g.nation, Compartment: g.comp, Kind: kind, Objects: of}
+	}
+	record := func(body []byte) []byte { return append([]byte("EMBORDR1"), body...) }
+	add := func(name string, o format.Order) []byte {
+		object := record(mustCBOR(o))
+		f.add(name, "order", "valid", input{Object: object, Nation: g.nation[:], Compartment: g.comp[:], Kind: uint8(o.Kind)})
+		return object
+	}
+	add("retire", order(format.OrderRetire, objects(format.KindSnapshot, "a", "b")))
+	mark := order(format.OrderMark, objects(format.KindPack, "a", "b"), objects(format.KindIndex, "c"))
+	first := add("mark", mark)
+	add("delete", order(format.OrderDelete, objects(format.KindPack, "a")))
+	add("pin", order(format.OrderPin, objects(format.KindSnapshot, "a")))
+	add("unpin", order(format.OrderUnpin, objects(format.KindSnapshot, "a")))
+	name := g.writer.DatasetName("population")
+	hold := order(format.OrderHold)
+	hold.Dataset = name[:]
+	add("hold", hold)
+	hold.Kind = format.OrderRelease
+	add("release", hold)
+
+	faults := mapEdits(mustCBOR(mark))
+	for _, name := range slices.Sorted(maps.Keys(faults)) {
+		f.fault("mark", name, "malformed", input{Object: record(faults[name])})
+	}
+	for _, at := range []int{0, 7, 8, 60, len(first) - 1} {
+		f.fault("mark", fmt.Sprintf("cut to %d bytes", at), "malformed", input{}, cut(first, at))
+	}
+	f.fault("mark", "magic of a grant", "malformed", input{}, splice{Cut: 8, Put: hexBytes("EMBGRNT1")})
+	f.fault("mark", "wrong nation", "malformed", input{Nation: g.comp[:]})
+	f.fault("mark", "wrong compartment", "malformed", input{Compartment: g.nation[:]})
+	f.fault("mark", "listed as a deletion", "malformed", input{Kind: uint8(format.OrderDelete)})
+	change := func(from, name string, edit func(o *format.Order)) {
+		o := mark
+		o.Objects = slices.Clone(mark.Objects)
+		edit(&o)
+		f.fault(from, name, "malformed", input{Object: record(mustCBOR(o)), Kind: uint8(o.Kind)})
+	}
+	change("mark", "no object", func(o *format.Order) { o.Objects = nil })
+	change("mark", "no hash", func(o *format.Order) { o.Objects[0].Hashes = []byte{} })
+	change("mark", "half a hash", func(o *format.Order) { o.Objects[0].Hashes = o.Objects[0].Hashes[:48] })
+	change("mark", "a hash twice", func(o *format.Order) {
+		o.Objects[0].Hashes = slices.Concat(o.Objects[0].Hashes[:32], o.Objects[0].Hashes[:32])
+	})
+	change("mark", "hashes that descend", func(o *format.Order) {
+		o.Objects[0].Hashes = slices.Concat(o.Objects[0].Hashes[32:], o.Objects[0].Hashes[:32])
+	})
+	change("mark", "kinds that descend", func(o *format.Order) { slices.Reverse(o.Objects) })
+	change("mark", "agents that descend", func(o *format.Order) {
+		o.Objects[0].Agent, o.Objects[1].Agent = agent, other
+		if bytes.Compare(agent[:], other[:]) < 0 {
+			o.Objects[0].Agent, o.Objects[1].Agent = other, agent
+		}
+	})
+	change("mark", "a kind that entries do not list", func(o *format.Order) { o.Objects[1].Kind = 5 })
+	change("mark", "a dataset", func(o *format.Order) { o.Dataset = name[:] })
+	change("retire", "a pack retired", func(o *format.Order) { o.Kind = format.OrderRetire })
+	change("hold", "objects held", func(o *format.Order) { o.Kind, o.Dataset = format.OrderHold, name[:] })
+	change("hold", "name of 7 bytes", func(o *format.Order) { o.Kind, o.Objects, o.Dataset = format.OrderHold, nil, name[:7] })
+	change("hold", "no name", func(o *format.Order) { o.Kind, o.Objects = format.OrderHold, nil })
+	change("mark", "a kind of a later version", func(o *format.Order) { o.Kind = 8 })
+}
+
+// What names very many objects takes several records, which together order the
+// same.
+func TestSealOrders(t *testing.T) {
+	const n = 400_001
+	agent, nation, comp := format.ID{1}, format.ID{2}, format.ID{3}
+	var packs []format.Hash
+	for i := range n {
+		packs = append(packs, nameHash(fmt.Sprint(i)))
+	}
+	objects := map[format.OrderedKey][]format.Hash{
+		{Agent: agent, Kind: format.KindPack}:  append(packs, packs[0]),
+		{Agent: agent, Kind: format.KindIndex}: {nameHash("x")},
+	}
+	records, err := format.SealOrders(format.Order{Nation: nation, Compartment: comp, Kind: format.OrderMark}, objects)
+	if err != nil || len(records) != 2 {
+		t.Fatalf("%d records, %v", len(records), err)
+	}
+	got := map[format.Hash]format.Kind{}
+	for _, r := range records {
+		if uint64(len(r)) > format.KindRecord.MaxSize() {
+			t.Errorf("a record of %d bytes", len(r))
+		}
+		o, err := format.OpenOrder(r, nation, comp, format.OrderMark)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, of := range o.Objects {
+			for _, h := range of.All() {
+				got[h] = of.Kind
+			}
+		}
+	}
+	if len(got) != n+1 || got[nameHash("x")] != format.KindIndex || got[packs[n-1]] != format.KindPack {
+		t.Errorf("%d objects ordered, want %d", len(got), n+1)
+	}
+}
