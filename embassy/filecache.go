@@ -162,13 +162,14 @@ func (d *dirCursor) find(name string) *cachedFile {
 	}
 }
 
-// alive reports whether the catalog still has all of these packs.
+// alive reports whether the catalog still has all of these packs, and they may be
+// referred to.
 func (c *fileCache) alive(packs []PackNum) bool {
 	for _, n := range packs {
 		ok, asked := c.known[n]
 		if !asked {
-			_, found, err := c.catalog.Pack(n)
-			ok = found && err == nil
+			p, found, err := c.catalog.Pack(n)
+			ok = found && err == nil && !p.Condemned
 			c.known[n] = ok
 		}
 		if !ok {

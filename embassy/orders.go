@@ -102,17 +102,18 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 	}
 	for _, objects := range o.Objects {
 		all := objects.All()
-		if objects.Kind == format.KindPack && !fate.Retired.Given() {
-			if err := s.catalog.Condemn(all); err != nil {
-				return err
-			}
-		}
 		fates := make([]KnownFate, len(all))
 		for i, h := range all {
 			fates[i] = KnownFate{Agent: objects.Agent, Kind: objects.Kind, Hash: h, Fate: fate}
 		}
+		// Who adds a pack meanwhile sees its fate, or Condemn sees the pack.
 		if err := s.catalog.SetFates(e.Compartment, fates); err != nil {
 			return err
+		}
+		if objects.Kind == format.KindPack && !fate.Retired.Given() {
+			if err := s.catalog.Condemn(all); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -142,9 +142,14 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 		Note: fmt.Sprintf("%d objects of %d bytes deleted, over all targets", objects, bytes)})
 }
 
+// place is where an object lies, whatever its kind.
+type place struct {
+	agent format.ID
+	hash  format.Hash
+}
+
 // stock is an object that entries list.
 type stock struct {
-	agent format.ID
 	kind  format.Kind
 	size  uint64 // bytes
 	used  bool   // a kept snapshot, or the order of things, needs it
@@ -159,7 +164,8 @@ type prunePlan struct {
 	r   *region
 	out PrunedCompartment
 
-	listed map[format.Hash]*stock
+	listed map[place]*stock
+	used   map[format.Hash]bool // wherever they lie: what somebody has a copy of is not marked by its hash
 	heads  []format.Head // of all chains, that the plan is made from
 	ended  map[chainKey]bool
 	gone   map[format.Hash]bool // that are, or shall be, deleted
@@ -205,10 +211,11 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 		if err != nil {
 			return nil, err
 		}
-		if h := p.listed[k.Hash]; k.Deleted.Given() {
+		if k.Deleted.Given() {
 			p.gone[k.Hash] = true
 			continue
-		} else if !k.Marked.Given() || h != nil && h.used {
+		}
+		if !k.Marked.Given() || p.used[k.Hash] {
 			continue
 		}
 		why, ok := waits[k.Marked]

@@ -73,7 +73,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		return err
 	}
 	p.ended = map[chainKey]bool{}
-	p.listed = map[format.Hash]*stock{}
+	p.listed, p.used = map[place]*stock{}, map[format.Hash]bool{}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallFetches)
@@ -101,12 +101,13 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		return err
 	}
 	lost := 0
-	for hash, h := range p.listed {
+	for at, h := range p.listed {
 		if h.kind == format.KindPack && h.used {
 			p.out.Live++
 		}
 		if h.used {
-			if h.lost, err = p.s.deleted(p.comp.ID, hash); err != nil {
+			p.used[at.hash] = true
+			if h.lost, err = p.s.deleted(p.comp.ID, at.hash); err != nil {
 				return err
 			}
 		}
@@ -138,10 +139,11 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 		case format.KindSnapshot:
 			used = slices.Contains(all.Snapshots, a.Hash) && !c.orders.retired[snapshotKey{all.Agent, a.Hash}]
 		}
-		h := p.listed[a.Hash]
+		at := place{all.Agent, a.Hash}
+		h := p.listed[at]
 		if h == nil {
-			h = &stock{agent: all.Agent, kind: a.Kind, size: a.Size}
-			p.listed[a.Hash] = h
+			h = &stock{kind: a.Kind, size: a.Size}
+			p.listed[at] = h
 		}
 		h.used, h.early = h.used || used, h.early || early
 	}
@@ -207,20 +209,20 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 // lies on targets, for longer than the grace period, and no entry lists.
 func (p *prunePlan) unused(ctx context.Context) (map[format.OrderedKey][]format.Hash, error) {
 	out := map[format.OrderedKey][]format.Hash{}
-	mark := func(agent format.ID, kind format.Kind, h format.Hash, size uint64) error {
-		fate, err := p.s.catalog.Fate(p.comp.ID, h)
+	mark := func(at place, kind format.Kind, size uint64) error {
+		fate, err := p.s.catalog.Fate(p.comp.ID, at.hash)
 		if err != nil || fate.Marked.Given() {
 			return err
 		}
-		folder := format.OrderedKey{Agent: agent, Kind: kind}
-		out[folder] = append(out[folder], h)
+		folder := format.OrderedKey{Agent: at.agent, Kind: kind}
+		out[folder] = append(out[folder], at.hash)
 		p.out.Marked++
 		p.out.MarkedBytes += size
 		return nil
 	}
-	for hash, h := range p.listed {
-		if !h.used && !h.early {
-			if err := mark(h.agent, h.kind, hash, h.size); err != nil {
+	for at, h := range p.listed {
+		if !p.used[at.hash] && !h.early {
+			if err := mark(at, h.kind, h.size); err != nil {
 				return nil, err
 			}
 		}
@@ -229,8 +231,8 @@ func (p *prunePlan) unused(ctx context.Context) (map[format.OrderedKey][]format.
 	if err != nil {
 		return nil, err
 	}
-	for hash, h := range strays {
-		if err := mark(h.agent, h.kind, hash, h.size); err != nil {
+	for at, h := range strays {
+		if err := mark(at, h.kind, h.size); err != nil {
 			return nil, err
 		}
 	}
@@ -240,8 +242,8 @@ func (p *prunePlan) unused(ctx context.Context) (map[format.OrderedKey][]format.
 // strays are what lies in the compartment on targets that answer, and is in no
 // list: of backups that died, and of agents of which it does not count. A target
 // whose list ends with an error is left to another run.
-func (p *prunePlan) strays(ctx context.Context) (map[format.Hash]stock, error) {
-	out := map[format.Hash]stock{}
+func (p *prunePlan) strays(ctx context.Context) (map[place]stock, error) {
+	out := map[place]stock{}
 	var mu sync.Mutex
 	var failed error
 	before := p.s.now().Add(-p.o.Grace)
@@ -250,7 +252,7 @@ func (p *prunePlan) strays(ctx context.Context) (map[format.Hash]stock, error) {
 			return
 		}
 		err := p.each(ctx, m, func(o lying) error {
-			if p.listed[o.hash] != nil || o.kind == format.KindRecord || !o.modified.Before(before) {
+			if o.kind == 0 || p.listed[o.place] != nil || p.used[o.hash] || o.kind == format.KindRecord || !o.modified.Before(before) {
 				return nil
 			}
 			mu.Lock()
@@ -258,7 +260,7 @@ func (p *prunePlan) strays(ctx context.Context) (map[format.Hash]stock, error) {
 			if len(out) >= maxStray {
 				return nil // the next run goes on
 			}
-			out[o.hash] = stock{agent: o.agent, kind: o.kind, size: o.size}
+			out[o.place] = stock{kind: o.kind, size: o.size}
 			return nil
 		})
 		if err != nil && m.Down() == nil && ctx.Err() == nil {
@@ -275,10 +277,9 @@ func (p *prunePlan) strays(ctx context.Context) (map[format.Hash]stock, error) {
 
 // lying is an object that a target lists.
 type lying struct {
+	place
 	name     string
-	agent    format.ID
 	kind     format.Kind // 0: it is none that entries list
-	hash     format.Hash
 	size     uint64
 	modified time.Time
 }
