@@ -4,14 +4,16 @@
 //
 // One process has a catalog open at a time. A method that returned nil has
 // stored its data where the death of the process does not reach it; SetSeenHead,
-// AddFault, AddRun and Learn, and AddPack for its pack record, have also synced
-// it. A number of a pack is therefore never given out twice, whatever dies.
+// AddFault, AddRun, Learn, Condemn, Abandon and SetFates, and AddPack for its
+// pack record, have also synced it. A number of a pack is therefore never given
+// out twice, whatever dies.
 //
 // A catalog is a cache: a damaged one is reported with [ErrCorrupt], and one of
 // another version of the program with [ErrSchema]. Neither is repaired or
 // deleted; [MoveAside] makes room for one that is rebuilt from any target. Damage inside
 // a table that Badger meets after Open reads as a missing record, but
-// KnownObjects finds it.
+// KnownObjects and Fates find it, and Open finds it where it would make a
+// condemned pack one that is not.
 package catalog
 
 import (
@@ -85,8 +87,10 @@ type Catalog struct {
 	lock *lock
 	db   *badger.DB
 
-	life   sync.RWMutex // held for reading by every method, for writing by Close and SetListed
+	life   sync.RWMutex // held for reading by every method, for writing by Close and those that are alone
 	closed bool         // guarded by life
+
+	condemned map[embassy.PackNum]bool // as on disk; guarded by life
 
 	sound func() error // checkTables, once
 
@@ -150,6 +154,9 @@ func open(dir string, opts Options) (_ *Catalog, err error) {
 		return nil, err
 	}
 	if err := c.finishListing(); err != nil {
+		return nil, err
+	}
+	if err := c.loadCondemned(); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -225,6 +232,16 @@ func (c *Catalog) write(fn func() error) error {
 	}
 	c.writer.Lock()
 	defer c.writer.Unlock()
+	return fn()
+}
+
+// alone runs fn while nobody else reads or writes.
+func (c *Catalog) alone(fn func() error) error {
+	c.life.Lock() // readers and writers hold it for reading, so there is none
+	defer c.life.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
 	return fn()
 }
 

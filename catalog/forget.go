@@ -3,11 +3,11 @@ package catalog
 import "fmt"
 
 // Forget implements [embassy.Catalog]. The file cache and the chunks go before
-// the packs that they name; a crash in between leaves packs without chunks,
-// which only costs deduplication.
+// the packs that they name, and those before what condemns them; a crash in
+// between leaves packs without chunks, which only costs deduplication.
 func (c *Catalog) Forget() error {
 	var prefixes [][]byte
-	for _, tag := range []byte{tagDir, tagChunk, tagEvidence, tagListing, tagHead, tagUnlisted, tagHash, tagPack} {
+	for _, tag := range []byte{tagDir, tagChunk, tagEvidence, tagListing, tagHead, tagUnlisted, tagHash, tagPack, tagCondemned} {
 		prefixes = append(prefixes, []byte{tag})
 	}
 	if err := c.drop(prefixes...); err != nil {
@@ -19,18 +19,15 @@ func (c *Catalog) Forget() error {
 // drop deletes what begins with the prefixes, one after the other. Nobody
 // reads meanwhile.
 func (c *Catalog) drop(prefixes ...[]byte) error {
-	c.life.Lock() // writers hold it for reading, so there is none
-	defer c.life.Unlock()
-	if c.closed {
-		return ErrClosed
-	}
-	if err := c.room(0); err != nil { // Badger rewrites tables at the edges
-		return err
-	}
-	for _, prefix := range prefixes {
-		if err := c.db.DropPrefix(prefix); err != nil {
+	return c.alone(func() error {
+		if err := c.room(0); err != nil { // Badger rewrites tables at the edges
 			return err
 		}
-	}
-	return nil
+		for _, prefix := range prefixes {
+			if err := c.db.DropPrefix(prefix); err != nil {
+				return err
+			}
+		}
+		return c.loadCondemned()
+	})
 }

@@ -39,6 +39,10 @@ const (
 	tagRun      = 'r' // run (8) -> CBOR runRecord
 	tagRunOf    = 'x' // dataset (name), run (8) -> nothing
 	tagNote     = 'k' // key (text) -> value
+	tagFate     = 't' // compartment (16), hash (32) -> agent (16), kind (1), then of retired, marked and deleted: agent (16), chain (16), seq (8; 0: not ordered), time
+
+	// tagCondemned is the last of all tags; inspectTable relies on it.
+	tagCondemned = 'z' // number (4) -> nothing
 )
 
 func schemaKey() []byte   { return []byte{tagSchema} }
@@ -55,6 +59,10 @@ func unlistedPrefix(chain format.ID) []byte { return append([]byte{tagUnlisted},
 
 func unlistedKey(chain format.ID, n embassy.PackNum) []byte {
 	return binary.BigEndian.AppendUint32(unlistedPrefix(chain), uint32(n))
+}
+
+func condemnedKey(n embassy.PackNum) []byte {
+	return binary.BigEndian.AppendUint32([]byte{tagCondemned}, uint32(n))
 }
 
 func headKey(chain format.ID) []byte { return append([]byte{tagHead}, chain[:]...) }
@@ -121,6 +129,12 @@ func decodeObject(key, value []byte) (o embassy.KnownObject, err error) {
 	o.Seq = binary.BigEndian.Uint64(key[copy(o.Chain[:], key):])
 	o.Size = binary.BigEndian.Uint64(value)
 	return o, nil
+}
+
+func fatePrefix(compartment format.ID) []byte { return append([]byte{tagFate}, compartment[:]...) }
+
+func fateKey(compartment format.ID, h format.Hash) []byte {
+	return append(fatePrefix(compartment), h[:]...)
 }
 
 func dirKey(series, path string) []byte {
@@ -277,6 +291,41 @@ func decodeEvidence(b []byte) (e embassy.Evidence, err error) {
 		b = b[timeSize:]
 	}
 	return e, nil
+}
+
+const (
+	orderSize = 2*len(format.ID{}) + 8 + timeSize
+	fateSize  = len(format.ID{}) + 1 + 3*orderSize
+)
+
+func encodeFate(f embassy.KnownFate) []byte {
+	b := append(make([]byte, 0, fateSize), f.Agent[:]...)
+	b = append(b, byte(f.Kind))
+	for _, o := range []embassy.Order{f.Retired, f.Marked, f.Deleted} {
+		b = append(append(b, o.Agent[:]...), o.Chain[:]...)
+		b = appendTime(binary.BigEndian.AppendUint64(b, o.Seq), o.At)
+	}
+	return b
+}
+
+func decodeFate(key, b []byte) (f embassy.KnownFate, err error) {
+	if len(key) != len(fateKey(f.Agent, f.Hash)) || len(b) != fateSize {
+		return f, errBad("a fate")
+	}
+	copy(f.Hash[:], key[len(fatePrefix(f.Agent)):])
+	b = b[copy(f.Agent[:], b):]
+	f.Kind = format.Kind(b[0])
+	b = b[1:]
+	for _, o := range []*embassy.Order{&f.Retired, &f.Marked, &f.Deleted} {
+		b = b[copy(o.Agent[:], b):]
+		b = b[copy(o.Chain[:], b):]
+		o.Seq = binary.BigEndian.Uint64(b)
+		if o.At, err = decodeTime(b[8 : 8+timeSize]); err != nil {
+			return f, err
+		}
+		b = b[8+timeSize:]
+	}
+	return f, nil
 }
 
 type faultRecord struct {

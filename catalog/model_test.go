@@ -25,6 +25,7 @@ import (
 // model is the simplest catalog: maps in memory.
 type model struct {
 	last   embassy.PackNum
+	fates  map[inCompartment]embassy.KnownFate
 	packs  map[embassy.PackNum]embassy.PackState
 	chunks map[chunk.ID]embassy.PackNum
 	heads  map[format.ID]uint64
@@ -35,12 +36,18 @@ type model struct {
 	dirs   map[string][]byte
 	runs   []embassy.Run
 	notes  map[string][]byte
+
+	abandoned map[embassy.PackNum]bool
 }
 
 type (
 	place struct {
 		target string
 		h      format.Hash
+	}
+	inCompartment struct {
+		compartment format.ID
+		h           format.Hash
 	}
 	seen struct {
 		target string
@@ -61,6 +68,7 @@ var _ embassy.Catalog = (*model)(nil)
 
 func newModel() *model {
 	return &model{
+		fates:  map[inCompartment]embassy.KnownFate{},
 		packs:  map[embassy.PackNum]embassy.PackState{},
 		chunks: map[chunk.ID]embassy.PackNum{},
 		heads:  map[format.ID]uint64{},
@@ -70,12 +78,17 @@ func newModel() *model {
 		faults: map[fault]embassy.Fault{},
 		dirs:   map[string][]byte{},
 		notes:  map[string][]byte{},
+
+		abandoned: map[embassy.PackNum]bool{},
 	}
 }
 
 func (m *model) FindChunks(ids []chunk.ID, packs []embassy.PackNum) error {
 	for i, id := range ids {
 		packs[i] = m.chunks[id]
+		if m.packs[packs[i]].Condemned {
+			packs[i] = 0
+		}
 	}
 	return nil
 }
@@ -85,18 +98,75 @@ func (m *model) AddPack(p embassy.PackState, ids []chunk.ID) (embassy.PackNum, e
 	p.Num = known.Num
 	if !ok {
 		m.last++
-		p.Num = m.last
+		p.Num, p.Condemned = m.last, false
 		if p.Entry != 0 {
 			p.Head = nil
 		}
 		m.packs[p.Num] = p
 	}
 	for _, id := range ids {
-		if m.chunks[id] == 0 {
+		if m.chunks[id] == 0 || m.packs[m.chunks[id]].Condemned && !m.packs[p.Num].Condemned {
 			m.chunks[id] = p.Num
 		}
 	}
 	return p.Num, nil
+}
+
+func (m *model) Condemn(packs []format.Hash) error {
+	for n, p := range m.packs {
+		p.Condemned = p.Condemned || slices.Contains(packs, p.Hash)
+		m.packs[n] = p
+	}
+	return nil
+}
+
+func (m *model) Abandon(n embassy.PackNum) error {
+	if p, ok := m.packs[n]; ok && p.Entry == 0 {
+		p.Condemned, p.Head = true, nil
+		m.packs[n], m.abandoned[n] = p, true
+	}
+	return nil
+}
+
+func (m *model) SetFates(compartment format.ID, fates []embassy.KnownFate) error {
+	for _, f := range fates {
+		for i, o := range []embassy.Order{f.Retired, f.Marked, f.Deleted} {
+			if !o.Given() {
+				continue
+			}
+			key := inCompartment{compartment, f.Hash}
+			known, ok := m.fates[key]
+			if !ok {
+				known = embassy.KnownFate{Agent: f.Agent, Kind: f.Kind, Hash: f.Hash}
+			}
+			if have := []*embassy.Order{&known.Retired, &known.Marked, &known.Deleted}[i]; !have.Given() {
+				*have = o
+			}
+			m.fates[key] = known
+		}
+	}
+	return nil
+}
+
+func (m *model) Fate(compartment format.ID, h format.Hash) (embassy.Fate, error) {
+	return m.fates[inCompartment{compartment, h}].Fate, nil
+}
+
+func (m *model) Fates(compartment format.ID) iter.Seq2[embassy.KnownFate, error] {
+	return func(yield func(embassy.KnownFate, error) bool) {
+		var all []embassy.KnownFate
+		for key, f := range m.fates {
+			if key.compartment == compartment {
+				all = append(all, f)
+			}
+		}
+		slices.SortFunc(all, func(a, b embassy.KnownFate) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
+		for _, f := range all {
+			if !yield(f, nil) {
+				return
+			}
+		}
+	}
 }
 
 func (m *model) Pack(n embassy.PackNum) (embassy.PackState, bool, error) {
@@ -115,7 +185,7 @@ func (m *model) PackByHash(h format.Hash) (embassy.PackState, bool, error) {
 
 func (m *model) UnlistedPacks(chain format.ID) (out []embassy.PackState, _ error) {
 	for _, n := range slices.Sorted(maps.Keys(m.packs)) {
-		if p := m.packs[n]; p.Chain == chain && p.Entry == 0 {
+		if p := m.packs[n]; p.Chain == chain && p.Entry == 0 && !m.abandoned[n] {
 			out = append(out, p)
 		}
 	}
@@ -123,6 +193,7 @@ func (m *model) UnlistedPacks(chain format.ID) (out []embassy.PackState, _ error
 }
 
 func (m *model) Forget() error {
+	clear(m.abandoned)
 	clear(m.packs) // m.last stays: no number is used again
 	clear(m.chunks)
 	clear(m.heads)
@@ -371,6 +442,19 @@ var (
 			Hash: genHash.Draw(t, "hash"), Size: rapid.Uint64().Draw(t, "size"),
 		}
 	}), 0, 8)
+	genOrder = rapid.Custom(func(t *rapid.T) embassy.Order {
+		return embassy.Order{
+			Agent: genChain.Draw(t, "agent"), Chain: genChain.Draw(t, "chain"),
+			Seq: rapid.Uint64Range(0, 3).Draw(t, "seq"), At: genWhen.Draw(t, "at"),
+		}
+	})
+	genFates = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) embassy.KnownFate {
+		return embassy.KnownFate{
+			Agent: genChain.Draw(t, "agent"), Hash: genHash.Draw(t, "hash"),
+			Kind: rapid.SampledFrom([]format.Kind{format.KindPack, format.KindSnapshot}).Draw(t, "kind"),
+			Fate: embassy.Fate{Retired: genOrder.Draw(t, "retired"), Marked: genOrder.Draw(t, "marked"), Deleted: genOrder.Draw(t, "deleted")},
+		}
+	}), 0, 6)
 	genFault = rapid.Custom(func(t *rapid.T) embassy.Fault {
 		return embassy.Fault{
 			Target: genName.Draw(t, "target"), Kind: embassy.FaultKind(genName.Draw(t, "kind")), Object: genName.Draw(t, "object"),
@@ -412,7 +496,7 @@ func TestAgreesWithModel(t *testing.T) {
 			"add pack": func(t *rapid.T) {
 				p := embassy.PackState{
 					Hash: genHash.Draw(t, "hash"), Size: rapid.Int64Min(0).Draw(t, "size"), Chain: genChain.Draw(t, "chain"),
-					Head: genBytes.Draw(t, "head"),
+					Head: genBytes.Draw(t, "head"), Condemned: rapid.Bool().Draw(t, "condemned"), // ignored
 				}
 				if rapid.Bool().Draw(t, "listed") {
 					p.Entry, p.Pos = genSeq.Draw(t, "entry"), rapid.Uint32().Draw(t, "pos")
@@ -441,6 +525,18 @@ func TestAgreesWithModel(t *testing.T) {
 					packs = append(packs, embassy.ListedPack{Num: genNum.Draw(t, "num")})
 				}
 				both(func(c embassy.Catalog) error { return c.SetListed(chain, seq, packs) })
+			},
+			"condemn": func(t *rapid.T) {
+				hashes := rapid.SliceOfN(genHash, 0, 3).Draw(t, "hashes")
+				both(func(c embassy.Catalog) error { return c.Condemn(hashes) })
+			},
+			"abandon": func(t *rapid.T) {
+				n := genNum.Draw(t, "num")
+				both(func(c embassy.Catalog) error { return c.Abandon(n) })
+			},
+			"order": func(t *rapid.T) {
+				compartment, fates := genChain.Draw(t, "compartment"), genFates.Draw(t, "fates")
+				both(func(c embassy.Catalog) error { return c.SetFates(compartment, fates) })
 			},
 			"place": func(t *rapid.T) {
 				target, h, at := genName.Draw(t, "target"), genHash.Draw(t, "hash"), genTime.Draw(t, "at")
@@ -553,6 +649,12 @@ func observe(t *rapid.T, c embassy.Catalog) map[string]any {
 		say(err, packs, "unlisted", i)
 		seq, err := c.ListedHead(chain(byte(i)))
 		say(err, seq, "head", i)
+		fates, err := collect(c.Fates(chain(byte(i))))
+		say(err, fates, "fates", i)
+		for h := range 21 {
+			f, err := c.Fate(chain(byte(i)), hash(h))
+			say(err, f, "fate", i, h)
+		}
 	}
 	names := []string{"", "a", "ab", "\x00", "a\x00b"}
 	for i := range 21 {

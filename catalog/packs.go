@@ -27,6 +27,9 @@ func (c *Catalog) FindChunks(ids []chunk.ID, packs []embassy.PackNum) error {
 			if err != nil {
 				return err
 			}
+			if c.condemned[n] {
+				n = 0
+			}
 			packs[i] = n
 		}
 		return nil
@@ -72,7 +75,7 @@ func (c *Catalog) addPack(p embassy.PackState, ids []chunk.ID) (embassy.PackNum,
 		if err != nil {
 			return 0, err
 		}
-		if known != 0 {
+		if known != 0 && (!c.condemned[known] || c.condemned[n]) {
 			keys = keys[:start]
 			continue
 		}
@@ -112,7 +115,7 @@ func (b *batch) newPack(p embassy.PackState) (embassy.PackNum, error) {
 // Pack implements [embassy.Catalog].
 func (c *Catalog) Pack(n embassy.PackNum) (p embassy.PackState, ok bool, err error) {
 	err = c.view(func(txn *badger.Txn) error {
-		p, ok, err = getPack(txn, n)
+		p, ok, err = c.getPack(txn, n)
 		return err
 	})
 	if err != nil {
@@ -128,7 +131,7 @@ func (c *Catalog) PackByHash(h format.Hash) (p embassy.PackState, ok bool, err e
 		if err != nil || n == 0 {
 			return err
 		}
-		p, ok, err = getPack(txn, n)
+		p, ok, err = c.getPack(txn, n)
 		return err
 	})
 	if err != nil {
@@ -146,7 +149,7 @@ func (c *Catalog) UnlistedPacks(chain format.ID) (packs []embassy.PackState, err
 			if err != nil {
 				return false, err
 			}
-			p, ok, err := getPack(txn, n)
+			p, ok, err := c.getPack(txn, n)
 			if err == nil && !ok {
 				err = errBad("an unlisted pack")
 			}
@@ -167,13 +170,7 @@ func (c *Catalog) UnlistedPacks(chain format.ID) (packs []embassy.PackState, err
 // down as a whole. From then on it happens: here, or at the next Open. Nobody
 // reads meanwhile.
 func (c *Catalog) SetListed(chain format.ID, seq uint64, packs []embassy.ListedPack) error {
-	c.life.Lock() // writers hold it for reading, so there is none
-	defer c.life.Unlock()
-	err := ErrClosed
-	if !c.closed {
-		err = c.setListed(chain, seq, packs)
-	}
-	if err != nil {
+	if err := c.alone(func() error { return c.setListed(chain, seq, packs) }); err != nil {
 		return fmt.Errorf("list packs in entry %d of chain %s: %w", seq, chain, err)
 	}
 	return nil
@@ -291,7 +288,7 @@ func (c *Catalog) ListedHead(chain format.ID) (seq uint64, err error) {
 }
 
 // getPack returns a pack with its Head.
-func getPack(txn *badger.Txn, n embassy.PackNum) (p embassy.PackState, ok bool, err error) {
+func (c *Catalog) getPack(txn *badger.Txn, n embassy.PackNum) (p embassy.PackState, ok bool, err error) {
 	value, err := get(txn, packKey(n))
 	if err != nil || value == nil {
 		return p, false, err
@@ -299,6 +296,7 @@ func getPack(txn *badger.Txn, n embassy.PackNum) (p embassy.PackState, ok bool, 
 	if p, err = decodePack(n, value); err != nil {
 		return p, false, err
 	}
+	p.Condemned = c.condemned[n]
 	if p.Entry == 0 {
 		p.Head, err = get(txn, unlistedKey(p.Chain, n))
 	}

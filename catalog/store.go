@@ -1,11 +1,13 @@
 package catalog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/badger/v4/y"
 	"github.com/dgraph-io/ristretto/v2/z"
 )
 
@@ -129,8 +132,9 @@ func inspect(dir string) error {
 	return nil
 }
 
-// inspectTable reads what Badger reads of a table when it opens it: the index
-// and the last block.
+// inspectTable reads what Badger reads of a table when it opens it, the index
+// and the last block, and every block that says what is condemned: Badger's
+// iterators leave out a damaged one without a word.
 func inspectTable(path string, compression options.CompressionType) (err error) {
 	name := filepath.Base(path)
 	defer func() {
@@ -163,7 +167,18 @@ func inspectTable(path string, compression options.CompressionType) (err error) 
 	if err != nil {
 		return classify(fmt.Errorf("table %s: %w", name, err))
 	}
-	return t.Close(-1)
+	if t.Biggest()[0] == tagCondemned {
+		it := t.NewIterator(table.NOCACHE)
+		var last []byte
+		for it.Seek(y.KeyWithTs([]byte{tagCondemned}, math.MaxUint64)); it.Valid(); it.Next() {
+			last = append(last[:0], it.Key()...)
+		}
+		if !bytes.Equal(last, t.Biggest()) { // it stopped at a block
+			err = fmt.Errorf("%w: table %s", ErrCorrupt, name)
+		}
+		err = errors.Join(err, it.Close())
+	}
+	return errors.Join(err, t.Close(-1))
 }
 
 // bridge is Badger's logger. Badger calls an error what it returns as well, so

@@ -180,19 +180,22 @@ type Catalog interface {
 	FindChunks(ids []chunk.ID, packs []PackNum) error
 
 	// AddPack records a sealed pack, the ids of its chunks, and its number.
-	// p.Num is ignored. A pack that is already known keeps its number and its
-	// place in the chain. A chunk that is already known stays with the pack it
-	// was in. The record of the pack becomes visible no later than its chunks.
+	// p.Num and p.Condemned are ignored. A pack that is already known keeps its
+	// number and its place in the chain. A chunk that is already known stays with
+	// the pack it was in, unless that is condemned and this one is not. The record
+	// of the pack becomes visible no later than its chunks.
 	AddPack(p PackState, ids []chunk.ID) (PackNum, error)
 
 	// Condemn says that the chunks of these packs are to be stored anew:
 	// FindChunks does not answer with them any more, and AddPack moves a chunk
 	// that is in such a pack to the new one. The packs themselves stay known, with
-	// Condemned set. A pack that is not known is no error.
+	// Condemned set. A pack that is not known is no error, and stays uncondemned
+	// when it becomes known. Synced.
 	Condemn(packs []format.Hash) error
 
-	// Abandon says that no entry will list a pack that none lists yet; one that
-	// is listed, or not known, is left as it is.
+	// Abandon says that no entry will list a pack that none lists yet: it is
+	// unlisted no more, and condemned. One that is listed, or not known, is left as
+	// it is. Synced.
 	Abandon(n PackNum) error
 
 	// Pack returns the pack of that number; ok is false if there is none.
@@ -215,7 +218,7 @@ type Catalog interface {
 
 	// SetFates merges what stewards ordered about objects of a compartment, by
 	// hash: of each order that is given, the first stays. The objects need not be
-	// known.
+	// known. Synced.
 	SetFates(compartment format.ID, fates []KnownFate) error
 	// Fate returns what was ordered; the zero Fate: nothing.
 	Fate(compartment format.ID, h format.Hash) (Fate, error)

@@ -29,6 +29,9 @@ type memCatalog struct {
 	dirs   map[string][]byte
 	notes  map[string][]byte
 	runs   []embassy.Run
+	fates  map[format.ID]map[format.Hash]embassy.KnownFate
+
+	abandoned map[embassy.PackNum]bool
 }
 
 func newMemCatalog() *memCatalog {
@@ -37,6 +40,7 @@ func newMemCatalog() *memCatalog {
 		placed: map[string]map[format.Hash]embassy.Evidence{}, seen: map[string]map[embassy.Line]embassy.SeenHead{},
 		known: map[embassy.Line][]knownEntry{}, faults: map[string]embassy.Fault{},
 		dirs: map[string][]byte{}, notes: map[string][]byte{},
+		fates: map[format.ID]map[format.Hash]embassy.KnownFate{}, abandoned: map[embassy.PackNum]bool{},
 	}
 }
 
@@ -45,9 +49,16 @@ func (c *memCatalog) FindChunks(ids []chunk.ID, packs []embassy.PackNum) error {
 	defer c.mu.Unlock()
 	for i, id := range ids {
 		packs[i] = c.chunks[id]
+		if c.condemned(packs[i]) {
+			packs[i] = 0
+		}
 	}
 	return nil
 }
+
+// condemned reports whether there is such a pack, and it is condemned. The
+// caller holds the lock.
+func (c *memCatalog) condemned(n embassy.PackNum) bool { return n != 0 && c.packs[n-1].Condemned }
 
 func (c *memCatalog) AddPack(p embassy.PackState, ids []chunk.ID) (embassy.PackNum, error) {
 	c.mu.Lock()
@@ -55,16 +66,44 @@ func (c *memCatalog) AddPack(p embassy.PackState, ids []chunk.ID) (embassy.PackN
 	i := slices.IndexFunc(c.packs, func(o embassy.PackState) bool { return o.Hash == p.Hash })
 	if i < 0 {
 		i = len(c.packs)
-		p.Num = embassy.PackNum(i + 1)
+		p.Num, p.Condemned = embassy.PackNum(i+1), false
 		c.packs = append(c.packs, p)
 	}
 	n := embassy.PackNum(i + 1)
 	for _, id := range ids {
-		if c.chunks[id] == 0 {
+		if in := c.chunks[id]; in == 0 || c.condemned(in) && !c.condemned(n) {
 			c.chunks[id] = n
 		}
 	}
 	return n, nil
+}
+
+func (c *memCatalog) Condemn(packs []format.Hash) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	condemned := map[format.Hash]bool{}
+	for _, h := range packs {
+		condemned[h] = true
+	}
+	for i := range c.packs {
+		if p := &c.packs[i]; p.Num != 0 && condemned[p.Hash] {
+			p.Condemned = true
+		}
+	}
+	return nil
+}
+
+func (c *memCatalog) Abandon(n embassy.PackNum) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n == 0 || int(n) > len(c.packs) {
+		return nil
+	}
+	if p := &c.packs[n-1]; p.Num != 0 && p.Entry == 0 {
+		p.Condemned, p.Head = true, nil
+		c.abandoned[n] = true
+	}
+	return nil
 }
 
 func (c *memCatalog) Pack(n embassy.PackNum) (embassy.PackState, bool, error) {
@@ -92,7 +131,7 @@ func (c *memCatalog) UnlistedPacks(chain format.ID) ([]embassy.PackState, error)
 	defer c.mu.Unlock()
 	var out []embassy.PackState
 	for _, p := range c.packs {
-		if p.Chain == chain && p.Entry == 0 {
+		if p.Num != 0 && p.Chain == chain && p.Entry == 0 && !c.abandoned[p.Num] {
 			out = append(out, p)
 		}
 	}
@@ -117,6 +156,53 @@ func (c *memCatalog) ListedHead(chain format.ID) (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.heads[chain], nil
+}
+
+func (c *memCatalog) SetFates(compartment format.ID, fates []embassy.KnownFate) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fates[compartment] == nil {
+		c.fates[compartment] = map[format.Hash]embassy.KnownFate{}
+	}
+	for _, f := range fates {
+		if !f.Retired.Given() && !f.Marked.Given() && !f.Deleted.Given() {
+			continue
+		}
+		known, ok := c.fates[compartment][f.Hash]
+		if !ok {
+			known = embassy.KnownFate{Agent: f.Agent, Kind: f.Kind, Hash: f.Hash}
+		}
+		for _, o := range []struct{ dst, src *embassy.Order }{
+			{&known.Retired, &f.Retired}, {&known.Marked, &f.Marked}, {&known.Deleted, &f.Deleted},
+		} {
+			if !o.dst.Given() && o.src.Given() {
+				*o.dst = *o.src
+			}
+		}
+		c.fates[compartment][f.Hash] = known
+	}
+	return nil
+}
+
+func (c *memCatalog) Fate(compartment format.ID, h format.Hash) (embassy.Fate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fates[compartment][h].Fate, nil
+}
+
+func (c *memCatalog) Fates(compartment format.ID) iter.Seq2[embassy.KnownFate, error] {
+	c.mu.Lock()
+	out := slices.SortedFunc(maps.Values(c.fates[compartment]), func(a, b embassy.KnownFate) int {
+		return slices.Compare(a.Hash[:], b.Hash[:])
+	})
+	c.mu.Unlock()
+	return func(yield func(embassy.KnownFate, error) bool) {
+		for _, f := range out {
+			if !yield(f, nil) {
+				return
+			}
+		}
+	}
 }
 
 func (c *memCatalog) Forget() error {

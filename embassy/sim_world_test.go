@@ -448,6 +448,18 @@ func (c simCatalog) SetListed(chain format.ID, seq uint64, packs []embassy.Liste
 	return c.write(func() error { return c.memCatalog.SetListed(chain, seq, packs) })
 }
 
+func (c simCatalog) Condemn(packs []format.Hash) error {
+	return c.write(func() error { return c.memCatalog.Condemn(packs) })
+}
+
+func (c simCatalog) Abandon(n embassy.PackNum) error {
+	return c.write(func() error { return c.memCatalog.Abandon(n) })
+}
+
+func (c simCatalog) SetFates(compartment format.ID, fates []embassy.KnownFate) error {
+	return c.write(func() error { return c.memCatalog.SetFates(compartment, fates) })
+}
+
 func (c simCatalog) Forget() error { return c.write(c.memCatalog.Forget) }
 
 func (c simCatalog) Place(target string, h format.Hash, at time.Time) error {
