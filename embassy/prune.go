@@ -142,8 +142,8 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 		Note: fmt.Sprintf("%d objects of %d bytes deleted, over all targets", objects, bytes)})
 }
 
-// place is where an object lies, whatever its kind.
-type place struct {
+// spot is where an object lies, whatever its kind.
+type spot struct {
 	agent format.ID
 	hash  format.Hash
 }
@@ -164,9 +164,9 @@ type prunePlan struct {
 	r   *region
 	out PrunedCompartment
 
-	listed map[place]*stock
+	listed map[spot]*stock
 	used   map[format.Hash]bool // wherever they lie: what somebody has a copy of is not marked by its hash
-	heads  []format.Head // of all chains, that the plan is made from
+	heads  []format.Head        // of all chains, that the plan is made from
 	ended  map[chainKey]bool
 	gone   map[format.Hash]bool // that are, or shall be, deleted
 }

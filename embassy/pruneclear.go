@@ -107,7 +107,7 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 			return nil, fmt.Errorf("it has %d of %d entries of chain %s: %w", held[h.Chain], h.Seq, h.Chain, ErrLacks)
 		}
 	}
-	wanted, there := 0, map[place]bool{}
+	wanted, there := 0, map[spot]bool{}
 	for _, h := range p.listed {
 		if h.used && !h.lost {
 			wanted++
@@ -120,12 +120,12 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 			c.out.Before = before // the list begins anew
 		}
 		c.out.Before += o.size
-		h := p.listed[o.place]
+		h := p.listed[o.spot]
 		switch {
 		case o.kind == 0:
 		case p.used[o.hash]:
 			if h != nil && h.used && !h.lost && h.size == o.size && h.kind == o.kind {
-				there[o.place] = true
+				there[o.spot] = true
 			}
 		case c.o.DryRun && p.gone[o.hash]:
 			found = append(found, o)

@@ -73,7 +73,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		return err
 	}
 	p.ended = map[chainKey]bool{}
-	p.listed, p.used = map[place]*stock{}, map[format.Hash]bool{}
+	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallFetches)
@@ -139,7 +139,7 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 		case format.KindSnapshot:
 			used = slices.Contains(all.Snapshots, a.Hash) && !c.orders.retired[snapshotKey{all.Agent, a.Hash}]
 		}
-		at := place{all.Agent, a.Hash}
+		at := spot{all.Agent, a.Hash}
 		h := p.listed[at]
 		if h == nil {
 			h = &stock{kind: a.Kind, size: a.Size}
@@ -209,7 +209,7 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 // lies on targets, for longer than the grace period, and no entry lists.
 func (p *prunePlan) unused(ctx context.Context) (map[format.OrderedKey][]format.Hash, error) {
 	out := map[format.OrderedKey][]format.Hash{}
-	mark := func(at place, kind format.Kind, size uint64) error {
+	mark := func(at spot, kind format.Kind, size uint64) error {
 		fate, err := p.s.catalog.Fate(p.comp.ID, at.hash)
 		if err != nil || fate.Marked.Given() {
 			return err
@@ -242,8 +242,8 @@ func (p *prunePlan) unused(ctx context.Context) (map[format.OrderedKey][]format.
 // strays are what lies in the compartment on targets that answer, and is in no
 // list: of backups that died, and of agents of which it does not count. A target
 // whose list ends with an error is left to another run.
-func (p *prunePlan) strays(ctx context.Context) (map[place]stock, error) {
-	out := map[place]stock{}
+func (p *prunePlan) strays(ctx context.Context) (map[spot]stock, error) {
+	out := map[spot]stock{}
 	var mu sync.Mutex
 	var failed error
 	before := p.s.now().Add(-p.o.Grace)
@@ -252,7 +252,7 @@ func (p *prunePlan) strays(ctx context.Context) (map[place]stock, error) {
 			return
 		}
 		err := p.each(ctx, m, func(o lying) error {
-			if o.kind == 0 || p.listed[o.place] != nil || p.used[o.hash] || o.kind == format.KindRecord || !o.modified.Before(before) {
+			if o.kind == 0 || p.listed[o.spot] != nil || p.used[o.hash] || o.kind == format.KindRecord || !o.modified.Before(before) {
 				return nil
 			}
 			mu.Lock()
@@ -260,7 +260,7 @@ func (p *prunePlan) strays(ctx context.Context) (map[place]stock, error) {
 			if len(out) >= maxStray {
 				return nil // the next run goes on
 			}
-			out[o.place] = stock{kind: o.kind, size: o.size}
+			out[o.spot] = stock{kind: o.kind, size: o.size}
 			return nil
 		})
 		if err != nil && m.Down() == nil && ctx.Err() == nil {
@@ -277,7 +277,7 @@ func (p *prunePlan) strays(ctx context.Context) (map[place]stock, error) {
 
 // lying is an object that a target lists.
 type lying struct {
-	place
+	spot
 	name     string
 	kind     format.Kind // 0: it is none that entries list
 	size     uint64
