@@ -102,7 +102,8 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range p.heads {
+	own := format.Head{Chain: p.l.chain.id(), Seq: p.l.chain.head()}
+	for _, h := range append([]format.Head{own}, p.heads...) {
 		if held[h.Chain] < h.Seq {
 			return nil, fmt.Errorf("it has %d of %d entries of chain %s: %w", held[h.Chain], h.Seq, h.Chain, ErrLacks)
 		}

@@ -81,7 +81,7 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 // view reads what the targets show of the compartment, once they have what this
 // machine wrote. uses is as in ViewOptions.
 func (st *stewardship) view(ctx context.Context, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
-	st.l.bring(ctx, st.l.members, 0)
+	st.l.bring(ctx, st.l.members, patienceMin)
 	v, err := OpenView(ctx, ViewOptions{
 		Keys: st.keys, Members: st.s.order, Order: st.s.Ranked, Log: st.s.log, Warn: st.s.warn, Progress: st.s.progress, Now: st.s.now, uses: uses,
 	})
