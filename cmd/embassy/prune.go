@@ -80,7 +80,7 @@ func recordPruned(s *site, con *console, o embassy.PruneOptions, r embassy.Prune
 			targets = append(targets, fmt.Sprintf("%s (%d objects, %d bytes)", t.Target, t.Objects, t.Bytes))
 		}
 	}
-	facts := []string{"grace", length(o.Grace), "targets", dash(strings.Join(targets, ", "))}
+	facts := []string{"grace", whole(o.Grace), "targets", dash(strings.Join(targets, ", "))}
 	ordered := false
 	for _, c := range r.Compartments {
 		if c.Deletable > 0 {
