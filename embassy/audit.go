@@ -24,7 +24,12 @@ const (
 	DidRestore     Did = "restore"
 	DidRepair      Did = "repair"
 	DidTrust       Did = "trust"
+	DidForget      Did = "forget"
 	DidPrune       Did = "prune"
+	DidPin         Did = "pin"
+	DidUnpin       Did = "unpin"
+	DidHold        Did = "hold"
+	DidRelease     Did = "release"
 	DidOverride    Did = "override"
 )
 

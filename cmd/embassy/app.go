@@ -5,7 +5,6 @@ import (
 	"flag"
 	"io"
 	"log/slog"
-	"slices"
 	"strconv"
 	"strings"
 	_ "time/tzdata" // schedules name time zones, and not every machine has them
@@ -82,8 +81,8 @@ func (con *console) app() *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			initCommand(con), configCommand(con), charterCommand(con), agentCommand(con), keysCommand(con), targetCommand(con),
-			backupCommand(con), replicateCommand(con), verifyCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
+			initCommand(con), configCommand(con), charterCommand(con), agentCommand(con), keysCommand(con), targetCommand(con), datasetCommand(con),
+			backupCommand(con), replicateCommand(con), verifyCommand(con), forgetCommand(con), pruneCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
 			diffCommand(con), dumpCommand(con), mountCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), auditCommand(con), serveCommand(con), catalogCommand(con),
 			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con),
 		},
@@ -109,7 +108,9 @@ func complete(parent string, commands []*cli.Command) {
 		c.HideHelpCommand = true // a dataset may be called help
 		c.OnUsageError = usageErrorOf(name)
 		if len(c.Subcommands) > 0 {
-			c.Action = group(name, c.Subcommands)
+			if c.Action == nil {
+				c.Action = group(name, c.Subcommands)
+			}
 			complete(name, c.Subcommands)
 		}
 	}
@@ -128,9 +129,7 @@ func group(name string, commands []*cli.Command) cli.ActionFunc {
 		if c.Args().Present() {
 			word := c.Args().First()
 			text = "unknown command " + name + " " + word
-			if slices.Contains(planned, word) {
-				text = word + " is not in this version, which has " + name + " " + strings.Join(known, ", ")
-			} else if meant := near(word, known); meant != "" {
+			if meant := near(word, known); meant != "" {
 				text += ". Did you mean " + strconv.Quote(meant) + "?"
 			}
 		}

@@ -139,7 +139,14 @@ func (con *console) candidates(ctx context.Context, app *cli.App, words []string
 				out = append(out, "--"+f.Names()[0]+"\t"+usageOf(f))
 			}
 		}
-	case len(commands) > 0:
+	case name == "snapshots pin" || name == "snapshots unpin":
+		for _, id := range con.snapshotNames(ctx, "") {
+			if !strings.HasPrefix(id, "latest\t") { // which may be another one when the line runs
+				out = append(out, id)
+			}
+		}
+	case len(commands) > 0 && len(arguments) == 0:
+		out = con.arguments(name)
 		for _, c := range commands {
 			if !c.Hidden {
 				out = append(out, c.Name+"\t"+c.Usage)
@@ -204,7 +211,11 @@ func (con *console) arguments(command string) []string {
 		for _, t := range cfg.Targets {
 			out = append(out, t.Name+"\t"+t.Jurisdiction)
 		}
-	case "backup", "restore", "snapshots", "ls", "find", "diff", "dump", "mount", "stats":
+	case "prune":
+		for _, c := range cfg.Compartments {
+			out = append(out, c.Name+"\tcompartment")
+		}
+	case "backup", "restore", "snapshots", "ls", "find", "diff", "dump", "mount", "stats", "forget", "dataset hold", "dataset release":
 		for _, d := range cfg.Datasets {
 			out = append(out, d.Name+"\tdataset of "+d.Compartment)
 		}

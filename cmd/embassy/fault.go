@@ -74,11 +74,6 @@ func (s *site) brief(err error) error {
 	return err
 }
 
-// planned are commands that people will look for, and that later versions get.
-var planned = []string{
-	"forget", "prune",
-}
-
 // near returns the word that was most likely meant, at most two letters away;
 // else it is empty.
 func near(word string, known []string) string {

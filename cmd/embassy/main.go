@@ -105,6 +105,7 @@ var exits = []struct {
 	{is(format.ErrTooFew), 6},
 	{is(crypto.ErrAuthentication), 6},
 	{is(embassy.ErrNotEnrolled), 6},
+	{is(embassy.ErrNotSteward), 6},
 }
 
 func exitCode(err error) int {

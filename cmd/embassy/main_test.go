@@ -187,6 +187,7 @@ func TestExitCode(t *testing.T) {
 		"not applied":  {fmt.Errorf("dataset x: %w", embassy.ErrNotInCharter), 2},
 		"passphrase":   {fmt.Errorf("kit: %w", crypto.ErrAuthentication), 6},
 		"not enrolled": {fmt.Errorf("agent: %w", embassy.ErrNotEnrolled), 6},
+		"no steward":   {fmt.Errorf("compartment x: %w", embassy.ErrNotSteward), 6},
 		"interrupted":  {fmt.Errorf("backup: %w", context.Canceled), 130},
 		"reported":     {reported(0, 4, 3), 4},
 		"success":      {reported(0, 0), 0},

@@ -13,9 +13,14 @@ import (
 
 func snapshotsCommand(con *console) *cli.Command {
 	return &cli.Command{
-		Name:      "snapshots",
-		Usage:     "list the snapshots of a dataset, or all; needs no passphrase on an agent",
-		ArgsUsage: "[DATASET]",
+		Name:        "snapshots",
+		Usage:       "list the snapshots of a dataset, or all; needs no passphrase on an agent",
+		ArgsUsage:   "[DATASET]",
+		Description: "A dataset that is called pin or unpin cannot be named here: list all.",
+		Subcommands: []*cli.Command{
+			pinCommand(con, "pin", "keep a snapshot whatever embassy forget is told, until it is unpinned", true),
+			pinCommand(con, "unpin", "let embassy forget judge a snapshot again", false),
+		},
 		Action: action(con, func(c *cli.Context) (string, error) {
 			if c.Args().Len() > 1 {
 				return "", usage("snapshots takes one dataset, not %d", c.Args().Len())
@@ -108,12 +113,16 @@ func printSnapshotsJSON(con *console, list []embassy.SnapshotInfo) error {
 		Snapshots []snapshot `json:"snapshots"`
 	}{schemaV1, []snapshot{}}
 	for _, i := range list {
-		m := i.Summary
-		doc.Snapshots = append(doc.Snapshots, snapshot{
-			ID: i.Hash.String(), Time: m.When(), Dataset: m.Dataset, Compartment: i.Compartment, Agent: i.Agent.String(),
-			Files: m.Files, Dirs: m.Dirs, Others: m.Others, Bytes: m.Bytes, Added: m.Added, Errors: m.Errors,
-			Label: m.Label, Tags: append([]string{}, m.Tags...),
-		})
+		doc.Snapshots = append(doc.Snapshots, newSnapshot(i))
 	}
 	return printJSON(con.stdout, doc)
+}
+
+func newSnapshot(i embassy.SnapshotInfo) snapshot {
+	m := i.Summary
+	return snapshot{
+		ID: i.Hash.String(), Time: m.When(), Dataset: m.Dataset, Compartment: i.Compartment, Agent: i.Agent.String(),
+		Files: m.Files, Dirs: m.Dirs, Others: m.Others, Bytes: m.Bytes, Added: m.Added, Errors: m.Errors,
+		Label: m.Label, Tags: append([]string{}, m.Tags...),
+	}
 }

@@ -73,6 +73,12 @@ var ownedByDaemon = map[string]func(d *daemon, arguments []string) []string{
 	"status":          nothing,
 	"replicate":       only(replicateJob),
 	"verify":          only(verifyJob),
+	"forget":          nothing,
+	"prune":           nothing,
+	"snapshots pin":   nothing,
+	"snapshots unpin": nothing,
+	"dataset hold":    nothing,
+	"dataset release": nothing,
 	"target list":     nothing,
 	"target check":    only(checkJob),
 	"target trust":    nothing,
@@ -111,9 +117,6 @@ func route(con *console, path string, commands []*cli.Command) {
 	for _, c := range commands {
 		name := strings.TrimSpace(path + " " + c.Name)
 		route(con, name, c.Subcommands)
-		if len(c.Subcommands) > 0 {
-			continue
-		}
 		jobs, here := ownedByDaemon[name], c.Action
 		switch {
 		case con.shared != nil && jobs == nil:

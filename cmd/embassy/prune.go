@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"embassy/embassy"
+	"embassy/embassy/config"
+
+	"github.com/urfave/cli/v2"
+)
+
+func pruneCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "prune",
+		Usage:     "delete from the targets what no snapshot uses, in two runs; needs no passphrase on the steward",
+		ArgsUsage: "[COMPARTMENT...]",
+		Description: "One run marks what no snapshot that is left uses, and every agent learns of it before it signs again. A later\n" +
+			"run deletes what was marked at least --grace ago, once every agent that is active has said that it knows, and\n" +
+			"still nothing uses it. Each run does both, so run it every day, or whenever you like: backups and replications\n" +
+			"beside it are safe, and one that is stopped anywhere is gone on with by the next.\n\n" +
+			"A target loses nothing while it lacks what the snapshots that are left need, and nothing that an object lock\n" +
+			"still keeps. If more than --max-remove of what a target has were to go, nothing goes there: look at the\n" +
+			"numbers with --dry-run, and run it again with a greater share if they are meant.\n\n" +
+			"WAITING counts what is marked and may not be deleted yet; the lines below say for what. Only the steward of a\n" +
+			"compartment prunes, with credentials that may delete: embassy target check --print-policy steward.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "grace", Usage: "delete what was marked at least `D` ago, such as 36h or 7d, or 0", Value: "7d"},
+			&cli.StringFlag{Name: "max-remove", Usage: "delete nothing on a target of which more than this `SHARE` would go", Value: "50%"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be marked and deleted, but change nothing"},
+		},
+		Action: action(con, decodePrune, runPrune),
+	}
+}
+
+func decodePrune(c *cli.Context) (o embassy.PruneOptions, err error) {
+	o.Compartments, o.DryRun = c.Args().Slice(), c.Bool("dry-run")
+	if o.Grace, err = parseAge("grace", c.String("grace")); err != nil {
+		return o, err
+	}
+	if o.MaxRemove, err = config.ParseShare(c.String("max-remove")); err != nil {
+		return o, usage("--max-remove %s; write a share such as 50%%", err)
+	}
+	return o, nil
+}
+
+func runPrune(ctx context.Context, o embassy.PruneOptions, con *console) error {
+	var report embassy.PruneReport
+	err := con.using(limits{}, nil, func(s *site, service *embassy.Service) (err error) {
+		report, err = service.Prune(ctx, o)
+		recordPruned(s, con, o, report)
+		return s.brief(err)
+	})
+	if err != nil {
+		return err
+	}
+	if con.json {
+		err = printPruneJSON(con.stdout, report)
+	} else {
+		err = printPrune(con.stdout, report)
+	}
+	if err != nil {
+		return err
+	}
+	return reported(report.Exit)
+}
+
+// recordPruned writes a record for each compartment in which a deletion was
+// ordered, and one for what went of earlier orders.
+func recordPruned(s *site, con *console, o embassy.PruneOptions, r embassy.PruneReport) {
+	if r.DryRun {
+		return
+	}
+	var targets []string
+	for _, t := range r.Targets {
+		if t.Objects > 0 {
+			targets = append(targets, fmt.Sprintf("%s (%d objects, %d bytes)", t.Target, t.Objects, t.Bytes))
+		}
+	}
+	facts := []string{"grace", whole(o.Grace), "targets", dash(strings.Join(targets, ", "))}
+	ordered := false
+	for _, c := range r.Compartments {
+		if c.Deletable > 0 {
+			ordered = true
+			s.record(con, embassy.DidPrune, plural(c.Deletable, "object", "objects")+" ordered to be deleted",
+				append([]string{"compartment", c.Compartment}, facts...)...)
+		}
+	}
+	if !ordered && len(targets) > 0 {
+		s.record(con, embassy.DidPrune, "deleted what was ordered before", facts...)
+	}
+}
+
+func printPrune(out io.Writer, r embassy.PruneReport) error {
+	marked, deletable, deleted := "MARKED", "ORDERED", "DELETED"
+	if r.DryRun {
+		marked, deletable, deleted = "TO MARK", "TO ORDER", "TO DELETE"
+	}
+	w := table(out)
+	fmt.Fprintf(w, "COMPARTMENT\tLIVE\t%s\tBYTES\tWAITING\t%s\tSTATE\n", marked, deletable)
+	for _, c := range r.Compartments {
+		state := "ok"
+		if c.Err != nil {
+			state = "nothing ordered: " + oneLine(c.Err)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Compartment, plural(c.Live, "pack", "packs"), plural(c.Marked, "object", "objects"),
+			size(c.MarkedBytes), count(c.Waiting), count(c.Deletable), printable(state))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, c := range r.Compartments {
+		for _, why := range c.Waits {
+			fmt.Fprintf(out, "%s: waits for %s\n", c.Compartment, printable(why))
+		}
+	}
+	w = table(out)
+	fmt.Fprintf(w, "\nTARGET\t%s\tBYTES\tSHARE\tLOCKED\tUNTIL (UTC)\tSTATE\n", deleted)
+	for _, t := range r.Targets {
+		until, state := "-", "ok"
+		if !t.Until.IsZero() {
+			until = moment(t.Until)
+		}
+		if t.Err != nil {
+			state = "NOT DONE: " + cause(t.Target, t.Err)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.Target, plural(t.Objects, "object", "objects"), size(t.Bytes), share(t.Bytes, t.Before),
+			count(t.Locked), until, printable(state))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "result: %s (exit code %d), in %s\n", pruneVerdict(r), r.Exit, length(r.Elapsed))
+	return err
+}
+
+// share is a part of a whole in percent.
+func share(part, whole uint64) string {
+	if whole == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f%%", 100*float64(part)/float64(whole))
+}
+
+// pruneVerdict says what a run did, and what its exit code means.
+func pruneVerdict(r embassy.PruneReport) string {
+	var marked, waiting uint64
+	for _, c := range r.Compartments {
+		marked, waiting = marked+c.Marked, waiting+c.Waiting
+	}
+	switch {
+	case r.Exit == 5:
+		return "INTEGRITY FAILURE: a target or a ledger must not be trusted; see embassy status"
+	case r.Exit != 0:
+		return "NOT COMPLETE: not everything was ordered and deleted, as the tables say; the next run goes on"
+	case r.DryRun:
+		return "dry run, nothing marked and nothing deleted"
+	case marked+waiting > 0:
+		return fmt.Sprintf("done; %s for a later run", plural(marked+waiting, "object is marked, and waits", "objects are marked, and wait"))
+	}
+	return "done; nothing waits"
+}
+
+// prunedCompartment is embassy.PrunedCompartment in JSON.
+type prunedCompartment struct {
+	Compartment string   `json:"compartment"`
+	Live        uint64   `json:"live_packs"`
+	Marked      uint64   `json:"marked"`
+	MarkedBytes uint64   `json:"bytes_marked"`
+	Waiting     uint64   `json:"waiting"`
+	Deletable   uint64   `json:"deletable"`
+	Waits       []string `json:"waits_for"`
+	Error       string   `json:"error,omitempty"`
+}
+
+// prunedTarget is embassy.PrunedTarget in JSON.
+type prunedTarget struct {
+	Target  string     `json:"target"`
+	Objects uint64     `json:"deleted"` // of a dry run: would be
+	Bytes   uint64     `json:"bytes_deleted"`
+	Before  uint64     `json:"bytes_before"`
+	Locked  uint64     `json:"locked"`
+	Until   *time.Time `json:"locked_until"` // null when nothing is
+	Error   string     `json:"error,omitempty"`
+	Hint    string     `json:"hint,omitempty"`
+}
+
+func printPruneJSON(out io.Writer, r embassy.PruneReport) error {
+	doc := struct {
+		schema
+		DryRun       bool                `json:"dry_run"`
+		Started      time.Time           `json:"started"`
+		Seconds      float64             `json:"seconds"`
+		Exit         int                 `json:"exit_code"`
+		Compartments []prunedCompartment `json:"compartments"`
+		Targets      []prunedTarget      `json:"targets"`
+	}{schemaV1, r.DryRun, r.Started.UTC(), r.Elapsed.Seconds(), r.Exit, []prunedCompartment{}, []prunedTarget{}}
+	for _, c := range r.Compartments {
+		doc.Compartments = append(doc.Compartments, prunedCompartment{
+			c.Compartment, c.Live, c.Marked, c.MarkedBytes, c.Waiting, c.Deletable, append([]string{}, c.Waits...), message(c.Err),
+		})
+	}
+	for _, t := range r.Targets {
+		j := prunedTarget{Target: t.Target, Objects: t.Objects, Bytes: t.Bytes, Before: t.Before, Locked: t.Locked, Until: stamp(t.Until)}
+		if t.Err != nil {
+			j.Error, j.Hint = oneLine(t.Err), remedy(t.Err)
+		}
+		doc.Targets = append(doc.Targets, j)
+	}
+	return printJSON(out, doc)
+}
