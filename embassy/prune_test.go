@@ -20,7 +20,7 @@ import (
 // It expects so many to go.
 func (s *site) forget(last, gone int) embassy.ForgetReport {
 	s.t.Helper()
-	rep, err := s.start().Forget(s.t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: last}})
+	rep, err := s.start().Forget(s.t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: last}, MinAge: new(time.Duration)})
 	if err != nil || rep.Exit != 0 || rep.Forgotten != gone {
 		s.t.Fatalf("%d forgotten, want %d; %+v, %v", rep.Forgotten, gone, rep, err)
 	}
@@ -422,11 +422,12 @@ func TestForgetSpares(t *testing.T) {
 	if _, err := s.start().Pin(t.Context(), ids[0][:12], false); err != nil {
 		t.Fatal(err)
 	}
-	dry, err := s.start().Forget(t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: 1}, DryRun: true})
+	dry, err := s.start().Forget(t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: 1}, MinAge: new(time.Duration), DryRun: true})
 	if err != nil || dry.Forgotten != 2 {
 		t.Fatalf("%+v, %v", dry, err)
 	}
-	if rep, err := s.start().Forget(t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: 1, MinAge: 14 * 24 * time.Hour}}); err != nil || rep.Forgotten != 0 {
+	age := 14 * 24 * time.Hour
+	if rep, err := s.start().Forget(t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: 1}, MinAge: &age}); err != nil || rep.Forgotten != 0 {
 		t.Fatalf("%+v, %v", rep, err)
 	}
 	s.forget(1, 2)

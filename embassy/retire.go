@@ -15,7 +15,8 @@ import (
 // ForgetOptions say what to forget.
 type ForgetOptions struct {
 	Datasets []string          // none: all that this machine is the steward of
-	Keep     *policy.Retention // nil: what the configuration says of each
+	Keep     *policy.Retention // but for MinAge; nil: what the configuration says of each
+	MinAge   *time.Duration    // nil: what the configuration says of each
 	DryRun   bool
 }
 
@@ -103,11 +104,7 @@ func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []stri
 	})
 	gone := map[format.OrderedKey][]format.Hash{}
 	for _, key := range order {
-		keep := o.Keep
-		if keep == nil {
-			keep = st.s.retention(key.dataset)
-		}
-		for i, why := range policy.Retain(retained(found[key]), *keep, st.s.now()) {
+		for i, why := range policy.Retain(retained(found[key]), o.rule(st.s.retention(key.dataset)), st.s.now()) {
 			info := found[key][i]
 			rep.Snapshots = append(rep.Snapshots, Judged{info, why})
 			if len(why) == 0 {
@@ -127,15 +124,28 @@ func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []stri
 	return st.order(ctx, nil, orders...)
 }
 
+// rule is the retention of a dataset of which the configuration says this.
+func (o ForgetOptions) rule(configured policy.Retention) policy.Retention {
+	r := configured
+	if o.Keep != nil {
+		r = *o.Keep
+		r.MinAge = configured.MinAge
+	}
+	if o.MinAge != nil {
+		r.MinAge = *o.MinAge
+	}
+	return r
+}
+
 // retention is what the configuration says of a dataset; of one that it does not
 // name, all are kept.
-func (s *Service) retention(dataset string) *policy.Retention {
+func (s *Service) retention(dataset string) policy.Retention {
 	for _, d := range s.site.Datasets {
 		if d.Name == dataset {
-			return &d.Retention
+			return d.Retention
 		}
 	}
-	return &policy.Retention{MinAge: config.DefaultMinAge}
+	return policy.Retention{MinAge: config.DefaultMinAge}
 }
 
 // retained is a series as policy.Retain sees it.

@@ -10,7 +10,7 @@ import (
 )
 
 // ErrNotSteward: only the steward of a compartment orders.
-var ErrNotSteward = errors.New("this machine is not its steward, and only the steward may: embassy charter show names it")
+var ErrNotSteward = errors.New("this machine is not the steward, and only the steward may: embassy charter show names it")
 
 // stewardship is a compartment that this machine is the steward of, opened to
 // order something about it.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,12 +13,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 )
-
-type forgetOptions struct {
-	embassy.ForgetOptions
-	rule   *policy.Retention // what the line says is kept, without an age; nil: nothing
-	minAge *time.Duration    // nil: as configured
-}
 
 func forgetCommand(con *console) *cli.Command {
 	return &cli.Command{
@@ -40,7 +33,7 @@ func forgetCommand(con *console) *cli.Command {
 			keepFlag("last", "keep the newest `N` snapshots"), bucketFlag("hourly", "hours"), bucketFlag("daily", "days"),
 			bucketFlag("weekly", "weeks"), bucketFlag("monthly", "months"), bucketFlag("yearly", "years"),
 			&cli.StringFlag{Name: "within", Usage: "keep what is younger than the newest by less than `D`, such as 48h, 14d or 8w"},
-			&cli.StringFlag{Name: "min-age", Usage: "keep what is younger than `D`; 0 for no such bound (default: as configured, which is 14d unless given; of several datasets the longest)"},
+			&cli.StringFlag{Name: "min-age", Usage: "keep what is younger than `D`; 0 for no such bound (default: as configured, which is 14d unless given)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be forgotten, and why the rest stays, but forget nothing"},
 		},
 		Action: action(con, decodeForget, runForget),
@@ -55,7 +48,7 @@ func bucketFlag(name, what string) cli.Flag {
 	return keepFlag(name, "keep the newest of each of the newest `N` "+what+" that have one")
 }
 
-func decodeForget(c *cli.Context) (o forgetOptions, err error) {
+func decodeForget(c *cli.Context) (o embassy.ForgetOptions, err error) {
 	o.Datasets, o.DryRun = c.Args().Slice(), c.Bool("dry-run")
 	var r policy.Retention
 	given := false
@@ -78,14 +71,14 @@ func decodeForget(c *cli.Context) (o forgetOptions, err error) {
 		return o, usage("that keeps nothing: write how many to keep, such as --last 7 --daily 30 --monthly 12, or none of these flags, for what is configured")
 	}
 	if given {
-		o.rule = &r
+		o.Keep = &r
 	}
 	if c.IsSet("min-age") {
 		age, err := parseAge("min-age", c.String("min-age"))
 		if err != nil {
 			return o, err
 		}
-		o.minAge = &age
+		o.MinAge = &age
 	}
 	return o, nil
 }
@@ -102,50 +95,10 @@ func parseAge(flag, text string) (time.Duration, error) {
 	return d, nil
 }
 
-// keep returns the rule for all of the datasets; nil: each has its own.
-func (o forgetOptions) keep(cfg *config.Config) (*policy.Retention, error) {
-	var known []config.Dataset
-	for _, d := range cfg.Datasets {
-		if len(o.Datasets) == 0 || slices.Contains(o.Datasets, d.Name) {
-			known = append(known, d)
-		}
-	}
-	var r policy.Retention
-	switch {
-	case o.rule == nil && o.minAge == nil:
-		return nil, nil
-	case o.rule != nil:
-		r = *o.rule
-		if len(known) == 0 || len(known) < len(o.Datasets) {
-			r.MinAge = config.DefaultMinAge
-		}
-		for _, d := range known {
-			r.MinAge = max(r.MinAge, d.Retention.MinAge)
-		}
-	case len(known) == 0 || len(known) != len(o.Datasets):
-		return nil, usage("--min-age alone changes the retention of datasets of %s: name them, or say what to keep, such as --last 7", cfg.File)
-	default:
-		r = known[0].Retention
-		for _, d := range known {
-			if d.Retention.MinAge = r.MinAge; d.Retention != r {
-				return nil, usage("--min-age: the datasets %s and %s have different retentions: forget them one after the other", known[0].Name, d.Name)
-			}
-		}
-	}
-	if o.minAge != nil {
-		r.MinAge = *o.minAge
-	}
-	return &r, nil
-}
-
-func runForget(ctx context.Context, o forgetOptions, con *console) error {
+func runForget(ctx context.Context, o embassy.ForgetOptions, con *console) error {
 	var report embassy.ForgetReport
-	check := func(s *site) (err error) {
-		o.Keep, err = o.keep(s.config)
-		return err
-	}
-	err := con.using(limits{}, check, func(s *site, service *embassy.Service) (err error) {
-		report, err = service.Forget(ctx, o.ForgetOptions)
+	err := con.using(limits{}, nil, func(s *site, service *embassy.Service) (err error) {
+		report, err = service.Forget(ctx, o)
 		recordForgotten(s, con, report)
 		return s.brief(err)
 	})

@@ -168,9 +168,6 @@ func (p Program) IsZero() bool { return len(p.Args) == 0 }
 // DefaultHookTimeout is the Timeout of a hook that states none.
 const DefaultHookTimeout = 5 * time.Minute
 
-// Retention says which snapshots are kept.
-type Retention = policy.Retention
-
 // DefaultMinAge is the MinAge of a dataset that states none.
 const DefaultMinAge = 14 * 24 * time.Hour
 
