@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 var (
@@ -45,9 +47,9 @@ type ledger struct {
 	// For the chains of the other agents.
 	state   *State
 	keys    *Keys
-	meets   bool // they may be reused
-	meeting sync.Mutex
-	region  *region // nil: not opened yet
+	meets   bool                // they may be reused
+	meeting *semaphore.Weighted // of 1: held while region is opened
+	region  *region             // nil: not opened yet
 
 	heeds []format.Head // of the stewards' chains: what the run goes by
 
@@ -77,7 +79,7 @@ func (s *Service) openLedger(state *State, keys *Keys, comp *Compartment) (*ledg
 	l := &ledger{
 		s: s, state: state, keys: keys, comp: comp, rule: site.Commit, members: s.Ranked(site.Name), chain: c,
 		spool: &spool{dir: dir, max: s.site.Spool.MaxBytes}, audits: state.logbook(),
-		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{},
+		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{}, meeting: semaphore.NewWeighted(1),
 	}
 	l.courier = &courier{s: s, since: s.now(), ready: l.ready, object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
 		// A crash may have come between a put and its note: then the target

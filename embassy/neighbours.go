@@ -22,8 +22,10 @@ const neighboursNote = "neighbours/"
 
 // neighbours opens the region of the compartment, once a run.
 func (l *ledger) neighbours(ctx context.Context) (*region, error) {
-	l.meeting.Lock()
-	defer l.meeting.Unlock()
+	if err := l.meeting.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer l.meeting.Release(1)
 	if l.region == nil {
 		r, err := l.s.openRegion(ctx, l.state, l.keys, l.comp.ID, nil)
 		if err != nil {

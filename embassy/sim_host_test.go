@@ -224,6 +224,7 @@ func (h *simHost) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	h.deleting(name)
 	if err := mem.Delete(ctx, name); err != nil {
 		return err
 	}
@@ -266,6 +267,7 @@ func (h simVersioned) DeleteVersion(ctx context.Context, name, id string) error 
 	if err != nil {
 		return err
 	}
+	h.deleting(name)
 	return mem.DeleteVersion(ctx, name, id)
 }
 
@@ -331,16 +333,19 @@ func (e *simEntry) prev() string {
 	return format.EntryName(e.Nation, e.Compartment, e.Agent, e.Chain, e.Seq-1, e.Prev)
 }
 
-// lacks names what a target lacks of what must lie there before the entry.
-func (e *simEntry) lacks(mem *targets.Mem) string {
+// lacks names what a target lacks of what must lie there before the entry. What
+// the steward ordered to go is not needed.
+func (s *sim) lacks(e *simEntry, mem *targets.Mem) string {
 	need := []string{}
 	sizes := map[string]int64{}
 	if b := e.prev(); b != "" {
 		need = append(need, b)
 	}
 	for _, a := range e.Adds {
-		need = append(need, e.object(a))
-		sizes[e.object(a)] = int64(a.Size)
+		if s.goes(a.Hash) == nil {
+			need = append(need, e.object(a))
+			sizes[e.object(a)] = int64(a.Size)
+		}
 	}
 	for _, name := range need {
 		info, err := mem.Stat(context.Background(), name)
@@ -368,6 +373,9 @@ func (s *sim) stored(h *simHost, mem *targets.Mem, o targets.Object, honest bool
 		s.violate("%s: other bytes than its name says were put on honest %s", o.Name, h.name)
 		return
 	}
+	if strings.Contains(o.Name, "/record/") {
+		s.recorded(o.Data)
+	}
 	if !strings.Contains(o.Name, "/ledger/") {
 		return
 	}
@@ -377,7 +385,7 @@ func (s *sim) stored(h *simHost, mem *targets.Mem, o targets.Object, honest bool
 	case e == nil:
 		s.violate("%s: an entry that nobody signed was put on honest %s", o.Name, h.name)
 	default:
-		if missing := e.lacks(mem); missing != "" {
+		if missing := s.lacks(e, mem); missing != "" {
 			s.violate("%s: put on %s before %s", o.Name, h.name, missing)
 		}
 	}
@@ -409,6 +417,7 @@ func (s *sim) genuine(name string, object []byte, hash format.Hash) *simEntry {
 	}
 	e := &simEntry{Entry: entry, name: name, hash: hash}
 	s.entries[name] = e
+	s.ordered(e)
 	return e
 }
 

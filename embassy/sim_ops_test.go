@@ -52,6 +52,20 @@ var simOps = []simOp{
 		}
 		s.do(r, jobs...)
 	}},
+	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.steward(r), (*simMachine).forget}) }},
+	{16, func(s *sim, r *rand.Rand) { // alone, beside a backup of somebody else, or of the same agent
+		jobs := []job{{s.steward(r), (*simMachine).prune}}
+		if o := s.any(r); r.IntN(2) == 0 {
+			do := (*simMachine).replicate
+			if o.agent != nil && r.IntN(3) > 0 {
+				s.change(o.agent, r)
+				do = (*simMachine).backup
+			}
+			jobs = append(jobs, job{o, do})
+		}
+		r.Shuffle(len(jobs), func(i, j int) { jobs[i], jobs[j] = jobs[j], jobs[i] })
+		s.do(r, jobs...)
+	}},
 	{3, func(s *sim, r *rand.Rand) {
 		m := s.any(r)
 		m.svc = nil

@@ -166,6 +166,9 @@ type sim struct {
 	mu        sync.Mutex
 	entries   map[string]*simEntry // all that were ever signed, by name
 	committed []simCommit
+	orders    map[format.Hash]*format.Order // records of the steward that any host ever got
+	retired   map[format.Hash]bool          // snapshots, by entries that were signed
+	going     map[format.Hash]*simEntry     // what such entries say is to be deleted
 	log       []string
 	violation string
 	tally     map[string]int // what happened
@@ -248,7 +251,8 @@ func (s *sim) note(format string, args ...any) {
 // newSim makes the world of an episode.
 func newSim(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, dir string, sabotage func(targets.Target) targets.Target) *sim {
 	s := &sim{t: t, seed: seed, nation: n, keys: keys, dir: dir, sabotage: sabotage,
-		rng: rand.New(rand.NewPCG(seed, 0)), entries: map[string]*simEntry{}, tally: map[string]int{}}
+		rng: rand.New(rand.NewPCG(seed, 0)), entries: map[string]*simEntry{}, tally: map[string]int{},
+		orders: map[format.Hash]*format.Order{}, retired: map[format.Hash]bool{}, going: map[format.Hash]*simEntry{}}
 	for i := range 4 {
 		s.hosts = append(s.hosts, newSimHost(s, fmt.Sprintf("t%d", i)))
 	}
@@ -517,6 +521,10 @@ func (c *memCatalog) clone() *memCatalog {
 	maps.Copy(to.faults, c.faults)
 	maps.Copy(to.dirs, c.dirs)
 	maps.Copy(to.notes, c.notes)
+	maps.Copy(to.abandoned, c.abandoned)
+	for comp, f := range c.fates {
+		to.fates[comp] = maps.Clone(f)
+	}
 	for l, k := range c.known {
 		to.known[l] = slices.Clone(k)
 	}

@@ -1,0 +1,121 @@
+package embassy_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"embassy/embassy"
+	"embassy/embassy/format"
+	"embassy/embassy/policy"
+)
+
+// steward returns the machine, or one of the two, of the agent that is the
+// steward of the first compartment.
+func (s *sim) steward(r *rand.Rand) *simMachine {
+	m := s.machines[0]
+	if twin := s.machines[len(s.machines)-1]; twin.agent == m.agent && r.IntN(2) == 0 {
+		return twin
+	}
+	return m
+}
+
+// forget keeps a few of the newest snapshots of each agent.
+func (m *simMachine) forget(r *rand.Rand, _ bool) {
+	rep, err := m.svc.Forget(m.ctx, embassy.ForgetOptions{Keep: &policy.Retention{Last: 1 + r.IntN(3)}, MinAge: new(time.Duration)})
+	m.s.note("%s: forget: exit %d, %d of %d, %v", m.name, rep.Exit, rep.Forgotten, len(rep.Snapshots), err)
+	if err == nil && rep.Forgotten > 0 {
+		m.s.count("forgotten")
+	}
+}
+
+// prune marks, orders deletions, and deletes.
+func (m *simMachine) prune(r *rand.Rand, alone bool) {
+	s := m.s
+	calm := m.calm() && alone && s.guilty() == nil && !m.forked()
+	o := embassy.PruneOptions{MaxRemove: 1}
+	if r.IntN(4) == 0 {
+		o.Grace = time.Hour
+	}
+	rep, err := m.svc.Prune(m.ctx, o)
+	s.note("%s: prune: exit %d, %+v, %+v, %v", m.name, rep.Exit, rep.Compartments, rep.Targets, err)
+	for _, c := range rep.Compartments {
+		if c.Marked > 0 {
+			s.count("marked")
+		}
+		if c.Deletable > 0 {
+			s.count("deletion ordered")
+		}
+		if calm && !m.died() && c.Err != nil {
+			s.violate("%s: prune orders nothing in the best of worlds: %v", m.name, c.Err)
+		}
+	}
+	for _, t := range rep.Targets {
+		if t.Objects > 0 {
+			s.count("deleted")
+		}
+		if calm && !m.died() && t.Err != nil && !errors.Is(t.Err, embassy.ErrLacks) {
+			s.violate("%s: prune fails on %s in the best of worlds: %v", m.name, t.Target, t.Err)
+		}
+	}
+	if calm && !m.died() && err != nil {
+		s.violate("%s: prune in the best of worlds: %v", m.name, err)
+	}
+}
+
+// recorded keeps a record if it is an order.
+func (s *sim) recorded(object []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for kind := format.OrderRetire; kind <= format.OrderRelease; kind++ {
+		for _, place := range s.nation.places {
+			if o, err := format.OpenOrder(object, s.nation.key.Nation, place, kind); err == nil {
+				s.orders[format.HashOf(object)] = o
+			}
+		}
+	}
+}
+
+// ordered books what an entry of the steward orders. s.mu is held.
+func (s *sim) ordered(e *simEntry) {
+	for _, given := range e.Orders {
+		o := s.orders[given.Record]
+		if o == nil || e.Agent != s.nation.ids[0] || e.Compartment != s.nation.places[0] {
+			continue
+		}
+		for _, of := range o.Objects {
+			for _, h := range of.All() {
+				switch o.Kind {
+				case format.OrderRetire:
+					s.retired[h] = true
+				case format.OrderDelete:
+					s.going[h] = e
+				}
+			}
+		}
+	}
+}
+
+// goes returns the entry by which an object is to be deleted, or nil.
+func (s *sim) goes(h format.Hash) *simEntry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.going[h]
+}
+
+// deleting checks that the steward ordered what is about to be deleted, in an
+// entry that the host has.
+func (h *simHost) deleting(name string) {
+	if kind := filepath.Base(filepath.Dir(name)); kind != "index" && kind != "snapshot" && !strings.Contains(name, "/pack/") {
+		return
+	}
+	hash, err := nameHash(name)
+	if err != nil || !h.honest() {
+		return
+	}
+	if e := h.s.goes(hash); e == nil || !h.has(e.name) {
+		h.s.violate("%s is deleted on %s, and no entry there orders it", name, h.name)
+	}
+}
