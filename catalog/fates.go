@@ -135,7 +135,6 @@ func mergeFates(known, more embassy.Fate) embassy.Fate {
 		return more
 	}
 	return embassy.Fate{
-		Retired: first(known.Retired, more.Retired),
 		Marked:  first(known.Marked, more.Marked),
 		Deleted: first(known.Deleted, more.Deleted),
 	}

@@ -295,13 +295,13 @@ func decodeEvidence(b []byte) (e embassy.Evidence, err error) {
 
 const (
 	orderSize = 2*len(format.ID{}) + 8 + timeSize
-	fateSize  = len(format.ID{}) + 1 + 3*orderSize
+	fateSize  = len(format.ID{}) + 1 + 2*orderSize
 )
 
 func encodeFate(f embassy.KnownFate) []byte {
 	b := append(make([]byte, 0, fateSize), f.Agent[:]...)
 	b = append(b, byte(f.Kind))
-	for _, o := range []embassy.Order{f.Retired, f.Marked, f.Deleted} {
+	for _, o := range []embassy.Order{f.Marked, f.Deleted} {
 		b = append(append(b, o.Agent[:]...), o.Chain[:]...)
 		b = appendTime(binary.BigEndian.AppendUint64(b, o.Seq), o.At)
 	}
@@ -316,7 +316,7 @@ func decodeFate(key, b []byte) (f embassy.KnownFate, err error) {
 	b = b[copy(f.Agent[:], b):]
 	f.Kind = format.Kind(b[0])
 	b = b[1:]
-	for _, o := range []*embassy.Order{&f.Retired, &f.Marked, &f.Deleted} {
+	for _, o := range []*embassy.Order{&f.Marked, &f.Deleted} {
 		b = b[copy(o.Agent[:], b):]
 		b = b[copy(o.Chain[:], b):]
 		o.Seq = binary.BigEndian.Uint64(b)

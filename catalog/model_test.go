@@ -130,7 +130,7 @@ func (m *model) Abandon(n embassy.PackNum) error {
 
 func (m *model) SetFates(compartment format.ID, fates []embassy.KnownFate) error {
 	for _, f := range fates {
-		for i, o := range []embassy.Order{f.Retired, f.Marked, f.Deleted} {
+		for i, o := range []embassy.Order{f.Marked, f.Deleted} {
 			if !o.Given() {
 				continue
 			}
@@ -139,7 +139,7 @@ func (m *model) SetFates(compartment format.ID, fates []embassy.KnownFate) error
 			if !ok {
 				known = embassy.KnownFate{Agent: f.Agent, Kind: f.Kind, Hash: f.Hash}
 			}
-			if have := []*embassy.Order{&known.Retired, &known.Marked, &known.Deleted}[i]; !have.Given() {
+			if have := []*embassy.Order{&known.Marked, &known.Deleted}[i]; !have.Given() {
 				*have = o
 			}
 			m.fates[key] = known
@@ -452,7 +452,7 @@ var (
 		return embassy.KnownFate{
 			Agent: genChain.Draw(t, "agent"), Hash: genHash.Draw(t, "hash"),
 			Kind: rapid.SampledFrom([]format.Kind{format.KindPack, format.KindSnapshot}).Draw(t, "kind"),
-			Fate: embassy.Fate{Retired: genOrder.Draw(t, "retired"), Marked: genOrder.Draw(t, "marked"), Deleted: genOrder.Draw(t, "deleted")},
+			Fate: embassy.Fate{Marked: genOrder.Draw(t, "marked"), Deleted: genOrder.Draw(t, "deleted")},
 		}
 	}), 0, 6)
 	genFault = rapid.Custom(func(t *rapid.T) embassy.Fault {

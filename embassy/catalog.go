@@ -98,7 +98,6 @@ type KnownObject struct {
 
 // Fate is what stewards ordered about an object. A zero Order was not given.
 type Fate struct {
-	Retired Order // a snapshot that exists no more
 	Marked  Order // no entry that names the order, or a later one, references it
 	Deleted Order // it goes from every target that holds the order
 }

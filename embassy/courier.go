@@ -75,7 +75,7 @@ func (c *courier) advance(ctx context.Context, t trail, m *Member, at uint64, co
 		if err != nil {
 			return at, err
 		}
-		if c.ready != nil {
+		if c.ready != nil && len(e.Orders) == 0 { // who goes by orders looks for the heads itself
 			if ready, err := c.ready(ctx, m, e); err != nil {
 				return at, err
 			} else if !ready {

@@ -165,7 +165,7 @@ func (c *memCatalog) SetFates(compartment format.ID, fates []embassy.KnownFate) 
 		c.fates[compartment] = map[format.Hash]embassy.KnownFate{}
 	}
 	for _, f := range fates {
-		if !f.Retired.Given() && !f.Marked.Given() && !f.Deleted.Given() {
+		if !f.Marked.Given() && !f.Deleted.Given() {
 			continue
 		}
 		known, ok := c.fates[compartment][f.Hash]
@@ -173,7 +173,7 @@ func (c *memCatalog) SetFates(compartment format.ID, fates []embassy.KnownFate) 
 			known = embassy.KnownFate{Agent: f.Agent, Kind: f.Kind, Hash: f.Hash}
 		}
 		for _, o := range []struct{ dst, src *embassy.Order }{
-			{&known.Retired, &f.Retired}, {&known.Marked, &f.Marked}, {&known.Deleted, &f.Deleted},
+			{&known.Marked, &f.Marked}, {&known.Deleted, &f.Deleted},
 		} {
 			if !o.dst.Given() && o.src.Given() {
 				*o.dst = *o.src

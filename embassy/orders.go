@@ -64,8 +64,8 @@ func (l *line) heeded() (map[string]uint64, bool, error) {
 // that is no order is left out, and told; one that cannot be had is an error.
 func (s *Service) obey(e format.Entry, object func(a format.Listed) ([]byte, error)) error {
 	for _, given := range e.Orders {
-		if given.Kind != format.OrderRetire && given.Kind != format.OrderMark && given.Kind != format.OrderDelete {
-			continue // about people's wishes, or of a later version
+		if given.Kind != format.OrderMark && given.Kind != format.OrderDelete {
+			continue // for readers, or of a later version
 		}
 		i := slices.IndexFunc(e.Adds, func(a format.Listed) bool { return a.Kind == format.KindRecord && a.Hash == given.Record })
 		if i < 0 {
@@ -93,8 +93,6 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 	by := Order{Agent: e.Agent, Chain: e.Chain, Seq: e.Seq, At: e.When()}
 	var fate Fate
 	switch o.Kind {
-	case format.OrderRetire:
-		fate.Retired = by
 	case format.OrderMark:
 		fate.Marked = by
 	case format.OrderDelete:
@@ -110,7 +108,7 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 		if err := s.catalog.SetFates(e.Compartment, fates); err != nil {
 			return err
 		}
-		if objects.Kind == format.KindPack && !fate.Retired.Given() {
+		if objects.Kind == format.KindPack {
 			if err := s.catalog.Condemn(all); err != nil {
 				return err
 			}

@@ -80,7 +80,7 @@ func (s *Service) Forget(ctx context.Context, o ForgetOptions) (ForgetReport, er
 }
 
 func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []string, rep *ForgetReport) (safe bool, err error) {
-	v, _, err := st.view(ctx, nil)
+	v, c, err := st.view(ctx, nil)
 	if err != nil {
 		return false, err
 	}
@@ -121,7 +121,7 @@ func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []stri
 	if err != nil {
 		return false, err
 	}
-	return st.order(ctx, nil, orders...)
+	return st.order(ctx, st.heads(c), orders...)
 }
 
 // rule is the retention of a dataset of which the configuration says this.

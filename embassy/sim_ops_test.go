@@ -20,30 +20,38 @@ import (
 // simOp is something that can happen. It takes what it leaves to chance from
 // its own generator, so that one operation shifts no other.
 type simOp struct {
-	weight int
+	weight int // of an episode about retention: whole, if it is one
+	whole  int // 0: weight
 	do     func(s *sim, r *rand.Rand)
 }
 
+func (op simOp) weighs(s *sim) int {
+	if s.retains && op.whole > 0 {
+		return op.whole
+	}
+	return op.weight
+}
+
 var simOps = []simOp{
-	{40, func(s *sim, r *rand.Rand) {
+	{40, 0, func(s *sim, r *rand.Rand) {
 		m := s.anyAgent(r)
 		s.change(m.agent, r)
 		s.do(r, job{m, (*simMachine).backup})
 	}},
-	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).backup}) }},
-	{16, func(s *sim, r *rand.Rand) { s.do(r, job{s.replicator(), (*simMachine).replicate}) }},
-	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).replicate}) }},
-	{20, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).verify}) }},
-	{10, (*sim).atOnce},
-	{6, func(s *sim, r *rand.Rand) { // a daemon's jobs
+	{6, 0, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).backup}) }},
+	{16, 0, func(s *sim, r *rand.Rand) { s.do(r, job{s.replicator(), (*simMachine).replicate}) }},
+	{6, 0, func(s *sim, r *rand.Rand) { s.do(r, job{s.anyAgent(r), (*simMachine).replicate}) }},
+	{20, 0, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).verify}) }},
+	{10, 0, (*sim).atOnce},
+	{6, 0, func(s *sim, r *rand.Rand) { // a daemon's jobs
 		m := s.anyAgent(r)
 		s.change(m.agent, r)
 		jobs := []job{{m, (*simMachine).replicate}, {m, (*simMachine).verify}, {m, (*simMachine).backup}, {m, (*simMachine).rebuild}, {s.replicator(), (*simMachine).replicate}}
 		r.Shuffle(len(jobs), func(i, j int) { jobs[i], jobs[j] = jobs[j], jobs[i] })
 		s.do(r, append([]job{{m, (*simMachine).backup}}, jobs[:1+r.IntN(3)]...)...)
 	}},
-	{2, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).rebuild}) }},
-	{4, func(s *sim, r *rand.Rand) { // new epochs, beside others who write
+	{2, 0, func(s *sim, r *rand.Rand) { s.do(r, job{s.any(r), (*simMachine).rebuild}) }},
+	{4, 0, func(s *sim, r *rand.Rand) { // new epochs, beside others who write
 		m := s.anyAgent(r)
 		jobs := []job{{m, (*simMachine).rotate}}
 		if o := s.anyAgent(r); o.agent != m.agent && r.IntN(2) == 0 {
@@ -52,8 +60,8 @@ var simOps = []simOp{
 		}
 		s.do(r, jobs...)
 	}},
-	{6, func(s *sim, r *rand.Rand) { s.do(r, job{s.steward(r), (*simMachine).forget}) }},
-	{16, func(s *sim, r *rand.Rand) { // alone, beside a backup of somebody else, or of the same agent
+	{4, 24, func(s *sim, r *rand.Rand) { s.do(r, job{s.steward(r), (*simMachine).forget}) }},
+	{8, 90, func(s *sim, r *rand.Rand) { // alone, beside a backup of somebody else, or of the same agent
 		jobs := []job{{s.steward(r), (*simMachine).prune}}
 		if o := s.any(r); r.IntN(2) == 0 {
 			do := (*simMachine).replicate
@@ -66,29 +74,29 @@ var simOps = []simOp{
 		r.Shuffle(len(jobs), func(i, j int) { jobs[i], jobs[j] = jobs[j], jobs[i] })
 		s.do(r, jobs...)
 	}},
-	{3, func(s *sim, r *rand.Rand) {
+	{3, 0, func(s *sim, r *rand.Rand) {
 		m := s.any(r)
 		m.svc = nil
 		s.note("%s: restarted", m.name)
 	}},
-	{5, func(s *sim, r *rand.Rand) {
+	{5, 0, func(s *sim, r *rand.Rand) {
 		m := s.any(r)
 		m.svc, m.catalog = nil, newMemCatalog()
 		s.note("%s: lost its catalog", m.name)
 	}},
-	{10, (*sim).putBack},
-	{8, (*sim).cloneAgent},
-	{16, (*sim).reach},
-	{3, (*sim).addLate},
-	{24, (*sim).misbehave},
-	{3, (*sim).trust},
+	{10, 0, (*sim).putBack},
+	{8, 0, (*sim).cloneAgent},
+	{16, 0, (*sim).reach},
+	{3, 0, (*sim).addLate},
+	{24, 0, (*sim).misbehave},
+	{3, 0, (*sim).trust},
 }
 
 // step does the next thing.
 func (s *sim) step(n int) {
 	total := 0
 	for _, op := range simOps {
-		total += op.weight
+		total += op.weighs(s)
 	}
 	pick := s.rng.IntN(total)
 	r := rand.New(rand.NewPCG(s.seed, uint64(n)+1))
@@ -101,7 +109,7 @@ func (s *sim) step(n int) {
 		h.past = append(h.past, clone(s.t, h.mem))
 	}
 	for _, op := range simOps {
-		if pick -= op.weight; pick < 0 {
+		if pick -= op.weighs(s); pick < 0 {
 			op.do(s, r)
 			return
 		}

@@ -22,6 +22,25 @@ func (s *sim) steward(r *rand.Rand) *simMachine {
 	return m
 }
 
+// fillUp makes some snapshots, most of which a first forget retires.
+func (s *sim) fillUp() {
+	r := rand.New(rand.NewPCG(s.seed, 1<<32))
+	for range 2 + r.IntN(2) {
+		for _, m := range s.machines {
+			if m.agent != nil && m.agent.place == 0 {
+				s.change(m.agent, r)
+				m.boot(nil)
+				m.backup(r, true)
+				m.end()
+			}
+		}
+	}
+	m := s.steward(r)
+	m.boot(nil)
+	m.forget(r, true)
+	m.end()
+}
+
 // forget keeps a few of the newest snapshots of each agent.
 func (m *simMachine) forget(r *rand.Rand, _ bool) {
 	rep, err := m.svc.Forget(m.ctx, embassy.ForgetOptions{Keep: &policy.Retention{Last: 1 + r.IntN(3)}, MinAge: new(time.Duration)})

@@ -43,6 +43,10 @@ func simulate(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, sabot
 	synctest.Test(t, func(t *testing.T) {
 		s = newSim(t, n, keys, seed, dir, sabotage)
 		steps := 3 + s.rng.IntN(6)
+		if s.retains {
+			s.fillUp()
+			steps += 5
+		}
 		if s.rng.IntN(12) == 0 {
 			steps *= 3
 		}

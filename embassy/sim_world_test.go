@@ -156,6 +156,7 @@ type sim struct {
 	rng     *rand.Rand
 	hosts   []*simHost
 	late    bool // the last host is not there yet
+	retains bool // it is about forgetting and pruning
 	suspect *simHost
 	agents  []*simAgent
 	// machines are the agents', one each, then the replicator, then a clone.
@@ -257,6 +258,7 @@ func newSim(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, dir str
 		s.hosts = append(s.hosts, newSimHost(s, fmt.Sprintf("t%d", i)))
 	}
 	s.late = s.rng.IntN(4) == 0
+	s.retains = s.rng.IntN(3) == 0
 	if s.rng.IntN(2) == 0 {
 		s.suspect = s.hosts[s.rng.IntN(4)]
 	}

@@ -95,6 +95,20 @@ func (st *stewardship) view(ctx context.Context, uses func(committed, []format.R
 	return v, c, nil
 }
 
+// heads are the furthest entries that are shown of the chains of the compartment,
+// but for the own one.
+func (st *stewardship) heads(c *compartmentView) (heads []format.Head) {
+	for _, ch := range c.sorted() {
+		if ch.chainKey == (chainKey{st.state.Agent(), st.l.chain.id()}) {
+			continue
+		}
+		for _, e := range ch.entries[ch.last] {
+			heads = append(heads, format.Head{Chain: ch.chain, Seq: ch.last, Hash: e.hash})
+		}
+	}
+	return heads
+}
+
 // order files orders in the next entry, after these heads, and brings it to the
 // targets. It reports whether the commit rule holds for it.
 func (st *stewardship) order(ctx context.Context, after []format.Head, orders ...filing) (safe bool, err error) {

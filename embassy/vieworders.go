@@ -22,7 +22,8 @@ type snapshotKey struct {
 	hash  format.Hash
 }
 
-// readOrders reads what the stewards ordered about snapshots. An order that no
+// readOrders reads what the stewards ordered about snapshots. A retirement counts
+// where all is seen that its entry was made from. An order that no
 // member gives is told: what it retires is shown then, and what it pins is not
 // known to be pinned.
 func (v *View) readOrders(ctx context.Context) error {
@@ -55,6 +56,9 @@ func (v *View) readOrders(ctx context.Context) error {
 			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete {
 				continue // large, and not about what a reader sees
 			}
+			if o.Kind == format.OrderRetire && !v.sees(c, o.e.Depends) {
+				continue
+			}
 			if err := v.readOrder(ctx, c, o.e, o.Ordered); ctx.Err() != nil {
 				return ctx.Err()
 			} else if err != nil {
@@ -64,6 +68,24 @@ func (v *View) readOrders(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sees reports whether all of these entries are shown, but for those of revoked
+// agents. What took the place of a retired snapshot is among them: where it is
+// not, the old one is better than none.
+func (v *View) sees(c *compartmentView, heads []format.Head) bool {
+	byID := map[format.ID][]*readChain{}
+	for _, ch := range c.chains {
+		byID[ch.chain] = append(byID[ch.chain], ch)
+	}
+	for _, h := range heads {
+		a := v.keys.Charter.Agent(v.holes[h])
+		revoked := a != nil && a.Status == format.AgentRevoked
+		if !revoked && !slices.ContainsFunc(byID[h.Chain], func(ch *readChain) bool { return ch.entry(h.Seq, h.Hash) != nil }) {
+			return false
+		}
+	}
+	return true
 }
 
 func (v *View) readOrder(ctx context.Context, c *compartmentView, e *readEntry, given format.Ordered) error {
