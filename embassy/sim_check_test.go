@@ -285,6 +285,7 @@ func (s *sim) checkSnapshots(everywhere func(c simCommit, h *simHost) bool) {
 		}
 		for _, c := range s.committed {
 			if s.retired[c.hash] {
+				s.checkRetired(h, v, c)
 				continue
 			}
 			claims := slices.Contains(s.claiming(c.hash, (*simHost).honest), h)

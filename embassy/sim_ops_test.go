@@ -129,6 +129,10 @@ func (s *sim) anyAgent(r *rand.Rand) *simMachine {
 
 // change changes an agent's sources.
 func (s *sim) change(a *simAgent, r *rand.Rand) {
+	if s.retains && len(a.tried) > 0 && r.IntN(3) == 0 {
+		s.revert(a, a.tried[r.IntN(len(a.tried))])
+		return
+	}
 	for range 1 + r.IntN(3) {
 		name := fmt.Sprintf("f%d", r.IntN(5))
 		if r.IntN(4) == 0 {

@@ -2,8 +2,11 @@ package embassy_test
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +42,28 @@ func (s *sim) fillUp() {
 	m.boot(nil)
 	m.forget(r, true)
 	m.end()
+}
+
+// revert gives an agent's sources the contents that they had before: what was
+// stored then may be on its way out.
+func (s *sim) revert(a *simAgent, to map[string]string) {
+	for name := range a.files {
+		if to[name] == "" {
+			s.must(os.Remove(filepath.Join(a.src, name)))
+			delete(a.files, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(to)) {
+		_, data, _ := strings.Cut(to[name], " ")
+		if _, has, _ := strings.Cut(a.files[name], " "); has == data {
+			continue
+		}
+		path, now := filepath.Join(a.src, name), time.Now()
+		s.must(os.MkdirAll(filepath.Dir(path), 0o755))
+		s.must(os.WriteFile(path, []byte(data), 0o644))
+		s.must(os.Chtimes(path, now, now))
+		a.files[name] = simFile(now, []byte(data))
+	}
 }
 
 // forget keeps a few of the newest snapshots of each agent.
@@ -81,6 +106,15 @@ func (m *simMachine) prune(r *rand.Rand, alone bool) {
 	}
 	if calm && !m.died() && err != nil {
 		s.violate("%s: prune in the best of worlds: %v", m.name, err)
+	}
+}
+
+// checkRetired checks that a host which hides a retired snapshot shows one that
+// is kept of the same agent.
+func (s *sim) checkRetired(h *simHost, v *embassy.View, c simCommit) {
+	claims := slices.Contains(s.claiming(c.hash, (*simHost).honest), h)
+	if claims && !slices.ContainsFunc(v.Snapshots(""), func(o embassy.SnapshotInfo) bool { return o.Agent == s.nation.ids[c.agent.index] }) {
+		s.violate("%s shows no snapshot of %s: %s is retired, and what took its place is not there", h.name, c.agent.src, c.hash)
 	}
 }
 

@@ -54,6 +54,11 @@ func simulate(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, sabot
 			if s.step(i); s.violated() {
 				return
 			}
+			if s.retains && s.rng.IntN(4) == 0 {
+				if s.checkSnapshots(nil); s.violated() {
+					return
+				}
+			}
 		}
 		if len(s.forks(func(*simEntry) bool { return true })) > 0 {
 			s.count("forked")
