@@ -265,7 +265,7 @@ func (s *sim) checkHosts() {
 // should lie by now, if that is not nil.
 func (s *sim) checkSnapshots(everywhere func(c simCommit, h *simHost) bool) {
 	for _, h := range s.placed() {
-		if !h.honest() {
+		if !h.honest() || len(h.names()) == 0 { // it was added, and got nothing yet
 			continue
 		}
 		members := []*embassy.Member{embassy.NewMember(h.name, "", "", h.mem, nil, time.Now)}
