@@ -61,7 +61,18 @@ var simOps = []simOp{
 		s.do(r, jobs...)
 	}},
 	{4, 24, func(s *sim, r *rand.Rand) { s.do(r, job{s.steward(r), (*simMachine).forget}) }},
-	{8, 90, func(s *sim, r *rand.Rand) { // alone, beside a backup of somebody else, or of the same agent
+	{1, 60, func(s *sim, r *rand.Rand) { // what is on its way out is wanted again just now
+		m := s.anyAgent(r)
+		if old := m.agent.tried; len(old) > 0 {
+			s.revert(m.agent, old[r.IntN(len(old))])
+		}
+		s.do(r, job{m, (*simMachine).backup}, job{s.steward(r), func(m *simMachine, r *rand.Rand, alone bool) {
+			for range 1 + r.IntN(3) {
+				m.prune(r, alone)
+			}
+		}})
+	}},
+	{8, 60, func(s *sim, r *rand.Rand) { // alone, beside a backup of somebody else, or of the same agent
 		jobs := []job{{s.steward(r), (*simMachine).prune}}
 		if o := s.any(r); r.IntN(2) == 0 {
 			do := (*simMachine).replicate
