@@ -72,6 +72,7 @@ var simOps = []simOp{
 			}
 		}})
 	}},
+	{1, 40, (*sim).cutOff},
 	{8, 60, func(s *sim, r *rand.Rand) { // alone, beside a backup of somebody else, or of the same agent
 		jobs := []job{{s.steward(r), (*simMachine).prune}}
 		if o := s.any(r); r.IntN(2) == 0 {

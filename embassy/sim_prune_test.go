@@ -66,6 +66,29 @@ func (s *sim) revert(a *simAgent, to map[string]string) {
 	}
 }
 
+// cutOff lets an agent back up where it reaches no target. What it signs then
+// gets there after the steward was at work.
+func (s *sim) cutOff(r *rand.Rand) {
+	m := s.anyAgent(r)
+	if old := m.agent.tried; len(old) > 0 {
+		s.revert(m.agent, old[r.IntN(len(old))])
+	}
+	m.svc = nil
+	m.cut.Store(true)
+	s.note("%s: is cut off", m.name)
+	s.do(r, job{m, (*simMachine).backup})
+	m.svc = nil
+	if st := s.steward(r); st != m {
+		for range 1 + r.IntN(3) {
+			s.do(r, job{st, (*simMachine).prune})
+			s.must(simWait(s.t.Context(), 10*time.Minute))
+		}
+	}
+	m.cut.Store(false)
+	s.note("%s: is back", m.name)
+	s.do(r, job{m, (*simMachine).backup})
+}
+
 // forget keeps a few of the newest snapshots of each agent.
 func (m *simMachine) forget(r *rand.Rand, _ bool) {
 	rep, err := m.svc.Forget(m.ctx, embassy.ForgetOptions{Keep: &policy.Retention{Last: 1 + r.IntN(3)}, MinAge: new(time.Duration)})

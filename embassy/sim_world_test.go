@@ -205,6 +205,7 @@ type simMachine struct {
 	ctx     context.Context
 	fuse    atomic.Pointer[fuse]
 	trusts  map[*simHost]bool
+	cut     atomic.Bool // it reaches no target
 	misses  int // backups in a row that could commit and did not
 }
 
@@ -363,7 +364,7 @@ func (m *simMachine) reads() []*simHost {
 
 // calm reports whether every host that a machine needs answers.
 func (m *simMachine) calm() bool {
-	return !slices.ContainsFunc(m.reads(), func(h *simHost) bool { return !h.calm() })
+	return !m.cut.Load() && !slices.ContainsFunc(m.reads(), func(h *simHost) bool { return !h.calm() })
 }
 
 // guilty returns a host that did something wrong, or nil.
@@ -399,7 +400,12 @@ func (m *simMachine) service() *embassy.Service {
 			t = m.s.sabotage(t)
 		}
 		port := &targets.Faulty{Target: t,
-			Before: func(targets.Op, string) error { return m.fuse.Load().burn(false) },
+			Before: func(targets.Op, string) error {
+				if m.cut.Load() {
+					return errRefused
+				}
+				return m.fuse.Load().burn(false)
+			},
 			After:  func(targets.Op, string) error { return m.fuse.Load().burn(true) },
 		}
 		members = append(members, embassy.NewMember(h.name, "dir:/"+h.name, fmt.Sprintf("J%d", i), port, nil, time.Now))
