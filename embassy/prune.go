@@ -18,10 +18,9 @@ import (
 //  1. It marks what no snapshot uses. Every agent that reads the mark gives up
 //     what is marked, and names the mark in its next entry (orders.go).
 //  2. It orders the deletion of what every agent that may write has given up, by
-//     its own word, and no snapshot uses after all. That entry depends on the heads
-//     of all chains that the plan was made from.
-//  3. On each target by itself, it deletes, once the target has that entry, those
-//     heads, and every object that the kept snapshots use.
+//     its own word, and no snapshot uses after all.
+//  3. On each target by itself, it deletes, once the target has that entry, the
+//     heads of all chains that the plan was made from, and every object that the kept snapshots use.
 //
 // It dies anywhere: what was ordered is an entry, and what was not deleted yet
 // is still listed by the target.
@@ -166,7 +165,8 @@ type prunePlan struct {
 
 	listed map[spot]*stock
 	used   map[format.Hash]bool // wherever they lie: what somebody has a copy of is not marked by its hash
-	heads  []format.Head        // of all chains, that the plan is made from
+	tops   []format.Head        // heads of all other chains, that the plan is made from
+	rests  []format.Head        // what retirements rest on
 	ended  map[chainKey]bool
 	gone   map[format.Hash]bool // that are, or shall be, deleted
 }
@@ -192,7 +192,7 @@ func (p *prunePlan) run(ctx context.Context, a *atlas) error {
 	if err != nil {
 		return err
 	}
-	safe, err := p.order(ctx, p.heads, append(orders, more...)...)
+	safe, err := p.order(ctx, nil, append(orders, more...)...)
 	if err == nil && !safe {
 		p.out.Waits = append(p.out.Waits, "the orders to be on as many targets as the commit rule wants")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,11 +90,10 @@ func (c *clearing) run(ctx context.Context) error {
 // look returns what is to go on the target in one compartment, if all is there
 // that the plan rests on.
 func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
-	i := slices.IndexFunc(c.a.regions, func(r *region) bool { return r.id == p.comp.ID })
-	if i < 0 {
-		return nil, fmt.Errorf("compartment %s: %w", p.comp.ID, ErrUnknownName)
+	r, err := p.region(c.a)
+	if err != nil {
+		return nil, err
 	}
-	r := c.a.regions[i]
 	at, ok := r.member(c.m)
 	if !ok {
 		return nil, nil // not one of its targets
@@ -103,7 +103,7 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 		return nil, err
 	}
 	own := format.Head{Chain: p.l.chain.id(), Seq: p.l.chain.head()}
-	for _, h := range append([]format.Head{own}, p.heads...) {
+	for _, h := range append([]format.Head{own}, p.tops...) {
 		if held[h.Chain] < h.Seq {
 			return nil, fmt.Errorf("it has %d of %d entries of chain %s: %w", held[h.Chain], h.Seq, h.Chain, ErrLacks)
 		}
@@ -115,6 +115,7 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 		}
 	}
 	var found []lying
+	shown := map[format.Head]bool{}
 	before := c.out.Before
 	err = p.each(ctx, c.m, func(o lying) error {
 		if len(there) == 0 && len(found) == 0 {
@@ -124,6 +125,11 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 		h := p.listed[o.spot]
 		switch {
 		case o.kind == 0:
+			if _, rest, ok := strings.Cut(o.name, "/ledger/"); ok {
+				if chain, seq, h, err := format.ParseEntryName(rest); err == nil {
+					shown[format.Head{Chain: chain, Seq: seq, Hash: h}] = true
+				}
+			}
 		case p.used[o.hash]:
 			if h != nil && h.used && !h.lost && h.size == o.size && h.kind == o.kind {
 				there[o.spot] = true
@@ -143,6 +149,11 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, h := range p.rests { // else who has this target alone sees what was retired
+		if !shown[h] {
+			return nil, fmt.Errorf("it has not entry %d of chain %s, on which a retirement rests: %w", h.Seq, h.Chain, ErrLacks)
+		}
 	}
 	if len(there) < wanted {
 		return nil, fmt.Errorf("%d of %d objects that are kept are not there: %w", wanted-len(there), wanted, ErrLacks)

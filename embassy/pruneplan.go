@@ -59,16 +59,19 @@ func (u *uses) has(e *readEntry, i int) bool {
 
 // survey finds out what entries list, and what of it is used.
 func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
-	i := slices.IndexFunc(a.regions, func(r *region) bool { return r.id == p.comp.ID })
-	if i < 0 {
-		return fmt.Errorf("compartment %s: %w", p.comp.ID, ErrUnknownName)
+	var err error
+	if p.r, err = p.region(a); err != nil {
+		return err
 	}
-	p.r = a.regions[i]
+	if p.tops, err = p.heads(p.r); err != nil {
+		return err
+	}
 	u := new(uses)
 	v, c, err := p.view(ctx, u.add)
 	if err != nil {
 		return err
 	}
+	p.rests = c.orders.rests
 	if err := p.complete(v, c); err != nil {
 		return err
 	}
@@ -184,13 +187,6 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 		ch := c.chains[chainKey{l.Agent, l.Chain}]
 		if ch == nil || ch.last < l.last {
 			return fmt.Errorf("%w: chain %s of agent %s is known up to entry %d, and no target that answers shows so much", ErrBlind, l.Chain, p.name(l.Agent), l.last)
-		}
-		k, ok, err := p.s.catalog.KnownEntry(l.Line, l.last)
-		if err != nil {
-			return err
-		}
-		if ok && l.Line != p.l.chain.line() {
-			p.heads = append(p.heads, format.Head{Chain: l.Chain, Seq: k.Seq, Hash: k.Hash})
 		}
 	}
 	if own := p.l.chain; own.head() > 0 {

@@ -121,7 +121,29 @@ func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []stri
 	if err != nil {
 		return false, err
 	}
-	return st.order(ctx, st.heads(c), orders...)
+	return st.order(ctx, st.newest(v, c), orders...)
+}
+
+// newest returns the entries that commit the newest snapshot of every series,
+// which every rule keeps, but for those of the own chain: whoever sees the order
+// sees them.
+func (st *stewardship) newest(v *View, c *compartmentView) (heads []format.Head) {
+	seen := map[series]bool{}
+	for _, info := range v.snapshots {
+		key := series{info.Summary.Dataset, info.Agent}
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		for _, e := range c.chains[chainKey{info.Agent, info.Chain}].entries[info.Seq] {
+			h := format.Head{Chain: info.Chain, Seq: info.Seq, Hash: e.hash}
+			if slices.Contains(e.Snapshots, info.Hash) && info.Chain != st.l.chain.id() && !slices.Contains(heads, h) {
+				heads = append(heads, h)
+				break
+			}
+		}
+	}
+	return heads
 }
 
 // rule is the retention of a dataset of which the configuration says this.

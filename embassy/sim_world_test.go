@@ -206,7 +206,7 @@ type simMachine struct {
 	fuse    atomic.Pointer[fuse]
 	trusts  map[*simHost]bool
 	cut     atomic.Bool // it reaches no target
-	misses  int // backups in a row that could commit and did not
+	misses  int         // backups in a row that could commit and did not
 }
 
 // simCopy is an old copy of a machine.
@@ -406,7 +406,7 @@ func (m *simMachine) service() *embassy.Service {
 				}
 				return m.fuse.Load().burn(false)
 			},
-			After:  func(targets.Op, string) error { return m.fuse.Load().burn(true) },
+			After: func(targets.Op, string) error { return m.fuse.Load().burn(true) },
 		}
 		members = append(members, embassy.NewMember(h.name, "dir:/"+h.name, fmt.Sprintf("J%d", i), port, nil, time.Now))
 	}

@@ -95,18 +95,29 @@ func (st *stewardship) view(ctx context.Context, uses func(committed, []format.R
 	return v, c, nil
 }
 
-// heads are the furthest entries that are shown of the chains of the compartment,
-// but for the own one.
-func (st *stewardship) heads(c *compartmentView) (heads []format.Head) {
-	for _, ch := range c.sorted() {
-		if ch.chainKey == (chainKey{st.state.Agent(), st.l.chain.id()}) {
-			continue
+// heads are the last entries that count of all chains of the compartment, but for
+// the own one.
+func (st *stewardship) heads(r *region) (heads []format.Head, err error) {
+	for _, l := range r.lines {
+		k, ok, err := st.s.catalog.KnownEntry(l.Line, l.last)
+		if err != nil {
+			return nil, err
 		}
-		for _, e := range ch.entries[ch.last] {
-			heads = append(heads, format.Head{Chain: ch.chain, Seq: ch.last, Hash: e.hash})
+		if ok && l.Line != st.l.chain.line() {
+			heads = append(heads, format.Head{Chain: l.Chain, Seq: k.Seq, Hash: k.Hash})
 		}
 	}
-	return heads
+	return heads, nil
+}
+
+// region returns the compartment as an atlas has it.
+func (st *stewardship) region(a *atlas) (*region, error) {
+	for _, r := range a.regions {
+		if r.id == st.comp.ID {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("compartment %s: %w", st.comp.ID, ErrUnknownName)
 }
 
 // order files orders in the next entry, after these heads, and brings it to the

@@ -15,6 +15,7 @@ type viewOrders struct {
 	retired, pinned map[snapshotKey]bool
 	held            map[[8]byte]bool // by Writer.DatasetName
 	unread          int              // orders that no member gives
+	rests           []format.Head    // what the last retirement that counts rests on
 }
 
 type snapshotKey struct {
@@ -23,7 +24,9 @@ type snapshotKey struct {
 }
 
 // readOrders reads what the stewards ordered about snapshots. A retirement counts
-// where all is seen that its entry was made from. An order that no
+// where the entry of one, or of a later one, sees what it rests on: what took the
+// place of the retired snapshots. Where that is not, the old ones are better than
+// none. An order that no
 // member gives is told: what it retires is shown then, and what it pins is not
 // known to be pinned.
 func (v *View) readOrders(ctx context.Context) error {
@@ -52,11 +55,17 @@ func (v *View) readOrders(ctx context.Context) error {
 		slices.SortStableFunc(all, func(a, b given) int { // the last one counts, over all chains
 			return cmp.Or(cmp.Compare(a.e.Time, b.e.Time), cmp.Compare(a.e.Seq, b.e.Seq))
 		})
-		for _, o := range all {
+		last := -1 // the last retirement that counts
+		for i, o := range all {
+			if o.Kind == format.OrderRetire && v.sees(c, o.e.Depends) {
+				last, c.orders.rests = i, slices.DeleteFunc(slices.Clone(o.e.Depends), v.void)
+			}
+		}
+		for i, o := range all {
 			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete {
 				continue // large, and not about what a reader sees
 			}
-			if o.Kind == format.OrderRetire && !v.sees(c, o.e.Depends) {
+			if o.Kind == format.OrderRetire && i > last {
 				continue
 			}
 			if err := v.readOrder(ctx, c, o.e, o.Ordered); ctx.Err() != nil {
@@ -71,21 +80,21 @@ func (v *View) readOrders(ctx context.Context) error {
 }
 
 // sees reports whether all of these entries are shown, but for those of revoked
-// agents. What took the place of a retired snapshot is among them: where it is
-// not, the old one is better than none.
+// agents.
 func (v *View) sees(c *compartmentView, heads []format.Head) bool {
 	byID := map[format.ID][]*readChain{}
 	for _, ch := range c.chains {
 		byID[ch.chain] = append(byID[ch.chain], ch)
 	}
-	for _, h := range heads {
-		a := v.keys.Charter.Agent(v.holes[h])
-		revoked := a != nil && a.Status == format.AgentRevoked
-		if !revoked && !slices.ContainsFunc(byID[h.Chain], func(ch *readChain) bool { return ch.entry(h.Seq, h.Hash) != nil }) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(heads, func(h format.Head) bool {
+		return !v.void(h) && !slices.ContainsFunc(byID[h.Chain], func(ch *readChain) bool { return ch.entry(h.Seq, h.Hash) != nil })
+	})
+}
+
+// void reports whether an entry is one of a revoked agent, and does not count.
+func (v *View) void(h format.Head) bool {
+	a := v.keys.Charter.Agent(v.holes[h])
+	return a != nil && a.Status == format.AgentRevoked
 }
 
 func (v *View) readOrder(ctx context.Context, c *compartmentView, e *readEntry, given format.Ordered) error {
