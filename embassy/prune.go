@@ -167,7 +167,7 @@ type prunePlan struct {
 	used   map[format.Hash]bool // wherever they lie: what somebody has a copy of is not marked by its hash
 	tops   []format.Head        // heads of all other chains, that the plan is made from
 	rests  []format.Head        // what retirements rest on
-	ended  map[chainKey]bool
+	ended  map[chainKey]uint64  // the last entry of a chain that another one continues
 	gone   map[format.Hash]bool // that are, or shall be, deleted
 }
 
@@ -253,8 +253,8 @@ func (p *prunePlan) fence(mark Order) (waits []string, err error) {
 	shared := ch.Compartment(p.comp.ID).Shared
 	for i := range ch.Agents {
 		agent := &ch.Agents[i]
-		if agent.Status != format.AgentActive || agent.ID == p.state.Agent() || !slices.Contains(agent.Compartments, p.comp.ID) {
-			continue // this machine goes by its own orders: no backup runs beside a prune
+		if agent.Status != format.AgentActive || !slices.Contains(agent.Compartments, p.comp.ID) {
+			continue
 		}
 		wrote := false
 		for _, l := range p.r.lines {
@@ -262,8 +262,11 @@ func (p *prunePlan) fence(mark Order) (waits []string, err error) {
 				continue
 			}
 			wrote = true
-			if p.ended[chainKey{l.Agent, l.Chain}] {
-				continue // another chain of the agent took its place
+			if l.Line == p.l.chain.line() {
+				continue // this machine goes by its own orders: no backup runs beside a prune
+			}
+			if at, ok := p.ended[chainKey{l.Agent, l.Chain}]; ok && l.last <= at {
+				continue // another chain took its place, and nobody goes on with it
 			}
 			heeded, _, err := l.heeded()
 			if err != nil {
@@ -273,7 +276,7 @@ func (p *prunePlan) fence(mark Order) (waits []string, err error) {
 				waits = append(waits, fmt.Sprintf("agent %s to back up, and so to say that it has read the mark; if it is lost: embassy agent suspend or revoke", p.name(agent.ID)))
 			}
 		}
-		if !wrote && shared {
+		if !wrote && shared && agent.ID != p.state.Agent() {
 			waits = append(waits, fmt.Sprintf("agent %s, which may reuse what others stored, to back up for the first time; if it will not: embassy agent suspend", p.name(agent.ID)))
 		}
 	}

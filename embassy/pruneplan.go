@@ -75,7 +75,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if err := p.complete(v, c); err != nil {
 		return err
 	}
-	p.ended = map[chainKey]bool{}
+	p.ended = map[chainKey]uint64{}
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
@@ -85,7 +85,8 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		for _, n := range ch.numbers() {
 			for _, e := range ch.entries[n] {
 				for _, h := range e.Continues {
-					p.ended[chainKey{ch.agent, h.Chain}] = true
+					key := chainKey{ch.agent, h.Chain}
+					p.ended[key] = max(p.ended[key], h.Seq)
 				}
 				g.Go(func() error {
 					all, err := v.fetchEntry(gctx, c, ch.chainKey, n, e, nil, 0)
