@@ -218,6 +218,11 @@ func (r *renewal) renew(ctx context.Context, g *errgroup.Group, o thing) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if o.r != nil {
+		if fate, err := r.s.catalog.Fate(o.r.id, o.hash); err != nil || fate.Marked.Given() { // it is on its way out
+			return err
+		}
+	}
 	known, err := r.s.catalog.Evidence(r.m.Name, o.hash)
 	if err != nil {
 		return err
