@@ -42,16 +42,28 @@ func runSnapshots(ctx context.Context, dataset string, con *console) error {
 			return nil
 		}
 		w := table(con.stdout)
-		fmt.Fprintln(w, "SNAPSHOT\tTIME (UTC)\tAGE\tDATASET\tFILES\tSIZE\tADDED\tERRORS")
+		fmt.Fprintln(w, "SNAPSHOT\tTIME (UTC)\tAGE\tDATASET\tFILES\tSIZE\tADDED\tERRORS\tKEPT")
 		digits := idDigits(list)
 		now := time.Now()
 		for _, i := range list {
 			m := i.Summary
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Hash.String()[:digits], moment(m.When()), whole(now.Sub(m.When())),
-				m.Dataset, count(m.Files), size(m.Bytes), size(m.Added), count(m.Errors))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Hash.String()[:digits], moment(m.When()), whole(now.Sub(m.When())),
+				m.Dataset, count(m.Files), size(m.Bytes), size(m.Added), count(m.Errors), spared(i))
 		}
 		return w.Flush()
 	})
+}
+
+// spared says by whose word a snapshot is not forgotten.
+func spared(i embassy.SnapshotInfo) string {
+	var why []string
+	if i.Pinned {
+		why = append(why, "pinned")
+	}
+	if i.Held {
+		why = append(why, "hold")
+	}
+	return dash(strings.Join(why, ", "))
 }
 
 // idDigits is how many digits of a snapshot's name are unique in the list, at
@@ -105,6 +117,8 @@ type snapshot struct {
 	Errors      uint64    `json:"errors"`
 	Label       string    `json:"label,omitempty"`
 	Tags        []string  `json:"tags"`
+	Pinned      bool      `json:"pinned"`
+	Held        bool      `json:"held"` // its dataset is
 }
 
 func printSnapshotsJSON(con *console, list []embassy.SnapshotInfo) error {
@@ -123,6 +137,6 @@ func newSnapshot(i embassy.SnapshotInfo) snapshot {
 	return snapshot{
 		ID: i.Hash.String(), Time: m.When(), Dataset: m.Dataset, Compartment: i.Compartment, Agent: i.Agent.String(),
 		Files: m.Files, Dirs: m.Dirs, Others: m.Others, Bytes: m.Bytes, Added: m.Added, Errors: m.Errors,
-		Label: m.Label, Tags: append([]string{}, m.Tags...),
+		Label: m.Label, Tags: append([]string{}, m.Tags...), Pinned: i.Pinned, Held: i.Held,
 	}
 }
