@@ -453,3 +453,42 @@ func TestForgetSpares(t *testing.T) {
 	s.restore(1)
 	s.verified()
 }
+
+// A snapshot that an agent signed where it reached no target, before anything
+// was marked, keeps what it uses until it gets there.
+func TestPruneSparesPending(t *testing.T) {
+	s := newSite(t, 3, 2)
+	n := s.neighbour()
+	n.fill(1, 6, 60000)
+	n.mustBackup(0)
+	n.wipe()
+	n.fill(2, 6, 60000)
+	n.mustBackup(0)
+	s.fill(5, 2, 1000)
+	s.mustBackup(0)
+	s.forget(1, 1)
+	n.wipe()
+	n.fill(1, 6, 60000) // what was forgotten, and is not marked yet
+	n.wrap = func(i int, target targets.Target) targets.Target { return unreachable(i)(i, target) }
+	pending := n.mustBackup(4)
+	for range 3 {
+		rep, err := s.start().Prune(t.Context(), embassy.PruneOptions{MaxRemove: 1})
+		if err != nil || rep.Compartments[0].Deletable != 0 {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+	}
+	n.wrap = nil
+	n.config.Compartments[0].Commit.Targets = 2
+	after := n.mustBackup(0)
+	for range 3 {
+		s.prune(0)
+		n.mustBackup(0)
+	}
+	if err := n.restores("land", pending.Snapshot); err != nil {
+		t.Error(err)
+	}
+	if err := n.restores("land", after.Snapshot); err != nil {
+		t.Error(err)
+	}
+	s.verified()
+}

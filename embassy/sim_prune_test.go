@@ -31,6 +31,7 @@ func (s *sim) fillUp() {
 	for range 2 + r.IntN(2) {
 		for _, m := range s.machines {
 			if m.agent != nil && m.agent.place == 0 {
+				s.revert(m.agent, nil) // no two have a pack in common
 				s.change(m.agent, r)
 				m.boot(nil)
 				m.backup(r, true)
