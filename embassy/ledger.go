@@ -353,6 +353,9 @@ func (l *ledger) learnIndex(ctx context.Context, chain format.ID, a format.Liste
 		if _, err := l.s.catalog.AddPack(PackState{Hash: p.Hash, Size: int64(p.Size), Chain: chain}, ids); err != nil {
 			return err
 		}
+		if err := l.recheck(p.Hash); err != nil {
+			return err
+		}
 	}
 	return nil
 }

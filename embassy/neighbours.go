@@ -270,6 +270,9 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 			if _, err := l.s.catalog.AddPack(PackState{Hash: p.Hash, Size: int64(p.Size), Chain: e.Chain, Entry: e.Seq, Pos: uint32(i)}, ids); err != nil {
 				return err
 			}
+			if err := l.recheck(p.Hash); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -38,26 +38,41 @@ func (l *line) obey(ctx context.Context, e format.Entry) error {
 	if len(e.Steward) == 0 {
 		return nil
 	}
-	heeded, _, err := l.heeded()
+	heeds, err := l.heeds()
 	if err != nil {
 		return err
 	}
 	for _, h := range e.Steward {
-		heeded[h.Chain.String()] = max(heeded[h.Chain.String()], h.Seq)
+		was, ok := heeds[h.Chain.String()]
+		if !ok && len(heeds) >= maxHeeds { // it makes them up
+			continue
+		}
+		if h.Seq > was.Seq {
+			heeds[h.Chain.String()] = heed{h.Seq, h.Hash}
+		}
 	}
-	return keepNote(l.r.a.s.catalog, l.noteKey(heedNote), heeded)
+	return keepNote(l.r.a.s.catalog, l.noteKey(heedNote), heeds)
 }
 
 // heedNote, and the line: the last entry of each chain of a steward that the
 // line's writer says that it has read.
 const heedNote = "heeds"
 
-func (l *line) heeded() (map[string]uint64, bool, error) {
-	heeded, ok, err := readNote[map[string]uint64](l.r.a.s.catalog, l.noteKey(heedNote))
+// maxHeeds bounds the chains of stewards that a line may name.
+const maxHeeds = 256
+
+// heed is an entry that a line's writer says that it has read.
+type heed struct {
+	Seq  uint64      `json:"seq"`
+	Hash format.Hash `json:"hash"`
+}
+
+func (l *line) heeds() (map[string]heed, error) {
+	heeds, ok, err := readNote[map[string]heed](l.r.a.s.catalog, l.noteKey(heedNote))
 	if !ok {
-		heeded = map[string]uint64{}
+		heeds = map[string]heed{}
 	}
-	return heeded, ok, err
+	return heeds, err
 }
 
 // obey books the orders of a steward's entry. object gives the records. A record
@@ -104,7 +119,7 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 		for i, h := range all {
 			fates[i] = KnownFate{Agent: objects.Agent, Kind: objects.Kind, Hash: h, Fate: fate}
 		}
-		// Who adds a pack meanwhile sees its fate, or Condemn sees the pack.
+		// Who adds a pack looks at its fate after that: one of the two sees the other.
 		if err := s.catalog.SetFates(e.Compartment, fates); err != nil {
 			return err
 		}
@@ -122,6 +137,16 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 func (s *Service) deleted(compartment format.ID, h format.Hash) (bool, error) {
 	f, err := s.catalog.Fate(compartment, h)
 	return f.Deleted.Given(), err
+}
+
+// recheck condemns a pack that was added just now, if it was marked while the
+// catalog did not know it.
+func (l *ledger) recheck(pack format.Hash) error {
+	fate, err := l.s.catalog.Fate(l.comp.ID, pack)
+	if err != nil || !fate.Marked.Given() {
+		return err
+	}
+	return l.s.catalog.Condemn([]format.Hash{pack})
 }
 
 // heed learns what the stewards ordered, for a run that is about to begin, and

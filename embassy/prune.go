@@ -164,11 +164,12 @@ type prunePlan struct {
 	out PrunedCompartment
 
 	listed map[spot]*stock
-	used   map[format.Hash]bool // wherever they lie: what somebody has a copy of is not marked by its hash
-	tops   []format.Head        // heads of all other chains, that the plan is made from
-	rests  []format.Head        // what retirements rest on
-	ended  map[chainKey]uint64  // the last entry of a chain that another one continues
-	gone   map[format.Hash]bool // that are, or shall be, deleted
+	used   map[format.Hash]bool     // wherever they lie: what somebody has a copy of is not marked by its hash
+	heeds  map[Line]map[string]heed // what each line said before the plan was made
+	tops   map[Line]uint64          // the last known entries of all chains, by then
+	rests  []format.Head            // what retirements rest on
+	ended  map[chainKey]uint64      // the last entry of a chain that another one continues
+	gone   map[format.Hash]bool     // that are, or shall be, deleted
 }
 
 // run makes the plan, and orders what follows from it.
@@ -203,7 +204,11 @@ func (p *prunePlan) run(ctx context.Context, a *atlas) error {
 // ago, given up by all who write, and unused.
 func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 	now := p.s.now()
-	waits := map[Order][]string{} // by mark
+	type about struct {
+		mark  Order
+		owner format.ID
+	}
+	waits := map[about][]string{}
 	told := map[string]bool{}
 	due := map[format.OrderedKey][]format.Hash{}
 	p.gone = map[format.Hash]bool{}
@@ -218,15 +223,15 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 		if !k.Marked.Given() || p.used[k.Hash] {
 			continue
 		}
-		why, ok := waits[k.Marked]
+		why, ok := waits[about{k.Marked, k.Agent}]
 		if !ok {
-			if why, err = p.fence(k.Marked); err != nil {
+			if why, err = p.fence(k.Marked, k.Agent); err != nil {
 				return nil, err
 			}
 			if end := k.Marked.At.Add(p.o.Grace); end.After(now) {
 				why = append(why, fmt.Sprintf("the end of the grace period, %s", end.UTC().Format("2006-01-02 15:04 UTC")))
 			}
-			waits[k.Marked] = why
+			waits[about{k.Marked, k.Agent}] = why
 		}
 		if len(why) > 0 {
 			p.out.Waiting++
@@ -247,8 +252,10 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 }
 
 // fence returns who may still rely on what an order marked: every agent that may
-// write, and has not said in an entry that it read the order.
-func (p *prunePlan) fence(mark Order) (waits []string, err error) {
+// write, and has not said in an entry that it read the order. owner is the agent
+// in whose folder the object lies. It goes by what was known before the plan was
+// made: what a line said later, the plan does not know of.
+func (p *prunePlan) fence(mark Order, owner format.ID) (waits []string, err error) {
 	ch := p.keys.Charter
 	shared := ch.Compartment(p.comp.ID).Shared
 	for i := range ch.Agents {
@@ -268,16 +275,23 @@ func (p *prunePlan) fence(mark Order) (waits []string, err error) {
 			if at, ok := p.ended[chainKey{l.Agent, l.Chain}]; ok && l.last <= at {
 				continue // another chain took its place, and nobody goes on with it
 			}
-			heeded, _, err := l.heeded()
+			h := p.heeds[l.Line][mark.Chain.String()]
+			k, known, err := p.s.catalog.KnownEntry(Line{p.comp.ID, mark.Agent, mark.Chain}, h.Seq)
 			if err != nil {
 				return nil, err
 			}
-			if heeded[mark.Chain.String()] < mark.Seq {
+			switch {
+			case h.Seq >= mark.Seq && known && k.Hash == h.Hash:
+			case h.Seq >= mark.Seq && known:
+				waits = append(waits, fmt.Sprintf("agent %s, which names another entry %d of the steward's chain than is known: somebody else signed it; if that cannot be explained: embassy agent revoke", p.name(agent.ID), h.Seq))
+			case p.ended[chainKey{l.Agent, l.Chain}] > 0:
+				waits = append(waits, fmt.Sprintf("chain %s of agent %s, on which a clone of its machine went on: only embassy agent revoke ends it", l.Chain, p.name(agent.ID)))
+			default:
 				waits = append(waits, fmt.Sprintf("agent %s to back up, and so to say that it has read the mark; if it is lost: embassy agent suspend or revoke", p.name(agent.ID)))
 			}
 		}
-		if !wrote && shared && agent.ID != p.state.Agent() {
-			waits = append(waits, fmt.Sprintf("agent %s, which may reuse what others stored, to back up for the first time; if it will not: embassy agent suspend", p.name(agent.ID)))
+		if !wrote && (shared || agent.ID == owner) && agent.ID != p.state.Agent() {
+			waits = append(waits, fmt.Sprintf("agent %s, which has not written yet as far as is known, to back up for the first time; if it will not: embassy agent suspend", p.name(agent.ID)))
 		}
 	}
 	return waits, nil

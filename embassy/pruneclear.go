@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -68,21 +69,23 @@ func (c *clearing) run(ctx context.Context) error {
 	// Who reads a snapshot or an index then finds what it names, or nothing.
 	order := []format.Kind{format.KindSnapshot, format.KindIndex, format.KindPack}
 	slices.SortStableFunc(all, func(x, y lying) int { return slices.Index(order, x.kind) - slices.Index(order, y.kind) })
+	pen := c.m.pen()
+	var store targets.Versioned // decided once: no fault that passes turns a deletion into a hiding
 	if len(all) > 0 {
-		if err := c.able(ctx, all[0].name); err != nil {
+		var err error
+		if store, err = c.versions(ctx, pen, all[0].name); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 	}
-	pen := c.m.pen()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(removesAtOnce)
 	for _, o := range all {
-		g.Go(func() error { return c.remove(gctx, pen, o) })
+		g.Go(func() error { return c.remove(gctx, pen, store, o) })
 	}
 	if err := g.Wait(); err != nil {
 		errs = append(errs, err)
 	} else if c.refused > 0 {
-		errs = append(errs, fmt.Errorf("%d objects: %w: give the steward's credentials the right to delete, as embassy target print-policy --role steward has it", c.refused, targets.ErrDenied))
+		errs = append(errs, fmt.Errorf("%d objects: %w: give the steward's credentials the right to delete, as embassy target check --print-policy steward has it", c.refused, targets.ErrDenied))
 	}
 	return errors.Join(errs...)
 }
@@ -102,13 +105,15 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := format.Head{Chain: p.l.chain.id(), Seq: p.l.chain.head()}
-	for _, h := range append([]format.Head{own}, p.tops...) {
-		if held[h.Chain] < h.Seq {
-			return nil, fmt.Errorf("it has %d of %d entries of chain %s: %w", held[h.Chain], h.Seq, h.Chain, ErrLacks)
+	tops := maps.Clone(p.tops)
+	tops[p.l.chain.line()] = p.l.chain.head()
+	for l, top := range tops {
+		if held[l] < top {
+			return nil, fmt.Errorf("it has %d of %d entries of chain %s of agent %s: %w", held[l], top, l.Chain, p.name(l.Agent), ErrLacks)
 		}
 	}
 	wanted, there := 0, map[spot]bool{}
+	before := c.out.Before
 	for _, h := range p.listed {
 		if h.used && !h.lost {
 			wanted++
@@ -116,11 +121,11 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 	}
 	var found []lying
 	shown := map[format.Head]bool{}
-	before := c.out.Before
-	err = p.each(ctx, c.m, func(o lying) error {
-		if len(there) == 0 && len(found) == 0 {
-			c.out.Before = before // the list begins anew
-		}
+	err = p.each(ctx, c.m, func() {
+		clear(there)
+		clear(shown)
+		found, c.out.Before = nil, before
+	}, func(o lying) error {
 		c.out.Before += o.size
 		h := p.listed[o.spot]
 		switch {
@@ -141,7 +146,7 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 			if err != nil {
 				return err
 			}
-			if fate.Deleted.Given() && held[fate.Deleted.Chain] >= fate.Deleted.Seq {
+			if fate.Deleted.Given() && held[Line{p.comp.ID, fate.Deleted.Agent, fate.Deleted.Chain}] >= fate.Deleted.Seq {
 				found = append(found, o)
 			}
 		}
@@ -156,50 +161,52 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 		}
 	}
 	if len(there) < wanted {
-		return nil, fmt.Errorf("%d of %d objects that are kept are not there: %w", wanted-len(there), wanted, ErrLacks)
+		for at, h := range p.listed {
+			if h.used && !h.lost && !there[at] {
+				return nil, fmt.Errorf("%d of %d objects that are kept are not there, such as %s %s of agent %s: %w", wanted-len(there), wanted, h.kind, at.hash, p.name(at.agent), ErrLacks)
+			}
+		}
 	}
 	slices.SortFunc(found, func(a, b lying) int { return slices.Compare([]byte(a.name), []byte(b.name)) })
 	return slices.CompactFunc(found, func(a, b lying) bool { return a.name == b.name }), nil
 }
 
-// heads returns how many first entries of each chain the target has; of an id
-// that two agents use, the fewest.
-func (c *clearing) heads(r *region, m *Member) (map[format.ID]uint64, error) {
-	held := map[format.ID]uint64{}
+// heads returns how many first entries of each chain the target has.
+func (c *clearing) heads(r *region, m *Member) (map[Line]uint64, error) {
+	held := map[Line]uint64{}
 	for _, l := range r.lines {
 		n, err := l.headOn(m)
 		if err != nil {
 			return nil, err
 		}
-		if was, ok := held[l.Chain]; ok {
-			n = min(n, was)
-		}
-		held[l.Chain] = n
+		held[l.Line] = n
 	}
 	return held, nil
 }
 
-// able returns an error when a store keeps versions that these credentials
-// cannot list: a deletion would only hide an object.
-func (c *clearing) able(ctx context.Context, name string) error {
-	store, ok := targets.As[targets.Inspected](c.m.Target)
-	if !ok || c.m.versioned(ctx, name) != nil {
-		return nil
+// versions returns the store, if it keeps versions: then a deletion of just the
+// name would only hide an object. An error when these credentials cannot list
+// them.
+func (c *clearing) versions(ctx context.Context, pen *Member, name string) (targets.Versioned, error) {
+	store := pen.versioned(ctx, name)
+	power, ok := targets.As[targets.Inspected](c.m.Target)
+	if !ok || store != nil {
+		return store, ctx.Err()
 	}
 	var f targets.Features
-	err := c.m.bounded(ctx, probeTimeout, func(ctx context.Context) (err error) {
-		f, err = store.Features(ctx)
+	err := pen.bounded(ctx, probeTimeout, func(ctx context.Context) (err error) {
+		f, err = power.Features(ctx)
 		return err
 	})
 	if err == nil && (f.Versioning || f.Locks) {
-		err = fmt.Errorf("it keeps versions, and these credentials may not list them: %w: embassy target print-policy --role steward has what is needed", targets.ErrDenied)
+		err = fmt.Errorf("it keeps versions, and these credentials may not list them: %w: embassy target check --print-policy steward has what is needed", targets.ErrDenied)
 	}
-	return err
+	return nil, err
 }
 
 // remove deletes one object, unless a lock keeps it.
-func (c *clearing) remove(ctx context.Context, pen *Member, o lying) error {
-	err := pen.remove(ctx, o.name)
+func (c *clearing) remove(ctx context.Context, pen *Member, store targets.Versioned, o lying) error {
+	err := pen.remove(ctx, store, o.name)
 	if errors.Is(err, targets.ErrDenied) {
 		until := c.locked(ctx, pen, o.name)
 		c.mu.Lock()

@@ -63,8 +63,21 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if p.r, err = p.region(a); err != nil {
 		return err
 	}
-	if p.tops, err = p.heads(p.r); err != nil {
-		return err
+	p.heeds, p.tops = map[Line]map[string]heed{}, map[Line]uint64{}
+	for _, l := range p.r.lines { // before anything is read
+		if p.heeds[l.Line], err = l.heeds(); err != nil {
+			return err
+		}
+		k, _, err := p.s.catalog.KnownEntry(l.Line, l.last)
+		if err != nil {
+			return err
+		}
+		p.tops[l.Line] = k.Seq
+		if head, ok, err := p.s.catalog.KnownHead(l.Line); err != nil {
+			return err
+		} else if _, revoked := p.r.revoked[l.Chain]; ok && !revoked {
+			p.tops[l.Line] = head.Seq // a replication may have learned more
+		}
 	}
 	u := new(uses)
 	v, c, err := p.view(ctx, u.add)
@@ -186,14 +199,8 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 	}
 	for _, l := range p.r.lines {
 		ch := c.chains[chainKey{l.Agent, l.Chain}]
-		if ch == nil || ch.last < l.last {
-			return fmt.Errorf("%w: chain %s of agent %s is known up to entry %d, and no target that answers shows so much", ErrBlind, l.Chain, p.name(l.Agent), l.last)
-		}
-	}
-	if own := p.l.chain; own.head() > 0 {
-		ch := c.chains[chainKey{own.scope.Agent, own.id()}]
-		if ch == nil || ch.last < own.head() {
-			return fmt.Errorf("%w: what this machine wrote is on no target that answers yet", ErrBlind)
+		if top := p.tops[l.Line]; ch == nil || ch.last < top {
+			return fmt.Errorf("%w: chain %s of agent %s is known up to entry %d, and no target that answers shows so much", ErrBlind, l.Chain, p.name(l.Agent), top)
 		}
 	}
 	if len(v.unread) > 0 {
@@ -248,7 +255,7 @@ func (p *prunePlan) strays(ctx context.Context) (map[spot]stock, error) {
 		if m.Down() != nil {
 			return
 		}
-		err := p.each(ctx, m, func(o lying) error {
+		err := p.each(ctx, m, func() {}, func(o lying) error {
 			if o.kind == 0 || p.listed[o.spot] != nil || p.used[o.hash] || o.kind == format.KindRecord || !o.modified.Before(before) {
 				return nil
 			}
@@ -281,11 +288,12 @@ type lying struct {
 	modified time.Time
 }
 
-// each calls f for everything that a target lists in the compartment. When the
-// list breaks off, and is asked for again, f is called anew for what it met.
-func (p *prunePlan) each(ctx context.Context, m *Member, f func(lying) error) error {
+// each calls f for everything that a target lists in the compartment. begin is
+// called before: again, when the list breaks off and is asked for anew.
+func (p *prunePlan) each(ctx context.Context, m *Member, begin func(), f func(lying) error) error {
 	prefix := fmt.Sprintf("%s/%s/", p.keys.Charter.Nation, p.comp.ID)
 	return m.do(ctx, func(ctx context.Context) error {
+		begin()
 		for info, err := range m.Target.List(ctx, prefix) {
 			if err != nil {
 				return err

@@ -89,25 +89,48 @@ func (st *stewardship) view(ctx context.Context, uses func(committed, []format.R
 		return nil, nil, err
 	}
 	c := v.compartments[0]
+	if err := st.wholeChains(c); err != nil {
+		return nil, nil, err
+	}
 	if c.orders.unread > 0 {
 		return nil, nil, fmt.Errorf("%d earlier orders of the steward cannot be read on any target that answers, and may pin or hold a snapshot: bring back the targets that hold them", c.orders.unread)
 	}
 	return v, c, nil
 }
 
-// heads are the last entries that count of all chains of the compartment, but for
-// the own one.
-func (st *stewardship) heads(r *region) (heads []format.Head, err error) {
-	for _, l := range r.lines {
-		k, ok, err := st.s.catalog.KnownEntry(l.Line, l.last)
-		if err != nil {
-			return nil, err
+// wholeChains returns an error when not all that stewards are known to have ordered is
+// shown: a pin or a hold may be missing.
+func (st *stewardship) wholeChains(c *compartmentView) error {
+	shown := func(l Line, head uint64) error {
+		if ch := c.chains[chainKey{l.Agent, l.Chain}]; ch != nil && ch.last >= head {
+			return nil
 		}
-		if ok && l.Line != st.l.chain.line() {
-			heads = append(heads, format.Head{Chain: l.Chain, Seq: k.Seq, Hash: k.Hash})
+		return fmt.Errorf("%w: of chain %s, in which a steward orders, no target that answers shows entry %d: embassy replicate brings what this machine wrote; else bring back the targets that hold it", ErrBlind, l.Chain, head)
+	}
+	if own := st.l.chain; own.head() > 0 {
+		if err := shown(own.line(), own.head()); err != nil {
+			return err
 		}
 	}
-	return heads, nil
+	lines, err := st.s.catalog.KnownLines()
+	if err != nil {
+		return err
+	}
+	ch := st.keys.Charter
+	for _, l := range lines {
+		a := ch.Agent(l.Agent)
+		if l.Compartment != st.comp.ID || a == nil || a.Status == format.AgentRevoked || !slices.Contains(ch.Compartment(l.Compartment).Stewards, l.Agent) {
+			continue
+		}
+		k, _, err := st.s.catalog.KnownHead(l)
+		if err != nil {
+			return err
+		}
+		if err := shown(l, k.Seq); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // region returns the compartment as an atlas has it.

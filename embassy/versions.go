@@ -126,13 +126,12 @@ func (m *Member) versionsOf(ctx context.Context, store targets.Versioned, name s
 	return found
 }
 
-// remove deletes an object with all its versions, the newest first. ErrDenied
-// when the credentials may not, or a lock forbids it.
-func (m *Member) remove(ctx context.Context, name string) error {
+// remove deletes an object, from a store that keeps versions with all of them, the
+// newest first. ErrDenied when the credentials may not, or a lock forbids it.
+func (m *Member) remove(ctx context.Context, store targets.Versioned, name string) error {
 	settled := func(err error) bool { return answered(err) || errors.Is(err, targets.ErrDenied) }
 	return m.attempt(ctx, settled, func(ctx context.Context) error {
 		return m.bounded(ctx, transferTime(0), func(ctx context.Context) error {
-			store := m.versioned(ctx, name)
 			if store == nil {
 				return m.Target.Delete(ctx, name)
 			}

@@ -3,6 +3,7 @@ package embassy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -38,22 +39,25 @@ func (v *View) readOrders(ctx context.Context) error {
 		type given struct {
 			e *readEntry
 			format.Ordered
+			when int64 // no earlier than what is before it in its chain, whatever the clock said
 		}
 		var all []given
 		for _, ch := range c.sorted() {
 			if !v.steward(c, ch.agent) {
 				continue
 			}
+			var when int64
 			for _, n := range ch.numbers() {
 				for _, e := range ch.entries[n] {
+					when = max(when, e.Time)
 					for _, o := range e.Orders {
-						all = append(all, given{e, o})
+						all = append(all, given{e, o, when})
 					}
 				}
 			}
 		}
 		slices.SortStableFunc(all, func(a, b given) int { // the last one counts, over all chains
-			return cmp.Or(cmp.Compare(a.e.Time, b.e.Time), cmp.Compare(a.e.Seq, b.e.Seq))
+			return cmp.Or(cmp.Compare(a.when, b.when), cmp.Compare(a.e.Seq, b.e.Seq))
 		})
 		last := -1 // the last retirement that counts
 		for i, o := range all {
@@ -62,8 +66,8 @@ func (v *View) readOrders(ctx context.Context) error {
 			}
 		}
 		for i, o := range all {
-			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete {
-				continue // large, and not about what a reader sees
+			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete || o.Kind > format.OrderRelease {
+				continue // large, and not about what a reader sees; or of a later version
 			}
 			if o.Kind == format.OrderRetire && i > last {
 				continue
@@ -72,7 +76,9 @@ func (v *View) readOrders(ctx context.Context) error {
 				return ctx.Err()
 			} else if err != nil {
 				v.warn(Finding{Object: format.ObjectName(o.e.Nation, c.ID, o.e.Agent, format.KindRecord, o.Record), Err: fmt.Errorf("an order of the steward is left out: %w", err)})
-				c.orders.unread++
+				if !errors.Is(err, format.ErrMalformed) { // what nobody can read orders nothing
+					c.orders.unread++
+				}
 			}
 		}
 	}
