@@ -307,6 +307,11 @@ func (p *pruning) ends(run *running, killed bool, codes ...int) result {
 // One of the two dies.
 func (p *pruning) round(n int) {
 	p.t.Helper()
+	for _, quiet := range []func(){func() { p.b.backup(0) }, func() { p.a.prune() }} { // so that there is more to delete
+		if p.rng.IntN(2) == 0 {
+			quiet()
+		}
+	}
 	p.change(p.a)
 	p.change(p.b)
 	finished := map[string]string{} // snapshots
@@ -351,48 +356,60 @@ type live struct {
 	Dataset string    `json:"dataset"`
 }
 
-// restore restores every snapshot that is listed, and compares it with the
-// source as it was then. Those that were finished must be listed.
-func (p *pruning) restore(finished map[string]string) {
+// listed parses a list of snapshots.
+func (p *pruning) listed(r result) []live {
 	p.t.Helper()
-	r := p.a.exits(0, "--json", "snapshots")
 	var doc struct{ Snapshots []live }
 	if err := json.Unmarshal([]byte(r.stdout), &doc); err != nil {
-		p.t.Fatalf("%v\n%s", err, r.stdout)
+		p.t.Fatalf("%q: %v\n%s", r.args, err, r.stdout)
 	}
+	return doc.Snapshots
+}
+
+// restore restores every snapshot that is listed, and every one that some store
+// by itself shows, and compares it with the source as it was then. Those that
+// were finished must be listed.
+func (p *pruning) restore(finished map[string]string) {
+	p.t.Helper()
+	all := p.listed(p.a.exits(0, "--json", "snapshots"))
 	for name, id := range finished {
-		if !slices.ContainsFunc(doc.Snapshots, func(l live) bool { return l.ID == id }) {
-			p.t.Errorf("snapshot %s of %s is not listed:\n%s", id, name, r.stdout)
+		if !slices.ContainsFunc(all, func(l live) bool { return l.ID == id }) {
+			p.t.Errorf("snapshot %s of %s is not listed: %v", id, name, all)
 		}
 	}
-	for _, l := range doc.Snapshots {
-		tries := p.tries[l.Dataset]
-		i := slices.IndexFunc(tries, func(a attempt) bool { return a.began.After(l.Time) })
-		if i < 0 {
-			i = len(tries)
-		}
-		if i == 0 {
-			p.t.Fatalf("snapshot %s is older than its source", l.ID)
-		}
-		p.same(l, tries[i-1].copy)
+	for _, l := range all {
+		p.same(l, embassyProgram, "restore", "--reader-key", "desk.key", "--snapshot", l.ID)
+	}
+	one := p.a.stores[p.rng.IntN(len(p.a.stores))]
+	alone := []string{"--reader-key", "desk.key", "--from", one.url()}
+	for _, l := range p.listed(p.a.launch(rescueProgram, append(alone, "--list", "--json")...).result().wants(p.t, 0)) {
+		p.same(l, rescueProgram, append(alone, "--at", l.Time.Format(time.RFC3339Nano))...)
 	}
 }
 
 // same restores a snapshot and compares it.
-func (p *pruning) same(l live, want string) {
+func (p *pruning) same(l live, program string, args ...string) {
 	p.t.Helper()
+	tries := p.tries[l.Dataset]
+	i := slices.IndexFunc(tries, func(a attempt) bool { return a.began.After(l.Time) })
+	if i < 0 {
+		i = len(tries)
+	}
+	if i == 0 {
+		p.t.Fatalf("snapshot %s of %s, of %v, is older than its source", l.ID, l.Dataset, l.Time)
+	}
 	out, err := os.MkdirTemp("", "embassy-restored-")
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	defer os.RemoveAll(out)
-	p.a.exits(0, "restore", "--snapshot", l.ID, "--to", filepath.Join(out, "out"), l.Dataset)
-	for s, d := range p.datasets {
+	r := p.a.launch(program, append(args, "--to", filepath.Join(out, "all"), l.Dataset)...).result().wants(p.t, 0)
+	for _, d := range p.datasets {
 		if d.name != l.Dataset {
 			continue
 		}
-		if text := differences(p.t, want, filepath.Join(out, "out", d.name, d.sources[0])); text != "" {
-			p.t.Errorf("snapshot %s of %s, of %v, is not restored as the source was (state %s):\n%s", l.ID, l.Dataset, l.Time, s.dir, text)
+		if text := differences(p.t, tries[i-1].copy, filepath.Join(out, "all", d.name, d.sources[0])); text != "" {
+			p.t.Errorf("%q: snapshot %s of %s, of %v, is not as the source was:\n%s", r.args, l.ID, l.Dataset, l.Time, text)
 		}
 	}
 }
@@ -400,8 +417,10 @@ func (p *pruning) same(l live, want string) {
 // TestPruneKilled lets one machine back up while another, the steward, prunes,
 // and kills one of the two at any moment. What is listed restores.
 func TestPruneKilled(t *testing.T) {
+	t.Parallel()
 	for _, dedup := range []string{"agent", "compartment"} {
 		t.Run(dedup, func(t *testing.T) {
+			t.Parallel()
 			seed := *pruneSeed
 			if seed == 0 {
 				seed = rand.Uint64()
@@ -429,6 +448,7 @@ func TestPruneKilled(t *testing.T) {
 			p.b.dedup = dedup
 			p.b.configure(archive)
 			p.datasets = map[*site]dataset{p.a: data, p.b: archive}
+			p.a.exits(0, "keys", "export-reader", "--out", "desk.key", "official")
 			p.change(p.a)
 			p.change(p.b)
 			p.a.backup(0)
