@@ -284,7 +284,7 @@ func (p *pruning) change(s *site) {
 	if err := os.RemoveAll(source); err != nil {
 		p.t.Fatal(err)
 	}
-	for i := range 12 {
+	for i := range 5 {
 		write(p.t, filepath.Join(source, fmt.Sprintf("%d", i%3), fmt.Sprintf("file-%d", i)), p.contents[p.rng.IntN(len(p.contents))])
 	}
 	write(p.t, filepath.Join(source, "new"), noise(byte(p.rng.Uint32()), 100_000+p.rng.IntN(mib)))
@@ -303,8 +303,12 @@ func (p *pruning) ends(run *running, killed bool, codes ...int) result {
 	return r
 }
 
-// round changes both sources, backs one up, and then the other beside a prune.
-// One of the two dies.
+func (p *pruning) startPrune() *running {
+	return p.a.launch(embassyProgram, "--json", "prune", "--grace", "0", "--max-remove", "100%")
+}
+
+// round changes both sources, backs one up, and then the other beside some prunes.
+// The last of them, or the backup, dies.
 func (p *pruning) round(n int) {
 	p.t.Helper()
 	for _, quiet := range []func(){func() { p.b.backup(0) }, func() { p.a.prune() }} { // so that there is more to delete
@@ -321,8 +325,13 @@ func (p *pruning) round(n int) {
 	}
 	p.a.exits(0, "forget", "--last", "2", "--min-age", "0")
 
-	backup := p.b.launch(embassyProgram, "--json", "backup")
-	prune := p.a.launch(embassyProgram, "--json", "prune", "--grace", "0", "--max-remove", "100%")
+	// Slow enough for a mark and the deletion, or not.
+	backup := p.b.launch(embassyProgram, "--json", "backup", "--limit-upload", []string{"none", "2MB"}[p.rng.IntN(2)])
+	prune := p.startPrune()
+	for range p.rng.IntN(4) {
+		p.ends(prune, false, 0, 4)
+		prune = p.startPrune()
+	}
 	victim, name := prune, "prune"
 	if p.rng.IntN(2) == 0 {
 		victim, name = backup, "backup"
@@ -434,7 +443,7 @@ func TestPruneKilled(t *testing.T) {
 			data := dataset{name: "data", sources: []string{filepath.Join(dir, "data")}}
 			archive := dataset{name: "archive", sources: []string{filepath.Join(dir, "archive")}}
 			p := &pruning{t: t, rng: rand.New(rand.NewPCG(seed, 0)), tries: map[string][]attempt{}}
-			for i := range 40 {
+			for i := range 20 {
 				p.contents = append(p.contents, noise(byte(i), 20_000+p.rng.IntN(300_000)))
 			}
 			stores := borrow(t, 3)
