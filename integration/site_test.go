@@ -73,6 +73,7 @@ type site struct {
 	stores []*store       // best tier first
 	commit int            // targets, and jurisdictions
 	ranks  map[string]int // of compartments; those that are missing give none
+	dedup  string         // of all compartments; empty: agent
 	more   string         // further sections of the configuration; may be empty
 }
 
@@ -120,6 +121,9 @@ func (s *site) configure(datasets ...dataset) {
 			name, strings.TrimSuffix(pace.String(), ", "), s.commit, s.commit)
 		if rank, ok := s.ranks[name]; ok {
 			fmt.Fprintf(&text, "    rank: %d\n", rank)
+		}
+		if s.dedup != "" {
+			fmt.Fprintf(&text, "    dedup: %s\n", s.dedup)
 		}
 	}
 	if len(datasets) > 0 {
