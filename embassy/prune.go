@@ -20,20 +20,14 @@ import (
 //  2. It orders the deletion of what every agent that may write has given up, by
 //     its own word, and no snapshot uses after all.
 //  3. On each target by itself, it deletes, once the target has that entry, the
-//     heads of all chains that the plan was made from, and every object that the kept snapshots use.
+//     heads of all chains that the plan was made from, and every object that the
+//     kept snapshots use.
 //
 // It dies anywhere: what was ordered is an entry, and what was not deleted yet
 // is still listed by the target.
 
-const (
-	// DefaultGrace is the time between mark and deletion: for restores of what was
-	// forgotten, and for people who think again.
-	DefaultGrace = 7 * 24 * time.Hour
-	// DefaultMaxRemove is the share of a target above which nothing is deleted.
-	DefaultMaxRemove = 0.5
-	// underWay is how long what an unfinished backup listed is left alone.
-	underWay = 14 * 24 * time.Hour
-)
+// underWay is how long what an unfinished backup listed is left alone.
+const underWay = 14 * 24 * time.Hour
 
 var (
 	// ErrBlind: not all that was written is known, so nobody can tell what is used.

@@ -2,6 +2,7 @@ package format_test
 
 import (
 	"errors"
+	"math"
 	"runtime"
 	"testing"
 
@@ -237,14 +238,18 @@ func TestUnsignedCharterCostsLittle(t *testing.T) {
 	}
 	object := seal(t, big, crypto.NewSigner())
 	root := w.root.Signer().Verifier()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	_, err := format.OpenCharter(object, w.nation, root)
-	runtime.ReadMemStats(&after)
-	if !errors.Is(err, crypto.ErrAuthentication) {
-		t.Fatal(err)
+	least := uint64(math.MaxUint64) // a collection empties pools of buffers, and the race detector does at random
+	for range 10 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := format.OpenCharter(object, w.nation, root)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, crypto.ErrAuthentication) {
+			t.Fatal(err)
+		}
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
 	}
-	if cost := after.TotalAlloc - before.TotalAlloc; cost > 4*uint64(len(object)) {
-		t.Errorf("%d bytes were allocated for an object of %d", cost, len(object))
+	if least > 3*uint64(len(object)) {
+		t.Errorf("%d bytes were allocated for an object of %d", least, len(object))
 	}
 }
