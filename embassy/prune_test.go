@@ -261,11 +261,11 @@ func TestPruneFence(t *testing.T) {
 	s.verified()
 }
 
-// What a backup that already runs refers to is not deleted, though it was marked
-// meanwhile.
-func TestPruneBesideBackup(t *testing.T) {
-	s := newSite(t, 3, 2)
-	n := s.neighbour()
+// wantedAgain returns a steward, and an agent whose sources hold again what was
+// forgotten, and is not marked yet.
+func wantedAgain(t *testing.T) (s, n *site) {
+	s = newSite(t, 3, 2)
+	n = s.neighbour()
 	n.fill(1, 6, 60000)
 	n.mustBackup(0)
 	n.wipe()
@@ -275,7 +275,14 @@ func TestPruneBesideBackup(t *testing.T) {
 	s.mustBackup(0)
 	s.forget(1, 1)
 	n.wipe()
-	n.fill(1, 6, 60000) // what was forgotten, and is not marked yet
+	n.fill(1, 6, 60000)
+	return s, n
+}
+
+// What a backup that already runs refers to is not deleted, though it was marked
+// meanwhile.
+func TestPruneBesideBackup(t *testing.T) {
+	s, n := wantedAgain(t)
 
 	var marked atomic.Bool
 	n.wrap = func(i int, target targets.Target) targets.Target {
@@ -457,18 +464,7 @@ func TestForgetSpares(t *testing.T) {
 // A snapshot that an agent signed where it reached no target, before anything
 // was marked, keeps what it uses until it gets there.
 func TestPruneSparesPending(t *testing.T) {
-	s := newSite(t, 3, 2)
-	n := s.neighbour()
-	n.fill(1, 6, 60000)
-	n.mustBackup(0)
-	n.wipe()
-	n.fill(2, 6, 60000)
-	n.mustBackup(0)
-	s.fill(5, 2, 1000)
-	s.mustBackup(0)
-	s.forget(1, 1)
-	n.wipe()
-	n.fill(1, 6, 60000) // what was forgotten, and is not marked yet
+	s, n := wantedAgain(t)
 	n.wrap = func(i int, target targets.Target) targets.Target { return unreachable(i)(i, target) }
 	pending := n.mustBackup(4)
 	for range 3 {
