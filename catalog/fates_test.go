@@ -67,14 +67,8 @@ func TestCondemn(t *testing.T) {
 func TestCondemnInterrupted(t *testing.T) {
 	const count = 4_000
 	dir := t.TempDir()
-	commits := -1 // until space runs out; -1: never
-	opts := catalog.Options{Free: func(string) (uint64, error) {
-		if commits == 0 {
-			return 0, nil
-		}
-		commits--
-		return 1 << 40, nil
-	}}
+	commits := -1
+	opts := spaceFor(&commits)
 	c, err := catalog.Open(dir, opts)
 	check(t, err)
 	hashes := make([]format.Hash, count)
@@ -252,14 +246,8 @@ func TestFates(t *testing.T) {
 func TestFatesMany(t *testing.T) {
 	const count = 9_000
 	dir := t.TempDir()
-	commits := -1 // until space runs out; -1: never
-	opts := catalog.Options{Free: func(string) (uint64, error) {
-		if commits == 0 {
-			return 0, nil
-		}
-		commits--
-		return 1 << 40, nil
-	}}
+	commits := -1
+	opts := spaceFor(&commits)
 	c, err := catalog.Open(dir, opts)
 	check(t, err)
 	fates := make([]embassy.KnownFate, count)

@@ -182,18 +182,24 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// spaceFor are options with which space runs out after so many commits; -1:
+// never.
+func spaceFor(commits *int) catalog.Options {
+	return catalog.Options{Free: func(string) (uint64, error) {
+		if *commits == 0 {
+			return 0, nil
+		}
+		*commits--
+		return 1 << 40, nil
+	}}
+}
+
 // A listing that does not fit into one transaction happens as a whole, or not.
 func TestListingInterrupted(t *testing.T) {
 	const count = 2_500
 	dir := t.TempDir()
-	commits := -1 // until space runs out; -1: never
-	opts := catalog.Options{Free: func(string) (uint64, error) {
-		if commits == 0 {
-			return 0, nil
-		}
-		commits--
-		return 1 << 40, nil
-	}}
+	commits := -1
+	opts := spaceFor(&commits)
 	c, err := catalog.Open(dir, opts)
 	check(t, err)
 	listed := make([]embassy.ListedPack, count)

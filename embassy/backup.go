@@ -109,19 +109,10 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 	if err != nil {
 		return nil, err
 	}
-	ch, object, err := s.newestCharter(ctx, state)
+	keys, err := s.presented(ctx, state)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := AgentKeys(ch, state.key)
-	if err != nil {
-		return nil, err
-	}
-	if keys.Doubt != nil {
-		s.warn(Finding{Object: "charter", Err: keys.Doubt})
-	}
-	s.present(ctx, ch, object)
-
 	ledgers := map[string]*ledger{}
 	var reports []BackupReport
 	for _, d := range datasets {
@@ -145,7 +136,7 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 			}
 		}
 		if !o.DryRun {
-			if rep.Quota, err = s.quota(state, ch); err != nil {
+			if rep.Quota, err = s.quota(state, keys.Charter); err != nil {
 				return reports, err
 			}
 			if rep.Quota != nil {
@@ -202,6 +193,24 @@ func (s *Service) chosen(names []string) ([]config.Dataset, error) {
 	}
 	slices.SortStableFunc(out, func(a, b config.Dataset) int { return a.Priority - b.Priority })
 	return out, nil
+}
+
+// presented opens the newest charter with the agent key, for who is about to
+// write, and presents it to every target.
+func (s *Service) presented(ctx context.Context, state *State) (*Keys, error) {
+	ch, object, err := s.newestCharter(ctx, state)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := AgentKeys(ch, state.key)
+	if err != nil {
+		return nil, err
+	}
+	if keys.Doubt != nil {
+		s.warn(Finding{Object: "charter", Err: keys.Doubt})
+	}
+	s.present(ctx, ch, object)
+	return keys, nil
 }
 
 // present makes sure that every answering target shows the charter, and that

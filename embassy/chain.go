@@ -100,10 +100,14 @@ func (s *State) chainAt(compartment, id format.ID) (*chain, error) {
 	return c, err
 }
 
-// eachChain calls f for every own chain, in all compartments, until it returns
-// an error.
-func (s *State) eachChain(f func(*chain) error) error {
-	dirs, err := filepath.Glob(filepath.Join(s.dir, "chains", "*", "*"))
+// eachChain calls f for every own chain, in one compartment or, with the zero
+// one, in all, until it returns an error.
+func (s *State) eachChain(in format.ID, f func(*chain) error) error {
+	folder := "*"
+	if !in.IsZero() {
+		folder = in.String()
+	}
+	dirs, err := filepath.Glob(filepath.Join(s.dir, "chains", folder, "*"))
 	if err != nil {
 		return err
 	}

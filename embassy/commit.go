@@ -93,12 +93,14 @@ func (l *ledger) commitAfter(heads []format.Head, used []PackNum, snapshot snaps
 		}
 		e.Depends = append(e.Depends, needs...)
 	}
+	given := map[format.Hash][]byte{}
 	for _, r := range records {
 		h, err := add(format.KindRecord, r.object)
 		if err != nil {
 			return format.Hash{}, err
 		}
 		if r.order != 0 {
+			given[h] = r.object
 			e.Orders = append(e.Orders, format.Ordered{Kind: r.order, Record: h})
 		}
 	}
@@ -127,7 +129,7 @@ func (l *ledger) commitAfter(heads []format.Head, used []PackNum, snapshot snaps
 	if err := l.audits.setListed(l.chain.id(), told); err != nil {
 		return format.Hash{}, err
 	}
-	if err := l.s.obey(e, func(a format.Listed) ([]byte, error) { return l.spool.get(a.Hash) }); err != nil {
+	if err := l.s.obey(e, func(a format.Listed) ([]byte, error) { return given[a.Hash], nil }); err != nil {
 		return format.Hash{}, err
 	}
 	if object != nil {

@@ -3,6 +3,7 @@ package embassy
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
 	"embassy/embassy/format"
@@ -82,12 +83,12 @@ func (s *Service) obey(e format.Entry, object func(a format.Listed) ([]byte, err
 		if given.Kind != format.OrderMark && given.Kind != format.OrderDelete {
 			continue // for readers, or of a later version
 		}
-		i := slices.IndexFunc(e.Adds, func(a format.Listed) bool { return a.Kind == format.KindRecord && a.Hash == given.Record })
-		if i < 0 {
+		a, ok := e.Listed(given)
+		if !ok {
 			s.warn(Finding{Object: "chain " + e.Chain.String(), Err: fmt.Errorf("entry %d orders what it does not list: left out", e.Seq)})
 			continue
 		}
-		data, err := object(e.Adds[i])
+		data, err := object(a)
 		if err != nil {
 			return fmt.Errorf("an order of the steward: %w", err)
 		}
@@ -139,6 +140,22 @@ func (s *Service) deleted(compartment format.ID, h format.Hash) (bool, error) {
 	return f.Deleted.Given(), err
 }
 
+// wanted yields what the known entries of an agent's chains list, as
+// Catalog.KnownObjects does, but for what was ordered to go.
+func (r *region) wanted(agent format.ID, kind format.Kind) iter.Seq2[KnownObject, error] {
+	return func(yield func(KnownObject, error) bool) {
+		for o, err := range r.a.s.catalog.KnownObjects(r.id, agent, kind, nil) {
+			gone := false
+			if err == nil {
+				gone, err = r.a.s.deleted(r.id, o.Hash)
+			}
+			if !gone && !yield(o, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // recheck condemns a pack that was added just now, if it was marked while the
 // catalog did not know it.
 func (l *ledger) recheck(pack format.Hash) error {
@@ -156,14 +173,14 @@ func (l *ledger) heed(ctx context.Context) error {
 	me := l.chain.scope.Agent
 	stewards := l.keys.Charter.Compartment(l.comp.ID).Stewards
 	if slices.Contains(stewards, me) {
-		chains, err := l.ownChains()
-		if err != nil {
-			return err
-		}
-		for _, c := range chains {
+		err := l.state.eachChain(l.comp.ID, func(c *chain) error {
 			if n := c.head(); n > 0 {
 				l.heeds = append(l.heeds, format.Head{Chain: c.id(), Seq: n, Hash: c.hash(n)})
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	if slices.ContainsFunc(stewards, func(id format.ID) bool { return id != me }) {
@@ -210,21 +227,6 @@ func (l *ledger) orders(ctx context.Context) (*region, error) {
 		return nil, fmt.Errorf("the ledgers of the stewards: %w", err)
 	}
 	return r, nil
-}
-
-// ownChains are all chains that this machine wrote, or writes, in the compartment.
-func (l *ledger) ownChains() ([]*chain, error) {
-	var out []*chain
-	err := l.state.eachChain(func(c *chain) error {
-		if c.id() == l.chain.id() {
-			c = l.chain
-		}
-		if c.scope.Compartment == l.comp.ID {
-			out = append(out, c)
-		}
-		return nil
-	})
-	return out, err
 }
 
 // namedNote, and the chain: what its last entry that named heads of stewards named.

@@ -167,8 +167,7 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b lying) int { return slices.Compare([]byte(a.name), []byte(b.name)) })
-	return slices.CompactFunc(found, func(a, b lying) bool { return a.name == b.name }), nil
+	return found, nil
 }
 
 // heads returns how many first entries of each chain the target has.
@@ -213,7 +212,7 @@ func (c *clearing) remove(ctx context.Context, pen *Member, store targets.Versio
 		defer c.mu.Unlock()
 		if !until.IsZero() {
 			c.out.Locked++
-			c.out.Until = latest(c.out.Until, until)
+			c.out.Until = later(c.out.Until, until)
 			return nil
 		}
 		if c.refused++; c.refused >= refusedEnough && c.out.Objects == 0 {
@@ -258,11 +257,4 @@ func (c *clearing) locked(ctx context.Context, pen *Member, name string) time.Ti
 		return time.Time{}
 	}
 	return lock.Until
-}
-
-func latest(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }

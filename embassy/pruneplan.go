@@ -28,10 +28,7 @@ func (u *uses) add(s committed, refs []format.Refs) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.byID == nil { // all chains are read by now
-		u.byID, u.bits, u.all = map[format.ID][]*readChain{}, map[*readEntry][]uint64{}, map[*readEntry]bool{}
-		for _, ch := range s.c.sorted() {
-			u.byID[ch.chain] = append(u.byID[ch.chain], ch)
-		}
+		u.byID, u.bits, u.all = s.c.byID(), map[*readEntry][]uint64{}, map[*readEntry]bool{}
 	}
 	for _, ref := range refs {
 		for _, ch := range u.byID[ref.Chain] {
@@ -68,11 +65,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		if p.heeds[l.Line], err = l.heeds(); err != nil {
 			return err
 		}
-		k, _, err := p.s.catalog.KnownEntry(l.Line, l.last)
-		if err != nil {
-			return err
-		}
-		p.tops[l.Line] = k.Seq
+		p.tops[l.Line] = l.last
 		if head, ok, err := p.s.catalog.KnownHead(l.Line); err != nil {
 			return err
 		} else if _, revoked := p.r.revoked[l.Chain]; ok && !revoked {

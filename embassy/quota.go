@@ -47,15 +47,9 @@ func (a *atlas) weigh(agent format.ID) (weights, error) {
 			w[l.Line] = sums
 		}
 		for _, kind := range listedKinds {
-			for o, err := range a.s.catalog.KnownObjects(r.id, agent, kind, nil) {
+			for o, err := range r.wanted(agent, kind) {
 				if err != nil {
 					return nil, err
-				}
-				if gone, err := a.s.deleted(r.id, o.Hash); err != nil || gone {
-					if err != nil {
-						return nil, err
-					}
-					continue
 				}
 				if sums := w[Line{Compartment: r.id, Agent: agent, Chain: o.Chain}]; o.Seq < uint64(len(sums)) {
 					sums[o.Seq] += o.Size
@@ -228,7 +222,7 @@ func (a *atlas) orphans(g format.CharterAgent) (names []string) {
 // ownWeight returns the bytes that all own chains take on a target that has
 // them. What was added up before is noted.
 func (s *Service) ownWeight(state *State) (sum uint64, err error) {
-	err = state.eachChain(func(c *chain) error {
+	err = state.eachChain(format.ID{}, func(c *chain) error {
 		n, err := s.weighChain(c)
 		sum += n
 		return err

@@ -46,26 +46,20 @@ type series struct {
 // any more. Their data stay until Prune has run twice.
 func (s *Service) Forget(ctx context.Context, o ForgetOptions) (ForgetReport, error) {
 	rep := ForgetReport{Started: s.now(), DryRun: o.DryRun}
-	left := slices.Clone(o.Datasets)
 	err := s.stewarding(ctx, nil, func(all []*stewardship) error {
-		for _, st := range all {
-			names := o.Datasets
-			for _, d := range st.comp.Part.Datasets {
-				left = slices.DeleteFunc(left, func(n string) bool { return n == d.Name })
-				if len(o.Datasets) == 0 {
-					names = append(names, d.Name)
-				}
+		for _, name := range o.Datasets { // before anything is forgotten
+			if !slices.ContainsFunc(all, func(st *stewardship) bool { return st.rules(name) }) {
+				return foreign(name)
 			}
-			safe, err := st.forget(ctx, o, names, &rep)
+		}
+		for _, st := range all {
+			safe, err := st.forget(ctx, o, &rep)
 			if err != nil {
 				return fmt.Errorf("compartment %s: %w", st.comp.Part.Name, err)
 			}
 			if !safe {
 				rep.Exit = exitDegraded
 			}
-		}
-		if len(left) > 0 {
-			return fmt.Errorf("dataset %q is in no compartment that this machine is the steward of: %w", left[0], ErrUnknownName)
 		}
 		return nil
 	})
@@ -79,7 +73,17 @@ func (s *Service) Forget(ctx context.Context, o ForgetOptions) (ForgetReport, er
 	return rep, s.catalog.AddRun(Run{Kind: "forget", Started: rep.Started, Ended: s.now(), Exit: rep.Exit, Note: fmt.Sprintf("%d snapshots forgotten", rep.Forgotten)})
 }
 
-func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []string, rep *ForgetReport) (safe bool, err error) {
+// rules reports whether a dataset is in the compartment.
+func (st *stewardship) rules(dataset string) bool {
+	return slices.ContainsFunc(st.comp.Part.Datasets, func(d format.Dataset) bool { return d.Name == dataset })
+}
+
+// foreign is the error about a dataset that is in no compartment of the steward.
+func foreign(dataset string) error {
+	return fmt.Errorf("dataset %q is in no compartment that this machine is the steward of: %w", dataset, ErrUnknownName)
+}
+
+func (st *stewardship) forget(ctx context.Context, o ForgetOptions, rep *ForgetReport) (safe bool, err error) {
 	v, c, err := st.view(ctx, nil)
 	if err != nil {
 		return false, err
@@ -88,7 +92,7 @@ func (st *stewardship) forget(ctx context.Context, o ForgetOptions, names []stri
 	var order []series
 	for _, info := range v.snapshots {
 		key := series{info.Summary.Dataset, info.Agent}
-		if !slices.Contains(names, key.dataset) {
+		if len(o.Datasets) > 0 && !slices.Contains(o.Datasets, key.dataset) {
 			continue
 		}
 		if found[key] == nil {
@@ -228,7 +232,7 @@ func (s *Service) Pin(ctx context.Context, id string, pinned bool) (info Snapsho
 func (s *Service) Hold(ctx context.Context, dataset string, held bool) error {
 	return s.stewarding(ctx, nil, func(all []*stewardship) error {
 		for _, st := range all {
-			if !slices.ContainsFunc(st.comp.Part.Datasets, func(d format.Dataset) bool { return d.Name == dataset }) {
+			if !st.rules(dataset) {
 				continue
 			}
 			_, c, err := st.view(ctx, nil)
@@ -253,7 +257,7 @@ func (s *Service) Hold(ctx context.Context, dataset string, held bool) error {
 			}
 			return st.mustOrder(ctx, orders)
 		}
-		return fmt.Errorf("dataset %q is in no compartment that this machine is the steward of: %w", dataset, ErrUnknownName)
+		return foreign(dataset)
 	})
 }
 

@@ -374,7 +374,7 @@ func (s *State) forgive(target string) error {
 		return err
 	}
 	f[target] = map[string]uint64{}
-	err = s.eachChain(func(c *chain) error {
+	err = s.eachChain(format.ID{}, func(c *chain) error {
 		f[target][c.id().String()] = c.head()
 		return nil
 	})

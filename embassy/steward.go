@@ -34,15 +34,10 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 	if err != nil {
 		return err
 	}
-	ch, object, err := s.newestCharter(ctx, state)
+	keys, err := s.presented(ctx, state)
 	if err != nil {
 		return err
 	}
-	keys, err := AgentKeys(ch, state.key)
-	if err != nil {
-		return err
-	}
-	s.present(ctx, ch, object)
 	for _, name := range names {
 		if _, err := keys.Named(name); err != nil {
 			return err
@@ -50,7 +45,7 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 	}
 	var open []*stewardship
 	for _, c := range keys.Compartments {
-		all := ch.Compartment(c.ID).Stewards
+		all := keys.Charter.Compartment(c.ID).Stewards
 		mine := len(all) > 0 && all[len(all)-1] == state.Agent()
 		named := slices.Contains(names, c.Part.Name)
 		if _, placed := s.site.Compartment(c.Part.Name); !placed {

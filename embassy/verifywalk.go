@@ -41,20 +41,13 @@ func (r *region) objects(agent format.ID, kind format.Kind, claims map[format.ID
 	nation := r.a.key.Nation
 	return func(yield func(thing, error) bool) {
 		var o thing
-		for k, err := range r.a.s.catalog.KnownObjects(r.id, agent, kind, nil) {
+		for k, err := range r.wanted(agent, kind) {
 			if err != nil {
 				yield(thing{}, err)
 				return
 			}
 			claim, ok := claims[k.Chain]
 			if !ok || k.Seq > claim.seq {
-				continue
-			}
-			if gone, err := r.a.s.deleted(r.id, k.Hash); err != nil || gone {
-				if err != nil {
-					yield(thing{}, err)
-					return
-				}
 				continue
 			}
 			if o.r == nil || k.Hash != o.hash {

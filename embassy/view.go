@@ -279,6 +279,15 @@ func (c *compartmentView) sorted() []*readChain {
 	})
 }
 
+// byID returns the chains by their id, which several agents may have written.
+func (c *compartmentView) byID() map[format.ID][]*readChain {
+	byID := map[format.ID][]*readChain{}
+	for _, ch := range c.sorted() {
+		byID[ch.chain] = append(byID[ch.chain], ch)
+	}
+	return byID
+}
+
 // numbers returns the numbers of the entries that are there, ascending.
 func (ch *readChain) numbers() []uint64 { return slices.Sorted(maps.Keys(ch.entries)) }
 

@@ -7,10 +7,7 @@ import "embassy/embassy/format"
 // too, and what they depend on with its ancestors. Whatever the agent signs
 // elsewhere does not count.
 func (s committed) kin() map[format.Head][]*readEntry {
-	byID := map[format.ID][]*readChain{}
-	for _, ch := range s.c.sorted() {
-		byID[ch.chain] = append(byID[ch.chain], ch)
-	}
+	byID := s.c.byID()
 	kin := map[format.Head][]*readEntry{} // by chain and number, without hash
 	seen := map[*readEntry]bool{}
 	whole := map[*readChain]uint64{} // so many first numbers are in

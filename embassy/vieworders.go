@@ -88,13 +88,16 @@ func (v *View) readOrders(ctx context.Context) error {
 // sees reports whether all of these entries are shown, but for those of revoked
 // agents.
 func (v *View) sees(c *compartmentView, heads []format.Head) bool {
-	byID := map[format.ID][]*readChain{}
-	for _, ch := range c.chains {
-		byID[ch.chain] = append(byID[ch.chain], ch)
+	for _, h := range heads {
+		shown := v.void(h)
+		for _, ch := range c.chains {
+			shown = shown || ch.chain == h.Chain && ch.entry(h.Seq, h.Hash) != nil
+		}
+		if !shown {
+			return false
+		}
 	}
-	return !slices.ContainsFunc(heads, func(h format.Head) bool {
-		return !v.void(h) && !slices.ContainsFunc(byID[h.Chain], func(ch *readChain) bool { return ch.entry(h.Seq, h.Hash) != nil })
-	})
+	return true
 }
 
 // void reports whether an entry is one of a revoked agent, and does not count.
@@ -104,17 +107,16 @@ func (v *View) void(h format.Head) bool {
 }
 
 func (v *View) readOrder(ctx context.Context, c *compartmentView, e *readEntry, given format.Ordered) error {
-	i := slices.IndexFunc(e.Adds, func(a format.Listed) bool { return a.Kind == format.KindRecord && a.Hash == given.Record })
-	if i < 0 {
+	a, ok := e.Entry.Listed(given)
+	if !ok {
 		return fmt.Errorf("%w: entry %d does not list it", format.ErrMalformed, e.Seq)
 	}
-	size := e.Adds[i].Size
-	if err := v.room.Acquire(ctx, int64(size)); err != nil {
+	if err := v.room.Acquire(ctx, int64(a.Size)); err != nil {
 		return err
 	}
-	defer v.room.Release(int64(size))
-	data := make([]byte, size)
-	if err := c.source.whole(ctx, object{format.KindRecord, given.Record, size, e.Agent, e.shown}, data, false, nil); err != nil {
+	defer v.room.Release(int64(a.Size))
+	data := make([]byte, a.Size)
+	if err := c.source.whole(ctx, object{a.Kind, a.Hash, a.Size, e.Agent, e.shown}, data, false, nil); err != nil {
 		return err
 	}
 	o, err := format.OpenOrder(data, e.Nation, c.ID, given.Kind)

@@ -47,8 +47,7 @@ func runPin(ctx context.Context, o pinOptions, con *console) error {
 		return printJSON(con.stdout, struct {
 			schema
 			snapshot
-			Pinned bool `json:"pinned"`
-		}{schemaV1, newSnapshot(info), o.pinned})
+		}{schemaV1, newSnapshot(info)})
 	}
 	_, err = fmt.Fprintf(con.stdout, "%s: snapshot %s of %s is %s\n",
 		info.Summary.Dataset, info.Hash.String()[:8], moment(info.Summary.When()), state)

@@ -36,6 +36,16 @@ type Ordered struct {
 	Record Hash      `cbor:"2,keyasint"`
 }
 
+// Listed returns what the entry lists of an order that it gives; ok is false if
+// it does not list it.
+func (e Entry) Listed(o Ordered) (a Listed, ok bool) {
+	i := slices.IndexFunc(e.Adds, func(a Listed) bool { return a.Kind == KindRecord && a.Hash == o.Record })
+	if i < 0 {
+		return Listed{}, false
+	}
+	return e.Adds[i], true
+}
+
 // Order is what a steward's entry orders. It is signed with the entry, and not
 // sealed: who has no key acts on it too.
 type Order struct {
