@@ -338,7 +338,7 @@ func (t *audit) walkSnapshot(ctx context.Context, v *View, info SnapshotInfo) (c
 	}
 	defer r.close()
 	cause = t.walkTree(ctx, r)
-	return cause, v.doubts.Load() == r.doubts
+	return cause, v.doubts.Load() == r.doubts && !r.table.moved // else a steward may have lost it
 }
 
 func (t *audit) walkTree(ctx context.Context, r *reading) error {
@@ -472,11 +472,15 @@ func (v *verification) hits(ctx context.Context, view *View, s committed, out []
 	if err != nil {
 		return ctx.Err() // lost itself
 	}
+	moves, err := view.moves(ctx, s.c)
+	if err != nil {
+		return err
+	}
 	for _, ref := range summary.Refs {
 		uses := func(o thing) bool {
 			return slices.ContainsFunc(o.by, func(b vouch) bool { return b.l.Chain == ref.Chain && b.seq == ref.Seq })
 		}
-		if !slices.ContainsFunc(v.lost, uses) {
+		if len(moves) == 0 && !slices.ContainsFunc(v.lost, uses) {
 			continue
 		}
 		for _, e := range view.resolve(s.c, s.kin(), ref) {
@@ -488,8 +492,12 @@ func (v *verification) hits(ctx context.Context, view *View, s committed, out []
 			if err != nil {
 				continue
 			}
+			needs := map[format.Hash]bool{}
+			for _, p := range positions {
+				meant(moves, s, spot{e.Agent, all.Adds[p].Hash}, needs)
+			}
 			for i, o := range v.lost {
-				if len(out[i].Hits) < maxCandidates && slices.ContainsFunc(positions, func(p uint32) bool { return all.Adds[p].Hash == o.hash }) {
+				if len(out[i].Hits) < maxCandidates && needs[o.hash] && !slices.Contains(out[i].Hits, snapshotLine(summary, s.hash)) {
 					out[i].Hits = append(out[i].Hits, snapshotLine(summary, s.hash))
 				}
 			}
