@@ -431,7 +431,7 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	}
 	r := &backupRun{l: l, session: session, used: newPackSet(), sealing: new(errgroup.Group)}
 	cat := l.s.catalog
-	r.out = l.newFanout(func(p *parcel) error {
+	r.out = l.newFanout(packBuffers, func(p *parcel) error {
 		n, err := cat.AddPack(l.packState(p.pack), p.ids)
 		if err != nil {
 			return err
@@ -462,8 +462,8 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 }
 
 // newFanout returns what brings new packs to the targets.
-func (l *ledger) newFanout(durable func(*parcel) error) *fanout {
-	return newFanout(l.members, packBuffers, fanoutConfig{
+func (l *ledger) newFanout(buffers int, durable func(*parcel) error) *fanout {
+	return newFanout(l.members, buffers, fanoutConfig{
 		rule: l.rule, now: l.s.now, spool: l.spool, durable: durable,
 		name: func(h format.Hash) string { return l.chain.objectName(format.KindPack, h) },
 		distrusted: func(m *Member) error {

@@ -66,7 +66,7 @@ func (p *prunePlan) shorts() ([][]short, error) {
 	}
 	tiers := map[tier][]short{}
 	for at, h := range p.listed {
-		if h.kind != format.KindPack || !h.used || h.lost || h.early || h.size >= full/2 {
+		if h.kind != format.KindPack || !h.used || h.lost || h.early || p.taken[h] || h.size >= full/2 {
 			continue
 		}
 		if fate, err := p.s.catalog.Fate(p.comp.ID, at.hash); err != nil || fate.Marked.Given() {
@@ -170,6 +170,7 @@ type rewriting struct {
 	cancel  context.CancelFunc
 	out     *fanout
 	sending errgroup.Group
+	check   func(data []byte) error // of a pack, before it counts as made; nil: none
 
 	mu   sync.Mutex
 	made []madePack
@@ -184,8 +185,14 @@ type madePack struct {
 func (p *prunePlan) rewrite(ctx context.Context) *rewriting {
 	w := &rewriting{p: p}
 	w.ctx, w.cancel = context.WithCancel(ctx)
-	w.out = p.l.newFanout(func(sent *parcel) error {
+	buffers := packBuffers + (openPacks+1)*(len(p.c.Writers)-1) // repack fills packs of several epochs at once
+	w.out = p.l.newFanout(buffers, func(sent *parcel) error {
 		state := p.l.packState(sent.pack)
+		if w.check != nil {
+			if err := w.check(sent.pack.Data); err != nil {
+				return fmt.Errorf("new pack %s: %w", sent.pack.Hash, err)
+			}
+		}
 		var err error
 		if state.Num, err = p.s.catalog.AddPack(state, nil); err != nil { // its chunks are elsewhere until the order is given
 			return err

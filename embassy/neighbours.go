@@ -327,13 +327,18 @@ func (l *ledger) inherit(ctx context.Context, r *region) error {
 		if err != nil {
 			return err
 		}
-		for _, seq := range replacing {
-			if seq <= head {
-				continue
+		last := uint64(0)
+		if n := len(replacing); n > 0 {
+			last = replacing[n-1]
+		}
+		for seq := head + 1; seq <= last; seq++ {
+			if slices.Contains(replacing, seq) {
+				err = l.inheritEntry(ctx, r, ln, seq)
 			}
-			if err := l.inheritEntry(ctx, r, ln, seq); ctx.Err() != nil {
+			if ctx.Err() != nil {
 				return ctx.Err()
-			} else if err != nil {
+			}
+			if err != nil {
 				l.s.log.Warn("packs that a steward made of this agent's", "chain", ln.Chain, "seq", seq, "err", err)
 				break // another run goes on
 			}

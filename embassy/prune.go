@@ -45,22 +45,26 @@ type PruneOptions struct {
 	MaxRemove    float64       // share of the bytes on a target, above which nothing is deleted there; what moved does not count
 	DryRun       bool          // order and delete nothing
 	Join         int           // as many short packs of about one size are joined; 0: 16
+	Readers      *Keys         // of readers: packs of which much is not used any more are rewritten; nil: none is
+	MaxRepack    uint64        // bytes that are rewritten at most; 0: no bound
 }
 
 func (o PruneOptions) joinAt() int { return max(2, cmp.Or(o.Join, 16)) }
 
 // PrunedCompartment is what was ordered about a compartment.
 type PrunedCompartment struct {
-	Compartment string
-	Live        uint64   // packs that snapshots use
-	Marked      uint64   // objects that are marked now, for the first time
-	MarkedBytes uint64   // of them; of what nobody lists, as the targets say
-	Waiting     uint64   // objects that were marked before, and are not yet to be deleted
-	Deletable   uint64   // objects of which the deletion is ordered now
-	Joined      uint64   // short packs that were joined; of a dry run: would be
-	JoinedInto  uint64   // the packs that took their place
-	Waits       []string // for what those that wait do, in words for a person
-	Err         error    // why nothing, or not all, could be ordered
+	Compartment   string
+	Live          uint64   // packs that snapshots use
+	Marked        uint64   // objects that are marked now, for the first time
+	MarkedBytes   uint64   // of them; of what nobody lists, as the targets say
+	Waiting       uint64   // objects that were marked before, and are not yet to be deleted
+	Deletable     uint64   // objects of which the deletion is ordered now
+	Joined        uint64   // short packs that were joined; of a dry run: would be
+	JoinedInto    uint64   // the packs that took their place
+	Repacked      uint64   // packs that were rewritten; of a dry run: would be
+	RepackedBytes uint64   // of them
+	Waits         []string // for what those that wait do, in words for a person
+	Err           error    // why nothing, or not all, could be ordered
 }
 
 // PrunedTarget is what was done on a target.
@@ -100,7 +104,9 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 			err := p.run(ctx, a)
 			if err == nil {
 				plans = append(plans, p)
-				err = p.consolidate(ctx)
+				if err = p.repack(ctx); err == nil {
+					err = p.consolidate(ctx)
+				}
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -160,6 +166,7 @@ type stock struct {
 	pos   int        // there
 	owner format.ID  // the agent that wrote what is in it
 	late  int32      // of a pack: who uses it, as uses.at says
+	live  uint64     // of a pack, for repack: bytes of chunks that a tree names
 }
 
 // indexedEntry is what an entry lists of packs and indexes.
@@ -184,8 +191,8 @@ type prunePlan struct {
 	gone   map[format.Hash]bool     // that are, or shall be, deleted
 
 	indexed  []indexedEntry
-	replaced map[*stock]move      // packs that others took the place of, for all that use them
-	made     map[format.Hash]bool // packs that took the place of others
+	taken    map[*stock]bool // packs that are repacked by this run
+	replaced map[*stock]move // packs that others took the place of, for all that use them
 }
 
 // run makes the plan, and orders what follows from it.

@@ -95,7 +95,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		}
 	}
 	u := new(uses)
-	v, c, err := p.view(ctx, u.add)
+	v, c, err := p.view(ctx, p.o.Readers, u.add)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	p.ended = map[chainKey]uint64{}
 	p.v, p.c = v, c
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
-	p.made, p.replaced = map[format.Hash]bool{}, map[*stock]move{}
+	p.replaced, p.taken = map[*stock]move{}, map[*stock]bool{}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallFetches)
@@ -215,7 +215,6 @@ func (p *prunePlan) follow(c *compartmentView) {
 					continue
 				}
 				n.late, n.owner = max(n.late, late), o.owner
-				p.made[h] = true
 			}
 			if whole {
 				o.late = 0

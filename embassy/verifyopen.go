@@ -32,6 +32,18 @@ func (t *audit) open(ctx context.Context, c *compartmentView, o thing, data []by
 
 // openPack opens every chunk of a pack, and compares it with its id.
 func (v *verification) openPack(c *compartmentView, o thing, data []byte) error {
+	return c.eachInPack(data, func(s format.Scope, _ format.DirEntry, open func() ([]byte, error)) error {
+		if !v.belongs(o, s, true) {
+			return fmt.Errorf("a segment of agent %s is from elsewhere", s.Agent)
+		}
+		_, err := open()
+		return err
+	})
+}
+
+// eachInPack calls fn with every chunk of a pack. open returns it encoded, until the
+// next call, once it has opened it and compared it with its id.
+func (c *compartmentView) eachInPack(data []byte, fn func(s format.Scope, e format.DirEntry, open func() ([]byte, error)) error) error {
 	p, err := format.ParsePack(data)
 	if err != nil {
 		return err
@@ -44,25 +56,32 @@ func (v *verification) openPack(c *compartmentView, o thing, data []byte) error 
 		if err != nil {
 			return fmt.Errorf("segment at %d: directory: %w", s.Offset, err)
 		}
-		if !v.belongs(o, h.Scope, true) {
-			return fmt.Errorf("segment at %d is from elsewhere", s.Offset)
-		}
 		ref := segmentRef{offset: uint32(s.Offset), head: uint32(len(s.Head)), epoch: h.Scope.Epoch}
 		segment, err := c.openSegment(data, ref)
 		if err != nil {
 			return fmt.Errorf("segment at %d is sealed to nobody who reads here", s.Offset)
 		}
 		for _, e := range dir {
-			most := chunk.MaxSize
-			if e.Kind == format.TreeChunk {
-				most = format.MaxTreeChunk
-			}
-			if _, err := opener.chunk(segment, ref, place{offset: e.Offset, length: e.Length, raw: e.Raw}, data, e.ID, most); err != nil {
-				return fmt.Errorf("chunk %s does not open to its id", e.ID)
+			err := fn(h.Scope, e, func() ([]byte, error) {
+				if _, err := opener.chunk(segment, ref, place{offset: e.Offset, length: e.Length, raw: e.Raw}, data, e.ID, mostOf(e.Kind)); err != nil {
+					return nil, fmt.Errorf("chunk %s does not open to its id", e.ID)
+				}
+				return opener.encoded, nil
+			})
+			if err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// mostOf is how many bytes a chunk can have.
+func mostOf(kind format.ChunkKind) int {
+	if kind == format.TreeChunk {
+		return format.MaxTreeChunk
+	}
+	return chunk.MaxSize
 }
 
 // belongs reports whether a record of that scope may lie under the object's
