@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -203,7 +204,9 @@ func (r *region) fetch(ctx context.Context, l *line, seq uint64, name string, si
 		}
 	}
 	for m, err := range lost {
-		if kind := kindOf(err); there || kind != FaultMissing {
+		if kind := kindOf(err); kind == FaultMissing && r.news(ctx, m) {
+			r.a.s.log.Info("may have been ordered to go meanwhile", "target", m.Name, "object", name, "err", err)
+		} else if there || kind != FaultMissing {
 			r.a.s.fault(m.Name, kind, name, fmt.Errorf("%w%s", err, remedy))
 		} else {
 			l.unsound(name)
@@ -213,6 +216,36 @@ func (r *region) fetch(ctx context.Context, l *line, seq uint64, name string, si
 		return data, nil
 	}
 	return nil, fmt.Errorf("%s: %w", name, errors.Join(errs...))
+}
+
+// news reports whether a target shows, or may show, an entry of a steward that this
+// machine has not learned: it may order that something goes.
+func (r *region) news(ctx context.Context, m *Member) bool {
+	for _, agent := range r.a.charter.Compartment(r.id).Stewards {
+		prefix := format.LedgerPrefix(r.a.key.Nation, r.id, agent)
+		heads := map[format.ID]uint64{}
+		for info, err := range m.names(ctx, prefix) {
+			if err != nil {
+				return true
+			}
+			chain, seq, _, err := format.ParseEntryName(strings.TrimPrefix(info.Name, prefix))
+			if err != nil {
+				continue
+			}
+			head, ok := heads[chain]
+			if !ok {
+				k, _, err := r.a.s.catalog.KnownHead(Line{r.id, agent, chain})
+				if err != nil {
+					return true
+				}
+				head, heads[chain] = k.Seq, k.Seq
+			}
+			if seq > head {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // kindOf says what is wrong with a copy whose reading ended with err.

@@ -248,7 +248,11 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 		}
 	}
 	for _, a := range e.Adds {
-		if a.Kind != format.KindIndex {
+		gone, err := l.s.deleted(l.comp.ID, a.Hash)
+		if err != nil {
+			return err
+		}
+		if a.Kind != format.KindIndex || gone {
 			continue
 		}
 		object, err := r.fetch(ctx, ln, e.Seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, nil)

@@ -170,17 +170,24 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 			}
 		}
 	}
-	return found, c.prove(ctx, p, found)
+	return found, c.prove(ctx, p, found, shown)
 }
 
 // prove reads, once, all that took the place on the target of what is to go, before
-// any of that does.
-func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying) error {
-	heirs := map[spot]*stock{}
+// any of that does. shown are the entries that the target lists.
+func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown map[format.Head]bool) error {
+	heirs, told := map[spot]*stock{}, map[*readEntry]bool{}
 	for i := range found {
-		if h := p.listed[found[i].spot]; h != nil {
-			_, found[i].moved = p.replaced[h]
-			p.heirs(h, heirs)
+		h := p.listed[found[i].spot]
+		if h == nil {
+			continue
+		}
+		_, found[i].moved = p.replaced[h]
+		p.heirs(h, heirs, told)
+	}
+	for by := range told {
+		if !shown[format.Head{Chain: by.Chain, Seq: by.Seq, Hash: by.hash}] { // behind a fork
+			return fmt.Errorf("it has not entry %d of chain %s, which tells what took the place of what is to go: %w", by.Seq, by.Chain, ErrLacks)
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -208,14 +215,19 @@ func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying) error
 	return g.Wait()
 }
 
-// heirs adds what took the place of a pack, and of that in turn.
-func (p *prunePlan) heirs(h *stock, heirs map[spot]*stock) {
-	m := p.replaced[h]
+// heirs adds what took the place of a pack, and of that in turn, and to told the
+// entries that say so.
+func (p *prunePlan) heirs(h *stock, heirs map[spot]*stock, told map[*readEntry]bool) {
+	m, ok := p.replaced[h]
+	if !ok {
+		return
+	}
+	told[m.by] = true
 	for _, hash := range m.packs {
 		at := spot{m.by.Agent, hash}
 		if n := p.listed[at]; n != nil && heirs[at] == nil {
 			heirs[at] = n
-			p.heirs(n, heirs)
+			p.heirs(n, heirs, told)
 		}
 	}
 }

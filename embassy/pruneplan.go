@@ -58,7 +58,7 @@ func (u *uses) add(s committed, refs []format.Refs) {
 // cover a snapshot.
 func (u *uses) uncovered(s committed) int {
 	for n := len(u.moves); n > 0; n-- {
-		if !u.moves[n-1].covers(s) {
+		if yes, _ := u.moves[n-1].covers(s); !yes {
 			return n
 		}
 	}

@@ -307,15 +307,15 @@ func (b *tableBuilder) entry(ctx context.Context, o errand) error {
 }
 
 // replaced reports whether something took the place of a pack for a snapshot, and
-// has that placed. b.mu is held.
+// has that placed; also where it only may have. b.mu is held.
 func (b *tableBuilder) replaced(s committed, p picked) bool {
-	m, ok := moved(b.moves, s, spot{p.by.Agent, p.hash})
-	if !ok {
+	m, yes, sure := moved(b.moves, s, spot{p.by.Agent, p.hash})
+	if !yes {
 		return false
 	}
 	b.table.moved = true
 	if b.packs[p] != 0 { // another snapshot wanted it
-		return true
+		return sure
 	}
 	b.packs[p] = pickReplaced
 	for _, h := range m.packs {
@@ -324,7 +324,7 @@ func (b *tableBuilder) replaced(s committed, p picked) bool {
 			b.send(s, n)
 		}
 	}
-	return true
+	return sure
 }
 
 // index places the packs of an index object that an entry lists.

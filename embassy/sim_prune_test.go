@@ -107,6 +107,9 @@ func (m *simMachine) prune(r *rand.Rand, alone bool) {
 	if r.IntN(4) == 0 {
 		o.Grace = time.Hour
 	}
+	if r.IntN(2) == 0 {
+		o.Readers = s.newestKeys()
+	}
 	rep, err := m.svc.Prune(m.ctx, o)
 	s.note("%s: prune: exit %d, %+v, %+v, %v", m.name, rep.Exit, rep.Compartments, rep.Targets, err)
 	for _, c := range rep.Compartments {
@@ -118,6 +121,9 @@ func (m *simMachine) prune(r *rand.Rand, alone bool) {
 		}
 		if c.JoinedInto > 0 {
 			s.count("joined")
+		}
+		if c.Repacked > 0 {
+			s.count("repacked")
 		}
 		if calm && !m.died() && c.Err != nil {
 			s.violate("%s: prune orders nothing in the best of worlds: %v", m.name, c.Err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -26,14 +27,50 @@ type move struct {
 
 // moveOrder is one order to replace packs.
 type moveOrder struct {
-	place int                  // among the orders of the compartment, the first one's is 0
-	heads map[format.ID]uint64 // it is for snapshots of entries up to these, by chain; nil: for all
+	place int                       // among the orders to replace packs in the compartment, the first one's is 0
+	given int                       // among all orders
+	heads map[format.ID]format.Head // it is for snapshots of these entries and their ancestors, by chain; nil: for all
+	blind bool                      // some of heads are not shown, and may retire snapshots
+
+	mu   sync.Mutex
+	down map[*readChain]descent
+}
+
+// descent are an entry and its ancestors, down to one that is not shown.
+type descent struct {
+	entries map[*readEntry]bool
+	gap     uint64 // the number of that; 0: all are shown
 }
 
 // covers reports whether what a snapshot needs of a replaced pack lies in those
-// that took its place. Where a chain forks nobody can tell, and it is not said.
-func (o *moveOrder) covers(s committed) bool {
-	return o.heads == nil || s.seq <= o.heads[s.ch.chain] && !s.ch.forked
+// that took its place: not, if it was retired by then. sure is false where nobody
+// can tell for want of entries.
+func (o *moveOrder) covers(s committed) (yes, sure bool) {
+	if o.heads == nil {
+		return true, true
+	}
+	h := o.heads[s.ch.chain]
+	if retired, ok := s.c.orders.when[snapshotKey{s.ch.agent, s.hash}]; s.seq > h.Seq || ok && retired < o.given {
+		return false, true
+	}
+	if !s.ch.forked && s.ch.entry(h.Seq, h.Hash) != nil {
+		return true, !o.blind
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d, ok := o.down[s.ch]
+	if !ok {
+		d = descent{map[*readEntry]bool{}, h.Seq}
+		for e := s.ch.entry(h.Seq, h.Hash); e != nil; e = s.ch.entry(e.Seq-1, e.Prev) {
+			d.entries[e], d.gap = true, e.Seq-1
+		}
+		if o.down == nil {
+			o.down = map[*readChain]descent{}
+		}
+		o.down[s.ch] = d
+	}
+	yes = slices.ContainsFunc(s.by, func(e *readEntry) bool { return d.entries[e] })
+	return yes, !o.blind && (yes || s.seq > d.gap)
 }
 
 // moves returns what was replaced in a compartment, by pack. They are read when
@@ -47,12 +84,15 @@ func (v *View) moves(ctx context.Context, c *compartmentView) (map[spot][]move, 
 	if c.moves != nil {
 		return c.moves, nil
 	}
-	all := slices.DeleteFunc(v.orders(c), func(o givenOrder) bool { return o.Kind != format.OrderReplace })
+	all := c.orders.all
 	read := make([]*format.Order, len(all))
 	var unread atomic.Int64
 	var g errgroup.Group
 	g.SetLimit(smallFetches)
 	for i, o := range all {
+		if o.Kind != format.OrderReplace {
+			continue
+		}
 		g.Go(func() (err error) {
 			if read[i], err = v.openOrder(ctx, c, o); err != nil && ctx.Err() == nil {
 				if !errors.Is(err, format.ErrMalformed) { // what nobody can read orders nothing
@@ -73,14 +113,17 @@ func (v *View) moves(ctx context.Context, c *compartmentView) (map[spot][]move, 
 		if o == nil {
 			continue
 		}
-		m := &moveOrder{place: len(c.moveOrders)}
+		m := &moveOrder{place: len(c.moveOrders), given: i}
 		c.moveOrders = append(c.moveOrders, m)
 		for _, h := range o.Heads {
 			if m.heads == nil {
-				m.heads = map[format.ID]uint64{}
+				m.heads = map[format.ID]format.Head{}
 			}
-			m.heads[h.Chain] = max(m.heads[h.Chain], h.Seq)
+			if h.Seq > m.heads[h.Chain].Seq {
+				m.heads[h.Chain] = h
+			}
 		}
+		m.blind = !v.sees(c, o.Heads)
 		for _, r := range o.Replaced {
 			at := spot{r.Agent, r.Pack}
 			c.moves[at] = append(c.moves[at], move{all[i].e, r.Packs(), m})
@@ -90,22 +133,21 @@ func (v *View) moves(ctx context.Context, c *compartmentView) (map[spot][]move, 
 }
 
 // moved returns what took the place of a pack for a snapshot: the last order that
-// covers it says so.
-func moved(moves map[spot][]move, s committed, at spot) (move, bool) {
+// covers it says so, or may cover it.
+func moved(moves map[spot][]move, s committed, at spot) (m move, yes, sure bool) {
 	for _, m := range slices.Backward(moves[at]) {
-		if m.covers(s) {
-			return m, true
+		if yes, sure := m.covers(s); yes || !sure {
+			return m, true, sure
 		}
 	}
-	return move{}, false
+	return m, false, true
 }
 
 // meant adds to packs what a reference of a snapshot to a pack means.
 func meant(moves map[spot][]move, s committed, at spot, packs map[format.Hash]bool) {
-	m, ok := moved(moves, s, at)
-	if !ok {
+	m, yes, sure := moved(moves, s, at)
+	if !yes || !sure {
 		packs[at.hash] = true
-		return
 	}
 	for _, h := range m.packs {
 		if !packs[h] { // an order that leads in a circle ends here

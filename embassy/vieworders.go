@@ -17,6 +17,9 @@ type viewOrders struct {
 	held            map[[8]byte]bool // by Writer.DatasetName
 	unread          int              // orders that no member gives
 	rests           []format.Head    // what the last retirement that counts rests on
+
+	all  []givenOrder        // the first first
+	when map[snapshotKey]int // the first of all that retires a snapshot, whether it counts or not
 }
 
 type snapshotKey struct {
@@ -35,8 +38,8 @@ func (v *View) readOrders(ctx context.Context) error {
 		for _, ch := range c.sorted() {
 			ch.heard = v.heard(c, ch)
 		}
-		c.orders = viewOrders{retired: map[snapshotKey]bool{}, pinned: map[snapshotKey]bool{}, held: map[[8]byte]bool{}}
 		all := v.orders(c)
+		c.orders = viewOrders{retired: map[snapshotKey]bool{}, pinned: map[snapshotKey]bool{}, held: map[[8]byte]bool{}, all: all, when: map[snapshotKey]int{}}
 		last := -1 // the last retirement that counts
 		for i, o := range all {
 			if o.Kind == format.OrderRetire && v.sees(c, o.e.Depends) {
@@ -47,10 +50,7 @@ func (v *View) readOrders(ctx context.Context) error {
 			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete || o.Kind >= format.OrderReplace {
 				continue // large, and not about which snapshots a reader sees; or of a later version
 			}
-			if o.Kind == format.OrderRetire && i > last {
-				continue
-			}
-			if err := v.readOrder(ctx, c, o); ctx.Err() != nil {
+			if err := v.readOrder(ctx, c, o, i, i <= last); ctx.Err() != nil {
 				return ctx.Err()
 			} else if err != nil {
 				v.warn(Finding{Object: format.ObjectName(o.e.Nation, c.ID, o.e.Agent, format.KindRecord, o.Record), Err: fmt.Errorf("an order of the steward is left out: %w", err)})
@@ -101,7 +101,9 @@ func (v *View) openOrder(ctx context.Context, c *compartmentView, o givenOrder) 
 	return format.OpenOrder(data, o.e.Nation, c.ID, o.Kind)
 }
 
-func (v *View) readOrder(ctx context.Context, c *compartmentView, given givenOrder) error {
+// readOrder reads the order at that place among all, and goes by it. A retirement may
+// not count.
+func (v *View) readOrder(ctx context.Context, c *compartmentView, given givenOrder, place int, counts bool) error {
 	o, err := v.openOrder(ctx, c, given)
 	if err != nil {
 		return err
@@ -117,7 +119,12 @@ func (v *View) readOrder(ctx context.Context, c *compartmentView, given givenOrd
 			key := snapshotKey{of.Agent, h}
 			switch o.Kind {
 			case format.OrderRetire:
-				c.orders.retired[key] = true
+				if _, ok := c.orders.when[key]; !ok {
+					c.orders.when[key] = place
+				}
+				if counts {
+					c.orders.retired[key] = true
+				}
 			case format.OrderPin:
 				c.orders.pinned[key] = true
 			case format.OrderUnpin:
