@@ -55,6 +55,7 @@ func Test(t *testing.T, open func(t *testing.T) targets.Target, opts ...Option) 
 		{"delete", testDelete},
 		{"list order and nesting", testListOrder},
 		{"list prefixes", testListPrefix},
+		{"list after a name", testListAfter},
 		{"list nothing", testListEmpty},
 		{"list stops when told", testListStop},
 		{"list more than one page", testListMany},
@@ -230,6 +231,32 @@ func testListPrefix(t *testing.T, target targets.Target) {
 		}
 		if got := list(t, target, prefix); !slices.Equal(got, want) {
 			t.Errorf("prefix %q: listed %q, want %q", prefix, got, want)
+		}
+	}
+}
+
+func testListAfter(t *testing.T, target targets.Target) {
+	putNested(t, target)
+	for _, prefix := range []string{"", "a", "a/", "a/c/", "none"} {
+		for _, after := range append([]string{"", "a", "a-", "a/", "a/b", "a/b-", "a/c", "a/c/", "none", "zz"}, nested...) {
+			if after = max(after, prefix); !strings.HasPrefix(after, prefix) {
+				continue
+			}
+			var want, got []string
+			for _, name := range nested {
+				if strings.HasPrefix(name, prefix) && name > after {
+					want = append(want, name)
+				}
+			}
+			for info, err := range targets.ListAfter(t.Context(), target, prefix, after) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, info.Name)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("prefix %q after %q: listed %q, want %q", prefix, after, got, want)
+			}
 		}
 	}
 }
