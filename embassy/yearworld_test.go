@@ -112,8 +112,11 @@ func (y *yearStore) Stat(_ context.Context, name string) (targets.Info, error) {
 }
 
 func (y *yearStore) List(ctx context.Context, prefix string) iter.Seq2[targets.Info, error] {
+	return y.ListAfter(ctx, prefix, "")
+}
+
+func (y *yearStore) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[targets.Info, error] {
 	return func(yield func(targets.Info, error) bool) {
-		after := ""
 		for {
 			page := y.page(prefix, after)
 			for _, info := range page {
