@@ -13,8 +13,10 @@ import (
 )
 
 var (
-	yearDays  = flag.Int("year.days", 3, "how many days of hourly runs of ten agents TestYear simulates; 365 takes long")
-	yearEvery = flag.Int("year.every", 30, "after so many of these days TestYear prints what there is, and what takes how long")
+	yearDays   = flag.Int("year.days", 3, "how many days of hourly runs TestYear simulates; 365 take more than an hour")
+	yearAgents = flag.Int("year.agents", 10, "how many agents there are, one of which is the steward")
+	yearTidy   = flag.Int("year.tidy", 1, "after how many days the steward forgets and prunes")
+	yearEvery  = flag.Int("year.every", 30, "after how many days TestYear prints what there is, and what takes how long")
 )
 
 // yearCost is what one operation took.
@@ -106,7 +108,7 @@ func (w *yearWorld) measure(day int) map[string]yearCost {
 
 	var all yearStock
 	stock := w.stores[0].stock()
-	fmt.Fprintf(&out, "day %d: %d snapshots are kept of %d\n%-12s %10s %14s\n", day, len(shown), w.hours.Load()*yearAgents, "kind", "objects", "bytes")
+	fmt.Fprintf(&out, "day %d: %d snapshots are kept of %d\n%-12s %10s %14s\n", day, len(shown), w.hours.Load()*int64(*yearAgents), "kind", "objects", "bytes")
 	for _, kind := range yearKinds {
 		s := stock[kind]
 		all.objects, all.bytes = all.objects+s.objects, all.bytes+s.bytes
@@ -131,13 +133,17 @@ func (w *yearWorld) content(shown []embassy.SnapshotInfo) int64 {
 	for _, s := range shown {
 		hours[fmt.Sprint(s.Agent, s.Summary.Time)] = true
 	}
-	return int64(len(hours)+yearAgents*(yearFiles-1)) * yearContent
+	return int64(len(hours)+*yearAgents*(yearFiles-1)) * yearContent
 }
 
-// Ten agents back up every hour, and a steward forgets and prunes every day.
-// What commands cost before they begin with their work does not grow with what
-// was ever written.
+// Ten agents back up every hour, and a steward forgets and prunes every day. What
+// a backup asks of targets before it begins with its work does not grow with what
+// was ever written. After a year status and backup begin within a second, and a
+// rescue within ten.
 func TestYear(t *testing.T) {
+	if testing.Short() {
+		t.Skip("days of hourly runs: left out with -short")
+	}
 	w := newYearWorld(t)
 	minAge, grace := 14*24*time.Hour, 7*24*time.Hour
 	if *yearDays < 30 { // there is something to forget and to prune all the same
@@ -145,27 +151,42 @@ func TestYear(t *testing.T) {
 	}
 	began := time.Now()
 	var first, last map[string]yearCost
-	var backups, forgets, prunes time.Duration
+	var backups, forget, forgets, prune, prunes time.Duration
 	for day := 1; day <= *yearDays; day++ {
-		hours := time.Now()
+		morning := time.Now()
 		for range 24 {
 			w.hour()
 		}
-		backups += time.Since(hours)
-		forget, prune := w.tidy(minAge, grace)
-		forgets, prunes = forgets+forget, prunes+prune
-		if day == 1 || day%*yearEvery == 0 || day == *yearDays {
-			last = w.measure(day)
-			t.Logf("day %d: %s; backups %s (%s each), forget %s (last %s), prune %s (last %s); %d findings", day, time.Since(began).Round(time.Second),
-				backups.Round(time.Second), (backups / time.Duration(w.hours.Load()*yearAgents)).Round(100*time.Microsecond),
-				forgets.Round(time.Millisecond), forget.Round(time.Millisecond), prunes.Round(time.Millisecond), prune.Round(time.Millisecond), len(w.findings))
+		backups += time.Since(morning)
+		if day%*yearTidy == 0 {
+			forget, prune = w.tidy(minAge, grace)
+			forgets, prunes = forgets+forget, prunes+prune
 		}
+		if day > 1 && day%*yearEvery != 0 && day != *yearDays {
+			continue
+		}
+		last = w.measure(day)
 		if first == nil {
 			first = last
 		}
+		t.Logf("day %d after %.0f s: backups %.1f s (%.1f ms each), forget %.1f s (last %.2f s), prune %.1f s (last %.2f s)", day, time.Since(began).Seconds(),
+			backups.Seconds(), 1000*backups.Seconds()/float64(w.hours.Load()*int64(*yearAgents)), forgets.Seconds(), forget.Seconds(), prunes.Seconds(), prune.Seconds())
 	}
 	if len(w.findings) > 0 {
 		t.Errorf("%d findings, such as %s", len(w.findings), w.findings[0])
 	}
-	_ = first
+	for _, row := range []string{yearBackup, yearSteward} {
+		const slack = 20 // the steward's orders of the day
+		if a, b := first[row], last[row]; b.gets > a.gets+slack || b.names > a.names+slack || b.stats > a.stats+slack || b.lists > a.lists+slack {
+			t.Errorf("%s: %+v after %d days, %+v after one", row, b.yearCalls, *yearDays, a.yearCalls)
+		}
+	}
+	if *yearDays < 365 {
+		return
+	}
+	for row, most := range map[string]time.Duration{yearStatus: time.Second, yearStatusAll: time.Second, yearBackup: time.Second, yearSteward: time.Second, yearRescue: 10 * time.Second} {
+		if took := last[row].took + last[yearOpen].took; took > most {
+			t.Errorf("%s took %s after a year, at most %s is allowed", row, took, most)
+		}
+	}
 }

@@ -27,7 +27,6 @@ import (
 )
 
 const (
-	yearAgents  = 10
 	yearFiles   = 5        // of each agent, one of which changes every hour
 	yearContent = 16 << 10 // bytes of each
 	yearTargets = 2
@@ -233,7 +232,7 @@ type yearMachine struct {
 	rng    *rand.Rand
 }
 
-// yearWorld is ten agents, the first of which is the steward, and what they
+// yearWorld is some agents, the first of which is the steward, and what they
 // write to.
 type yearWorld struct {
 	t      testing.TB
@@ -281,7 +280,7 @@ func newYearWorld(t testing.TB) *yearWorld {
 		}
 		w.stores = append(w.stores, y)
 	}
-	for i := range yearAgents {
+	for i := range *yearAgents {
 		w.agents = append(w.agents, w.machine(i, base))
 	}
 	w.keeper = w.machine(-1, base)
