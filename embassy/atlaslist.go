@@ -63,9 +63,9 @@ type ledgers struct {
 	cut    bool      // somebody's was not: it never ends
 }
 
-// list asks every member that answers for an agent's ledger, of which lines are
-// known.
-func (r *region) list(ctx context.Context, prefix string, lines []Line) (*ledgers, error) {
+// list asks every member that answers for an agent's ledger: of lines of which
+// entries are given, for what is new.
+func (r *region) list(ctx context.Context, prefix string, known map[Line][]Known) (*ledgers, error) {
 	all := &ledgers{chains: map[format.ID]sightings{}}
 	var mu sync.Mutex
 	var failed error
@@ -73,7 +73,7 @@ func (r *region) list(ctx context.Context, prefix string, lines []Line) (*ledger
 		if m.Down() != nil {
 			return
 		}
-		past, err := r.past(m, lines)
+		past, err := r.past(m, prefix, known)
 		if err != nil {
 			mu.Lock()
 			defer mu.Unlock()
@@ -105,35 +105,44 @@ func (r *region) list(ctx context.Context, prefix string, lines []Line) (*ledger
 	return all, failed
 }
 
-// past returns, of the lines whose list may begin at the last known entry that a
-// member showed, the entries up to that one.
-func (r *region) past(m *Member, lines []Line) (map[format.ID][]Known, error) {
+// past returns, of the known lines, those whose list may begin at the last entry that
+// a member showed, with the entries up to that one. What the book holds against
+// the member in the ledger needs a whole list.
+func (r *region) past(m *Member, prefix string, known map[Line][]Known) (map[format.ID][]Known, error) {
 	past := map[format.ID][]Known{}
-	if !r.a.brief {
-		return past, nil
+	for f := range r.a.booked {
+		if f.target == m.Name && strings.HasPrefix(f.object, prefix) {
+			return past, nil
+		}
 	}
-	cat := r.a.s.catalog
-	for _, l := range lines {
-		seen, ok, err := cat.SeenHead(m.Name, l)
+	for l, entries := range known {
+		seen, ok, err := r.a.s.catalog.SeenHead(m.Name, l)
 		if err != nil {
 			return nil, err
 		}
-		if !ok {
-			continue
-		}
-		entries := make([]Known, seen.Seq)
-		for i := range entries {
-			if entries[i], ok, err = cat.KnownEntry(l, uint64(i)+1); err != nil {
-				return nil, err
-			} else if !ok {
-				break
-			}
-		}
-		if ok && len(entries) > 0 && entries[len(entries)-1].Hash == seen.Hash {
-			past[l.Chain] = entries
+		back := r.a.booked[faultID{m.Name, FaultRollback, l.title()}]
+		if n := seen.Seq; ok && !back && n > 0 && n <= uint64(len(entries)) && entries[n-1].Hash == seen.Hash {
+			past[l.Chain] = entries[:n]
 		}
 	}
 	return past, nil
+}
+
+// known returns the known entries of a line, from number 1.
+func (r *region) known(l Line) ([]Known, error) {
+	cat := r.a.s.catalog
+	head, _, err := cat.KnownHead(l)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]Known, head.Seq)
+	for i := range entries {
+		var ok bool
+		if entries[i], ok, err = cat.KnownEntry(l, uint64(i)+1); err != nil || !ok {
+			return nil, err
+		}
+	}
+	return entries, nil
 }
 
 // errEndless: a ledger holds more names than can be read.
@@ -238,7 +247,16 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 		return err
 	}
 	lines = slices.DeleteFunc(lines, func(l Line) bool { return l.Compartment != r.id || l.Agent != agent.ID })
-	all, err := r.list(ctx, prefix, lines)
+	entries := map[Line][]Known{}
+	for _, l := range lines {
+		if !r.a.brief {
+			break
+		}
+		if entries[l], err = r.known(l); err != nil {
+			return err
+		}
+	}
+	all, err := r.list(ctx, prefix, entries)
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}
