@@ -128,21 +128,16 @@ func (r *region) past(m *Member, prefix string, known map[Line][]Known) (map[for
 	return past, nil
 }
 
-// known returns the known entries of a line, from number 1.
+// known returns the known entries of a line, from number 1; none if the catalog
+// lost one.
 func (r *region) known(l Line) ([]Known, error) {
-	cat := r.a.s.catalog
-	head, _, err := cat.KnownHead(l)
-	if err != nil {
-		return nil, err
-	}
-	entries := make([]Known, head.Seq)
-	for i := range entries {
-		var ok bool
-		if entries[i], ok, err = cat.KnownEntry(l, uint64(i)+1); err != nil || !ok {
-			return nil, err
+	entries, err := r.a.s.catalog.KnownEntries(l)
+	for i, k := range entries {
+		if k.Seq != uint64(i)+1 {
+			return nil, nil
 		}
 	}
-	return entries, nil
+	return entries, err
 }
 
 // errEndless: a ledger holds more names than can be read.
