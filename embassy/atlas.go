@@ -34,6 +34,7 @@ type atlas struct {
 	booked   map[faultID]bool // what the book held when the atlas was opened
 	waited   map[string]bool  // members whose lists had time to show what they lag behind with
 	only     []format.ID      // agents whose ledgers are read; nil: all
+	brief    bool             // what a member showed before is not listed again, while it shows the last of it
 }
 
 // region is one compartment, and where it should lie.
@@ -336,7 +337,9 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 }
 
 // openRegion is openAtlas for one compartment that this machine writes, with
-// the keys that it opened, and for the ledgers of these agents; nil: of all.
+// the keys that it opened, and for the ledgers of these agents; nil: of all. It
+// lists what is new since the last look, so that a backup begins as fast after a year: what
+// a target lost or forged before that, a replication finds.
 func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, compartment format.ID, agents []format.ID) (*region, error) {
 	a, err := s.newAtlas(state.NationKey(), state)
 	if err != nil {
@@ -348,7 +351,7 @@ func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, comp
 	if len(a.regions) == 0 {
 		return nil, fmt.Errorf("compartment %s: %w", compartment, ErrUnknownName)
 	}
-	a.only = agents
+	a.only, a.brief = agents, true
 	return a.regions[0], a.learn(ctx)
 }
 
