@@ -2,6 +2,7 @@ package embassy_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"embassy/embassy"
@@ -135,4 +136,69 @@ func TestRepack(t *testing.T) {
 	if float64(got) > 1.05*float64(want) || got >= before {
 		t.Errorf("%d bytes of packs, a fresh repository has %d", got, want)
 	}
+}
+
+// After 100 daily snapshots with 1 % of change each, forgotten but for 7, every
+// target holds within 5 % of what a fresh repository of the same 7 does.
+func TestSpace(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a hundred backups: left out with -short")
+	}
+	s, fresh := newSite(t, 3, 2), newSite(t, 1, 1)
+	fresh.src, fresh.config.Datasets[0].Sources = s.src, s.config.Datasets[0].Sources
+	for _, m := range []*site{s, fresh} {
+		m.config.PackSize = 16 << 20
+	}
+	const files, days = 200, 100
+	large := random(1, 24<<20)
+	for i := range files {
+		s.write(fmt.Sprintf("f%d", i), random(uint64(i), 200_000))
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for day := range days {
+		for range files / 100 { // whole files, and a hundredth of a large one
+			s.write(fmt.Sprintf("f%d", r.IntN(files)), random(uint64(1000+day), 200_000))
+		}
+		at := r.IntN(len(large) - len(large)/100)
+		copy(large[at:], random(uint64(day), len(large)/100))
+		s.write("large", large)
+		s.mustBackup(0)
+		if day >= days-7 {
+			fresh.mustBackup(0)
+		}
+	}
+	s.forget(7, days-7)
+	before := s.total(0)
+	keys, err := s.keys(0, s.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		rep, err := s.start().Prune(t.Context(), embassy.PruneOptions{MaxRemove: 1, Readers: keys})
+		if err != nil || rep.Exit != 0 {
+			t.Fatalf("%+v, %v\n%v", rep, err, s.findings)
+		}
+		t.Logf("%+v", rep.Compartments[0])
+	}
+	for _, k := range []string{"pack", "index", "snapshot", "record", "ledger"} {
+		t.Logf("%s: %d %d; fresh %d %d", k, s.count(0, k), s.bytes(0, k), fresh.count(0, k), fresh.bytes(0, k))
+	}
+	want := fresh.total(0)
+	for i := range s.mems {
+		got := s.total(i)
+		t.Logf("target %d: %d bytes, %d before, %d in a fresh repository: %.1f %% more", i, got, before, want, 100*float64(got-want)/float64(want))
+		if float64(got) > 1.05*float64(want) {
+			t.Errorf("target %d holds %d bytes, a fresh repository %d", i, got, want)
+		}
+		s.restore(i)
+	}
+	s.verified()
+}
+
+// total is how many bytes a target holds.
+func (s *site) total(i int) (sum int64) {
+	for _, size := range s.objects(i) {
+		sum += size
+	}
+	return sum
 }

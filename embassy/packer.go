@@ -23,6 +23,7 @@ type packer struct {
 	full    int // bytes of a full pack
 	out     *fanout
 	seal    *errgroup.Group
+	tight   bool // short packs are not padded
 
 	mu      sync.Mutex
 	open    map[format.ChunkKind][]*format.PackBuilder
@@ -121,6 +122,11 @@ func (p *packer) dispatch(kind format.ChunkKind, b *format.PackBuilder) {
 		ids := make([]chunk.ID, len(pack.Dir))
 		for i, e := range pack.Dir {
 			ids[i] = e.ID
+		}
+		if p.tight && len(pack.Data) < p.full {
+			if pack, err = format.Join([]*format.Writer{p.writer}, pack.Data); err != nil {
+				return err
+			}
 		}
 		p.mu.Lock()
 		p.stored += uint64(len(pack.Data))

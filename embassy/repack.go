@@ -185,7 +185,7 @@ func (p *prunePlan) wasteful(t *table, live map[uint64]bool) [][]short {
 		groups[s.owner] = append(groups[s.owner], s)
 	}
 	for owner, group := range groups {
-		if !p.worth(group) {
+		if !worth(group) {
 			delete(groups, owner)
 		}
 		slices.SortFunc(group, func(a, b short) int {
@@ -196,16 +196,12 @@ func (p *prunePlan) wasteful(t *table, live map[uint64]bool) [][]short {
 }
 
 // worth reports whether it saves enough to rewrite packs of one agent.
-func (p *prunePlan) worth(group []short) bool {
+func worth(group []short) bool {
 	var before, live uint64
 	for _, s := range group {
 		before, live = before+s.size, live+s.live
 	}
-	full := uint64(p.s.packSize())
-	after := live / full * full
-	if rest := live % full; rest > 0 {
-		after += format.PackSize(rest, full)
-	}
+	after := live + live/100 + 8<<10 // with headers and directories, about
 	return float64(before-min(before, after)) >= repackGain*float64(before)
 }
 
@@ -315,6 +311,8 @@ func (r *repacker) packer(epoch uint32) (*packer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.packers[epoch] = newPacker(session, w, r.p.s.packSize(), r.w.out, &r.sealing)
-	return r.packers[epoch], nil
+	out := newPacker(session, w, r.p.s.packSize(), r.w.out, &r.sealing)
+	out.tight = true // as joined ones
+	r.packers[epoch] = out
+	return out, nil
 }

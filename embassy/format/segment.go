@@ -133,7 +133,7 @@ func (b *PackBuilder) Seal(w *Writer) (Pack, error) {
 		return Pack{}, err
 	}
 	dirBytes := dirSize(len(b.dir))
-	size := int(PackSize(uint64(len(b.buf)+dirBytes), uint64(b.full)))
+	size := packSize(len(b.buf)+dirBytes, b.full)
 	h := Header{
 		Scope: b.session.Scope, Keys: b.session.Keys, salt: salt, commitment: commitment,
 		DirClass: ClassFor(dirBytes),
@@ -172,10 +172,9 @@ func (b *PackBuilder) Seal(w *Writer) (Pack, error) {
 	return pack, nil
 }
 
-// PackSize returns how large a pack of n bytes is made: the smallest power of two
-// that holds them, at most full.
-func PackSize(n, full uint64) uint64 {
-	size := uint64(minPackSize)
+// packSize returns the smallest power of two that holds n, at most full.
+func packSize(n, full int) int {
+	size := minPackSize
 	for size < n {
 		size *= 2
 	}
