@@ -77,6 +77,12 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 // machine wrote. uses is as in ViewOptions.
 func (st *stewardship) view(ctx context.Context, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
 	st.l.bring(ctx, st.l.members, patienceMin)
+	return st.look(ctx, uses)
+}
+
+// look reads what the targets show of the compartment. It is an error when they do
+// not show all that stewards are known to have ordered.
+func (st *stewardship) look(ctx context.Context, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
 	v, err := OpenView(ctx, ViewOptions{
 		Keys: st.keys, Members: st.s.order, Order: st.s.Ranked, Log: st.s.log, Warn: st.s.warn, Progress: st.s.progress, Now: st.s.now, uses: uses,
 	})
