@@ -35,9 +35,9 @@ const (
 	DidDestroy     Did = "compartment destroyed"
 )
 
-// destroyedFact is the key of the fact that names a compartment which is, or is
+// FactDestroyed is the key of the fact that names a compartment which is, or is
 // about to be, destroyed: nothing is filed in it.
-const destroyedFact = "destroyed"
+const FactDestroyed = "destroyed"
 
 // auditObject is what findings call the audit log.
 const auditObject = "audit log"
@@ -104,7 +104,7 @@ func (s *Service) record(state *State, did Did, outcome string, facts ...string)
 func filedIn(keys *Keys, facts []format.Fact) (*Compartment, error) {
 	var rest []*Compartment
 	for _, c := range keys.Compartments {
-		if !slices.Contains(facts, format.Fact{Key: destroyedFact, Value: c.Part.Name}) {
+		if !slices.Contains(facts, format.Fact{Key: FactDestroyed, Value: c.Part.Name}) {
 			rest = append(rest, c)
 		}
 	}

@@ -299,7 +299,7 @@ func (s *Service) configure(state *State, a *amendment, o InitOptions) error {
 	for _, k := range s.site.Compartments {
 		cc, p := a.named(k.Name)
 		if t := a.Tombstone(a.pseudonym(k.Name)); t != nil {
-			return fmt.Errorf("%w; for other data, choose another name", Destroyed{ID: t.ID, Name: k.Name, At: t.When()}.refusal())
+			return fmt.Errorf("%w; for other data, choose another name", Destroyed{ID: t.ID, Name: k.Name, At: t.When()}.Refusal())
 		}
 		if cc == nil {
 			cc, p = a.addCompartment(s.site.Nation, k.Name)

@@ -50,7 +50,8 @@ type Destroyed struct {
 	Datasets []string // that were in it, as far as known
 }
 
-func (d Destroyed) refusal() error {
+// Refusal is the error of who asks for it; it wraps ErrDestroyed.
+func (d Destroyed) Refusal() error {
 	return fmt.Errorf("compartment %q was destroyed on %s: %w", d.Name, d.At.UTC().Format("2006-01-02 15:04 UTC"), ErrDestroyed)
 }
 
@@ -142,9 +143,6 @@ func (s *Service) mayDestroy(ctx context.Context, state *State, keys *Keys, c *C
 	if len(keys.Charter.Compartments) == 1 {
 		return fmt.Errorf("compartment %s: %w", c.Part.Name, ErrLastCompartment)
 	}
-	if _, placed := s.site.Compartment(c.Part.Name); placed {
-		return fmt.Errorf("compartment %s %w", c.Part.Name, ErrPlaced)
-	}
 	me := keys.Charter.Agent(state.Agent())
 	if me == nil || !slices.ContainsFunc(me.Compartments, func(id format.ID) bool { return id != c.ID }) {
 		return fmt.Errorf("compartment %s: this machine writes no other one, so its audit log has no place to tell of this, and it %w: run it on the machine of another agent", c.Part.Name, ErrUnfit)
@@ -167,6 +165,9 @@ func (s *Service) mayDestroy(ctx context.Context, state *State, keys *Keys, c *C
 		if view.held(d.Name) {
 			return fmt.Errorf("dataset %s of compartment %s is %w", d.Name, c.Part.Name, ErrHeld)
 		}
+	}
+	if _, placed := s.site.Compartment(c.Part.Name); placed {
+		return fmt.Errorf("compartment %s %w", c.Part.Name, ErrPlaced)
 	}
 	return nil
 }
@@ -239,7 +240,7 @@ func (a *amendment) bury(state *State, id format.ID, name string, next *crypto.R
 	delete(a.parts, id)
 	a.Charter.Destroyed = append(slices.Clone(a.Charter.Destroyed), tomb)
 	a.say("compartment %s is destroyed: the root that is in force from now on cannot open it", name)
-	a.facts = []string{destroyedFact, name}
+	a.facts = []string{FactDestroyed, name}
 	return nil
 }
 

@@ -85,7 +85,7 @@ func (k *Keys) Named(name string) (*Compartment, error) {
 func (k *Keys) unknown(what, name string) error {
 	for _, d := range k.Destroyed {
 		if what == "compartment" && d.Name == name || what == "dataset" && slices.Contains(d.Datasets, name) {
-			return d.refusal()
+			return d.Refusal()
 		}
 	}
 	if k.Limit != "" {

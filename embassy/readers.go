@@ -72,7 +72,7 @@ func ReaderKeys(ch *format.Charter, key *format.ReaderKey) (*Keys, error) {
 		return nil, err
 	}
 	if t := ch.Tombstone(key.Compartment); t != nil {
-		return nil, Destroyed{ID: t.ID, Name: key.Part.Name, At: t.When()}.refusal()
+		return nil, Destroyed{ID: t.ID, Name: key.Part.Name, At: t.When()}.Refusal()
 	}
 	cc := ch.Compartment(key.Compartment)
 	if ch.Nation != key.Nation || cc == nil {
