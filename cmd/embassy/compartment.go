@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +74,11 @@ type destroyed struct {
 	fingerprint string                 // of the new root
 }
 
+// changed reports whether the run signed or deleted anything.
+func (d destroyed) changed() bool {
+	return d.charter != nil || !d.DryRun && slices.ContainsFunc(d.Targets, func(t embassy.PrunedTarget) bool { return t.Objects > 0 })
+}
+
 func runDestroy(ctx context.Context, o destroyOptions, con *console) error {
 	var done destroyed
 	err := con.using(limits{}, nil, func(s *site, service *embassy.Service) error {
@@ -88,7 +94,7 @@ func runDestroy(ctx context.Context, o destroyOptions, con *console) error {
 		if done.EraseReport, err = service.Erase(ctx, o.name, o.dryRun); err != nil {
 			return s.brief(err)
 		}
-		if !o.dryRun {
+		if done.changed() {
 			s.record(con, embassy.DidDestroy, destroyVerdict(done.EraseReport), embassy.FactDestroyed, o.name, "targets", clearedWords(done.Targets))
 		}
 		return nil
@@ -153,14 +159,14 @@ func (con *console) confirmedName(ctx context.Context, o destroyOptions) error {
 // duties is what people still have to do.
 func duties(o destroyOptions, done destroyed) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nThe data of compartment %s can be read by whoever still holds a key of before. DO NOW, by hand:\n", printable(o.name))
+	fmt.Fprintf(&b, "\nWhat a host, or anybody, kept of compartment %s can be read by whoever still holds a key of before. DO NOW, by hand:\n", printable(o.name))
 	if done.charter != nil {
 		fmt.Fprintf(&b, "  - keep the new root of %s, with the fingerprint\n      %s\n    safe: give the shares to the custodians, or copy the kit to two safe places, apart from its passphrase; then\n"+
 			"    delete it here, and name the new kit where a configuration names the old one\n", o.keeping(), done.fingerprint)
 	}
 	b.WriteString("  - destroy every copy of every older recovery kit, on paper too: each still opens all of it, with its passphrase\n")
 	b.WriteString("  - have the custodians destroy their older shares: " + oldShares(o.shares) + "\n")
-	b.WriteString("  - delete every reader key file that was exported for it: embassy audit shows when\n" +
+	b.WriteString("  - delete every reader key file that was exported for it, wherever it went\n" +
 		"  - ask partner nations that were granted access to delete what they hold: nothing here can take it from them\n" +
 		"  - on every other machine that wrote it, take it out of the configuration and run this command again; and delete\n" +
 		"    backups of those machines' state directories: they hold its names, sizes and times, though no content\n" +
@@ -173,10 +179,9 @@ func duties(o destroyOptions, done destroyed) string {
 
 // oldShares says how many of the shares of before must go.
 func oldShares(paths []string) string {
-	const other = "of every earlier\n    ceremony so many that fewer than its quorum are left"
 	shares, err := embassy.ReadShares(paths)
 	if err != nil || len(shares) == 0 || shares[0].Err != nil {
-		return "all of them, or at least, " + other + "; with a quorum of M among N,\n    that is N-M+1 custodians"
+		return "all of them, of every ceremony. Where any M of N\n    shares open it, it is out of reach once N-M+1 custodians have"
 	}
 	defer func() {
 		for _, s := range shares {
@@ -184,8 +189,7 @@ func oldShares(paths []string) string {
 		}
 	}()
 	s := shares[0].Share
-	return fmt.Sprintf("all %d of them. Any %d open everything, so it is\n    safe once %d of the %d custodians have, and the others never come together with one that has not; %s",
-		s.Of, s.Quorum, int(s.Of)-int(s.Quorum)+1, s.Of, other)
+	return fmt.Sprintf("all %d of them, and those of every earlier ceremony.\n    Any %d of the %d open it: it is out of their reach once %d of these custodians have", s.Of, s.Quorum, s.Of, int(s.Of)-int(s.Quorum)+1)
 }
 
 func destroyVerdict(r embassy.EraseReport) string {
@@ -195,7 +199,7 @@ func destroyVerdict(r embassy.EraseReport) string {
 	case r.DryRun:
 		return "dry run, nothing changed"
 	}
-	return "done; the compartment is destroyed, and nothing of it lies on the targets"
+	return "done; the new root cannot open it, and no target shows anything of it"
 }
 
 func clearedWords(list []embassy.PrunedTarget) string {
