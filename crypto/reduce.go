@@ -88,6 +88,14 @@ func (l *remains) wipe() {
 	}
 }
 
+// Derive derives from the root itself. It panics for one that was reduced.
+func (r *Root) Derive(label string, ctx Context) *Secret {
+	if r.left != nil {
+		panic("crypto: a root that was reduced has no secret")
+	}
+	return r.Secret.Derive(label, ctx)
+}
+
 // seed returns what is derived under a label, with an empty Context.
 func (r *Root) seed(label string) *Secret {
 	if r.left == nil {

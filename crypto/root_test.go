@@ -3,6 +3,7 @@ package crypto_test
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -145,4 +146,60 @@ func TestRootKeysDiffer(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestReduce: what is left of a root opens what was kept, and nothing else, however
+// often it goes on to another root.
+func TestReduce(t *testing.T) {
+	first := crypto.NewRoot()
+	a, b, c := first.CompartmentID("a"), first.CompartmentID("b"), first.CompartmentID("c")
+	second := first.SucceedWith([][16]byte{a, b})
+	third := second.Succeed()
+	last := third.SucceedWith([][16]byte{a, c}) // b is gone now, and c is younger than the first destruction
+	ctx := crypto.Context{Type: "kept keys", Nation: a}
+	earlier, err := last.SealEarlier(ctx)
+	if err != nil || earlier != nil {
+		t.Fatalf("whole roots are left: %v", err)
+	}
+	box, err := last.SealKept(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare, err := crypto.RootFromBytes(last.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := bare.OpenRing(ctx, nil, ctx, box)
+	if err != nil || len(bare.Ring()) != 1 {
+		t.Fatalf("the root itself has %d in its ring: %v", len(bare.Ring()), err)
+	}
+	ring := open.Ring()
+	if len(ring) != 4 || open.Lacks(a) || !open.Lacks(b) || !open.Lacks(c) {
+		t.Fatalf("%d roots", len(ring))
+	}
+	for i, r := range []*crypto.Root{third, second, first} {
+		left := ring[1+i]
+		if left.Holds(b) || left.Holds(c) != (i < 2) {
+			t.Errorf("root %d holds what it should not, or not what it should", i)
+		}
+		if !bytes.Equal(left.Reader(a, 7).Bytes(), r.Reader(a, 7).Bytes()) || !left.Writer(a, 7).Equal(r.Writer(a, 7)) ||
+			left.Fingerprint() != r.Fingerprint() || left.CompartmentID("x") != r.CompartmentID("x") ||
+			!bytes.Equal(left.Partner().Bytes(), r.Partner().Bytes()) || !bytes.Equal(left.Identity().Bytes(), r.Identity().Bytes()) {
+			t.Errorf("root %d derives other keys", i)
+		}
+		for name, use := range map[string]func(){"reader": func() { left.Reader(b, 1) }, "writer": func() { left.Writer(b, 1) }, "any key": func() { left.Derive("reader", crypto.Context{}) }} {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("root %d: %s of what is gone", i, name)
+					}
+				}()
+				use()
+			}()
+		}
+	}
+	if _, err := second.OpenRing(ctx, nil, ctx, box); !errors.Is(err, crypto.ErrAuthentication) {
+		t.Errorf("under another root: %v", err)
+	}
+	open.Wipe()
 }

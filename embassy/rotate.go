@@ -17,7 +17,7 @@ import (
 var (
 	// ErrUnfinished: the root was made, and the one before it has not handed
 	// over to it yet.
-	ErrUnfinished = errors.New("the root before it has not handed over to this one yet: finish with embassy keys rotate root, and with this kit for --new-kit, or the folder of these shares for --new-shares")
+	ErrUnfinished = errors.New("the root before it has not handed over to this one yet: finish with embassy keys rotate root, or embassy compartment destroy if it was made for that, and with this kit for --new-kit, or the folder of these shares for --new-shares")
 	// ErrUnrelated: a kit, or shares, that are there hold another root than the
 	// one that is to follow now.
 	ErrUnrelated = errors.New("its root does not follow the nation's present one: name a file, or a folder, that does not exist yet")
