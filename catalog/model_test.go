@@ -202,6 +202,12 @@ func (m *model) Forget() error {
 	return nil
 }
 
+func (m *model) ForgetCompartment(compartment format.ID) error {
+	maps.DeleteFunc(m.known, func(l embassy.Line, _ []learned) bool { return l.Compartment == compartment })
+	maps.DeleteFunc(m.fates, func(k inCompartment, _ embassy.KnownFate) bool { return k.compartment == compartment })
+	return m.Forget()
+}
+
 var errRefused = errors.New("refused")
 
 func (m *model) SetListed(chain format.ID, seq uint64, packs []embassy.ListedPack) error {
@@ -604,6 +610,10 @@ func TestAgreesWithModel(t *testing.T) {
 			"forget": func(t *rapid.T) {
 				if rapid.IntRange(0, 4).Draw(t, "really") == 0 {
 					both(func(c embassy.Catalog) error { return c.Forget() })
+				}
+				if rapid.IntRange(0, 4).Draw(t, "a compartment") == 0 {
+					compartment := genChain.Draw(t, "compartment")
+					both(func(c embassy.Catalog) error { return c.ForgetCompartment(compartment) })
 				}
 			},
 			"forget target": func(t *rapid.T) {

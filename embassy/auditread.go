@@ -94,6 +94,11 @@ func (s *Service) AuditLogs(ctx context.Context, v *View) (AuditReport, error) {
 // seesAll reports whether keys open every compartment of an agent, and so
 // every record of its logs.
 func seesAll(keys *Keys, agent format.ID) bool {
+	for _, t := range keys.Charter.Destroyed {
+		if slices.Contains(t.Agents, agent) {
+			return false
+		}
+	}
 	a := keys.Charter.Agent(agent)
 	return a != nil && !slices.ContainsFunc(a.Compartments, func(id format.ID) bool { return keys.at(id) == nil })
 }

@@ -231,6 +231,10 @@ type Catalog interface {
 	// Pack numbers are not used again.
 	Forget() error
 
+	// ForgetCompartment is Forget, and also drops the known entries of a
+	// compartment, and the fates of its objects.
+	ForgetCompartment(compartment format.ID) error
+
 	// Place records that the target confirmed the object at that time. It is
 	// SetEvidence with Stored.
 	Place(target string, h format.Hash, at time.Time) error

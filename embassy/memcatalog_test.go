@@ -218,6 +218,15 @@ func (c *memCatalog) Forget() error {
 	return nil
 }
 
+func (c *memCatalog) ForgetCompartment(compartment format.ID) error {
+	err := c.Forget()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.known, func(l embassy.Line, _ []knownEntry) bool { return l.Compartment == compartment })
+	delete(c.fates, compartment)
+	return err
+}
+
 func (c *memCatalog) Place(target string, h format.Hash, at time.Time) error {
 	return c.SetEvidence(target, map[format.Hash]embassy.Evidence{h: {Stored: at}})
 }

@@ -49,6 +49,7 @@ const (
 	typeShare       = "share"
 	typeHandover    = "handover"
 	typeEarlier     = "earlier roots"
+	typeKept        = "kept keys"
 	typePartnerKey  = "partner key"
 	typeRequest     = "agent request"
 	typeAudit       = "audit record"

@@ -403,9 +403,20 @@ func opRing(in input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var roots [][]byte
+	var roots []any
 	for _, r := range root.Ring() {
-		roots = append(roots, r.Bytes())
+		comp := id16(in.Compartment)
+		switch whole := r.Bytes(); {
+		case !bytes.Equal(whole, make([]byte, len(whole))):
+			roots = append(roots, whole)
+		case r.Holds(comp):
+			roots = append(roots, map[string]any{
+				"root signer": r.Signer().Bytes(), "root identity": r.Identity().Bytes(), "partner identity": r.Partner().Bytes(),
+				"reader identity": r.Reader(comp, in.Epoch).Bytes(), "writer secret": r.Writer(comp, in.Epoch).Bytes(), "compartment id of secret": r.CompartmentID("secret"),
+			})
+		default:
+			roots = append(roots, "it does not hold the compartment")
+		}
 	}
 	return roots, nil
 }

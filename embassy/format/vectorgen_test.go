@@ -45,6 +45,8 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	cryptotest.SetGlobalRandom(t, 4)
 	g.rotations()
 	g.orders()
+	cryptotest.SetGlobalRandom(t, 5)
+	g.destruction()
 	return g.files
 }
 

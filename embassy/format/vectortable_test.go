@@ -92,6 +92,10 @@ var refusals = map[string][faultKinds]refusal{
 		{"refusals: earlier roots: altered field", auth}, {"refusals: earlier roots: wrong nation", auth}, {"they are of all compartments", ""},
 		{"refusals: earlier roots: wrong type", auth}, {"a root has no epoch", ""}, {"refusals: earlier roots: swapped recipient", auth},
 	},
+	"kept keys": {
+		{"destroy: kept keys: altered keys", auth}, {"destroy: kept keys: wrong nation", auth}, {"see the compartments that they are of", ""},
+		{"destroy: kept keys: wrong type", auth}, {"a root has no epoch", ""}, {"destroy: kept keys: swapped recipient", auth},
+	},
 	"audit record": {
 		{"audit: altered field", auth}, {"audit: wrong nation", auth}, {"it names its compartment: see the deed", ""},
 		{"audit: signed as an entry", auth}, {"audit: number 0", malformed}, {"audit: signed by another agent", auth},
