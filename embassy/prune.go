@@ -93,6 +93,9 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 		for _, st := range all {
 			p := &prunePlan{stewardship: st, o: o, out: PrunedCompartment{Compartment: st.comp.Part.Name}}
 			err := p.run(ctx, a)
+			if err == nil {
+				err = p.checkpoint(ctx)
+			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -164,6 +167,9 @@ type prunePlan struct {
 	rests  []format.Head            // what retirements rest on
 	ended  map[chainKey]uint64      // the last entry of a chain that another one continues
 	gone   map[format.Hash]bool     // that are, or shall be, deleted
+	c      *compartmentView         // what the plan was made from
+	full   map[*readEntry][]format.Listed
+	points []listedPoint
 }
 
 // run makes the plan, and orders what follows from it.

@@ -77,7 +77,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if err != nil {
 		return err
 	}
-	p.rests = c.orders.rests
+	p.rests, p.c, p.full = c.orders.rests, c, map[*readEntry][]format.Listed{}
 	if err := p.complete(v, c); err != nil {
 		return err
 	}
@@ -95,13 +95,14 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 					p.ended[key] = max(p.ended[key], h.Seq)
 				}
 				g.Go(func() error {
-					all, err := v.fetchEntry(gctx, c, ch.chainKey, n, e, nil, 0)
+					all, err := p.adds(gctx, v, c, e, u)
 					if err != nil {
 						return fmt.Errorf("%w: entry %d of chain %s: %w", ErrBlind, n, ch.chain, err)
 					}
 					mu.Lock()
 					defer mu.Unlock()
 					p.enter(c, e, all, u, n > open)
+					p.full[e] = all.Adds
 					return nil
 				})
 			}
@@ -110,6 +111,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	p.sparePoints()
 	lost := 0
 	for at, h := range p.listed {
 		if h.kind == format.KindPack && h.used {
@@ -133,15 +135,24 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 }
 
 // enter notes what an entry lists. An index is used while a pack of its entry
-// is, a snapshot until it is retired, a record always.
+// is, a snapshot until it is retired, a checkpoint while it is one of the newest, a
+// record always.
 func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u *uses, early bool) {
 	packs := false
 	for i, a := range all.Adds {
 		packs = packs || a.Kind == format.KindPack && u.has(e, i)
 	}
 	for i, a := range all.Adds {
-		used := true
+		at := spot{all.Agent, a.Hash}
+		used, early := true, early
 		switch a.Kind {
+		case 0:
+			continue // it was deleted
+		case format.KindCheckpoint:
+			used, early = false, false
+			if p.r.steward(all.Agent) {
+				p.points = append(p.points, listedPoint{all.Time, at})
+			}
 		case format.KindPack:
 			used = u.has(e, i)
 		case format.KindIndex:
@@ -149,7 +160,6 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 		case format.KindSnapshot:
 			used = slices.Contains(all.Snapshots, a.Hash) && !c.orders.retired[snapshotKey{all.Agent, a.Hash}]
 		}
-		at := spot{all.Agent, a.Hash}
 		h := p.listed[at]
 		if h == nil {
 			h = &stock{kind: a.Kind, size: a.Size}

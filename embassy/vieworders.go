@@ -16,6 +16,7 @@ type viewOrders struct {
 	retired, pinned map[snapshotKey]bool
 	held            map[[8]byte]bool // by Writer.DatasetName
 	unread          int              // orders that no member gives
+	unmet           bool             // some retirements do not count
 	rests           []format.Head    // what the last retirement that counts rests on
 }
 
@@ -29,18 +30,14 @@ type snapshotKey struct {
 // place of the retired snapshots. Where that is not, the old ones are better than
 // none. An order that no
 // member gives is told: what it retires is shown then, and what it pins is not
-// known to be pinned.
+// known to be pinned. What a checkpoint
+// tells the outcome of is not read.
 func (v *View) readOrders(ctx context.Context) error {
 	for _, c := range v.compartments {
 		for _, ch := range c.sorted() {
 			ch.heard = v.heard(c, ch)
 		}
 		c.orders = viewOrders{retired: map[snapshotKey]bool{}, pinned: map[snapshotKey]bool{}, held: map[[8]byte]bool{}}
-		type given struct {
-			e *readEntry
-			format.Ordered
-			when int64 // no earlier than what is before it in its chain, whatever the clock said
-		}
 		var all []given
 		for _, ch := range c.sorted() {
 			if !v.steward(c, ch.agent) {
@@ -65,11 +62,16 @@ func (v *View) readOrders(ctx context.Context) error {
 				last, c.orders.rests = i, slices.DeleteFunc(slices.Clone(o.e.Depends), v.void)
 			}
 		}
+		done := v.outcome(c, all, last)
 		for i, o := range all {
+			if i < done {
+				continue
+			}
 			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete || o.Kind > format.OrderRelease {
 				continue // large, and not about what a reader sees; or of a later version
 			}
 			if o.Kind == format.OrderRetire && i > last {
+				c.orders.unmet = true
 				continue
 			}
 			if err := v.readOrder(ctx, c, o.e, o.Ordered); ctx.Err() != nil {

@@ -168,6 +168,21 @@ func (c *Checkpoint) Entry(ch *RestatedChain, seq uint64) (Entry, error) {
 	return e, nil
 }
 
+// OrderedSnapshots returns snapshots by agent as a checkpoint tells them.
+func OrderedSnapshots(of map[ID][]Hash) []OrderedObject {
+	var out []OrderedObject
+	for agent, hashes := range of {
+		slices.SortFunc(hashes, func(a, b Hash) int { return bytes.Compare(a[:], b[:]) })
+		o := OrderedObject{Agent: agent, Kind: KindSnapshot}
+		for _, h := range hashes {
+			o.Hashes = append(o.Hashes, h[:]...)
+		}
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b OrderedObject) int { return bytes.Compare(a.Agent[:], b.Agent[:]) })
+	return out
+}
+
 func checkpointContext(nation, compartment, agent ID) crypto.Context {
 	return Scope{Nation: nation, Compartment: compartment, Agent: agent}.context(typeCheckpoint)
 }
