@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"embassy/crypto"
 	"embassy/embassy/format"
 )
@@ -248,6 +250,62 @@ func (v *View) vouch(ctx context.Context, s committed) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// witness reads what a checkpoint restates of some chains after all, for what must
+// not rest on a steward's word. What no member gives is left out, as if no checkpoint
+// restated it.
+func (v *View) witness(ctx context.Context, of func(*readChain) bool) error {
+	r := &chainReader{view: v}
+	type unsaid struct {
+		c  *compartmentView
+		ch *readChain
+		e  *readEntry
+	}
+	var lost []unsaid
+	var g errgroup.Group
+	g.SetLimit(smallFetches)
+	for _, c := range v.compartments {
+		for _, ch := range c.sorted() {
+			if !of(ch) {
+				continue
+			}
+			for _, n := range ch.numbers() {
+				for _, e := range ch.entries[n] {
+					if !e.restated || ctx.Err() != nil {
+						continue
+					}
+					g.Go(func() error {
+						all, err := v.fetchEntry(ctx, c, ch.chainKey, n, e, nil, 0)
+						if err == nil {
+							e.Entry, e.restated = all, false
+							if r.keep(e) {
+								return nil
+							}
+						}
+						r.mu.Lock()
+						defer r.mu.Unlock()
+						lost = append(lost, unsaid{c, ch, e})
+						return nil
+					})
+				}
+			}
+		}
+	}
+	g.Wait()
+	for _, o := range lost {
+		seq := o.e.Seq
+		v.holes[format.Head{Chain: o.ch.chain, Seq: seq, Hash: o.e.hash}] = o.ch.agent
+		if o.ch.entries[seq] = slices.DeleteFunc(o.ch.entries[seq], func(e *readEntry) bool { return e == o.e }); len(o.ch.entries[seq]) > 0 {
+			continue
+		}
+		if delete(o.ch.entries, seq); len(o.ch.entries) == 0 {
+			delete(o.c.chains, o.ch.chainKey)
+		} else {
+			o.ch.last = slices.Max(o.ch.numbers())
+		}
+	}
+	return ctx.Err()
 }
 
 // given is an order of a steward's entry.

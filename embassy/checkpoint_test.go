@@ -425,7 +425,9 @@ func TestCheckpoint(t *testing.T) {
 			}
 			return nil
 		}
-		s.wrap = func(_ int, target targets.Target) targets.Target { return &targets.Faulty{Target: target, Before: counted} }
+		s.wrap = func(_ int, target targets.Target) targets.Target {
+			return &targets.Faulty{Target: target, Before: counted}
+		}
 		s.prune(0)
 		if got, most := gets.Load(), int64(80); got > most {
 			t.Errorf("a prune fetched %d entries", got)
@@ -433,7 +435,9 @@ func TestCheckpoint(t *testing.T) {
 		if s.count(0, "checkpoint") != 1 {
 			t.Error("a checkpoint that nobody needs")
 		}
-		s.wrap = func(_ int, target targets.Target) targets.Target { return &targets.Faulty{Target: target, Before: hidden} }
+		s.wrap = func(_ int, target targets.Target) targets.Target {
+			return &targets.Faulty{Target: target, Before: hidden}
+		}
 		for range 3 { // none can be read: each run writes one
 			s.prune(0)
 		}
