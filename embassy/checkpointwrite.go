@@ -117,7 +117,7 @@ func (p *prunePlan) restated(ch *readChain) (format.RestatedChain, error) {
 }
 
 // restateObjects says what the entries that a checkpoint names still list: all
-// but what its own entries order to be deleted, and no snapshot uses.
+// but what its own entries order to be deleted, and no kept snapshot refers to.
 func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 	within := map[Line]uint64{}
 	for i := range cp.Chains {
@@ -141,7 +141,7 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 					return err
 				}
 				by := fate.Deleted
-				if by.Given() && by.Seq <= within[Line{p.comp.ID, by.Agent, by.Chain}] && !p.used[a.Hash] {
+				if by.Given() && by.Seq <= within[Line{p.comp.ID, by.Agent, by.Chain}] && !p.used[a.Hash] && !p.u.has(e, i) {
 					all.Adds[i] = format.Listed{}
 				} else if a.Kind == format.KindSnapshot {
 					left[snapshotKey{e.Agent, a.Hash}] = true

@@ -168,6 +168,7 @@ type prunePlan struct {
 	ended  map[chainKey]uint64      // the last entry of a chain that another one continues
 	gone   map[format.Hash]bool     // that are, or shall be, deleted
 	c      *compartmentView         // what the plan was made from
+	u      *uses
 	full   map[*readEntry][]format.Listed
 	points []listedPoint
 }

@@ -77,7 +77,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if err != nil {
 		return err
 	}
-	p.rests, p.c, p.full = c.orders.rests, c, map[*readEntry][]format.Listed{}
+	p.rests, p.c, p.u, p.full = c.orders.rests, c, u, map[*readEntry][]format.Listed{}
 	if err := p.complete(v, c); err != nil {
 		return err
 	}
