@@ -154,6 +154,28 @@ func (c *Catalog) KnownEntry(l embassy.Line, seq uint64) (e embassy.Known, ok bo
 	return e, e.Seq != 0, nil
 }
 
+// KnownEntries implements [embassy.Catalog].
+func (c *Catalog) KnownEntries(l embassy.Line) (entries []embassy.Known, err error) {
+	err = c.view(func(txn *badger.Txn) error {
+		var head embassy.Known
+		if err := getKnown(txn, lineKey(tagLine, l), &head); err != nil || head.Seq == 0 {
+			return err
+		}
+		return scan(txn, lineKey(tagEntry, l), nil, func(_, value []byte) (bool, error) {
+			e, err := decodeKnown(value)
+			if err != nil || e.Seq > head.Seq {
+				return false, err
+			}
+			entries = append(entries, e)
+			return true, nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("known entries of chain %s: %w", l.Chain, err)
+	}
+	return entries, nil
+}
+
 // KnownLines implements [embassy.Catalog].
 func (c *Catalog) KnownLines() (lines []embassy.Line, err error) {
 	err = c.view(func(txn *badger.Txn) error {

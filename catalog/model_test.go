@@ -291,6 +291,13 @@ func (m *model) KnownEntry(l embassy.Line, seq uint64) (embassy.Known, bool, err
 	return m.known[l][seq-1].Known, true, nil
 }
 
+func (m *model) KnownEntries(l embassy.Line) (out []embassy.Known, err error) {
+	for _, e := range m.known[l] {
+		out = append(out, e.Known)
+	}
+	return out, nil
+}
+
 func (m *model) KnownLines() ([]embassy.Line, error) {
 	return slices.SortedFunc(maps.Keys(m.known), func(a, b embassy.Line) int {
 		return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
@@ -700,6 +707,8 @@ func observe(t *rapid.T, c embassy.Catalog) map[string]any {
 	for _, l := range lines {
 		e, ok, err := c.KnownHead(l)
 		say(err, answer{e, ok}, "known head", l)
+		entries, err := c.KnownEntries(l)
+		say(err, entries, "known entries", l)
 		for seq := range e.Seq + 2 {
 			e, ok, err := c.KnownEntry(l, seq)
 			say(err, answer{e, ok}, "known", l, seq)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -33,6 +34,7 @@ type atlas struct {
 	booked   map[faultID]bool // what the book held when the atlas was opened
 	waited   map[string]bool  // members whose lists had time to show what they lag behind with
 	only     []format.ID      // agents whose ledgers are read; nil: all
+	brief    bool             // what a member showed before is not listed again, while it shows the last of it
 }
 
 // region is one compartment, and where it should lie.
@@ -210,7 +212,9 @@ func (r *region) fetch(ctx context.Context, l *line, seq uint64, name string, si
 		}
 	}
 	for m, err := range lost {
-		if kind := kindOf(err); there || kind != FaultMissing {
+		if kind := kindOf(err); kind == FaultMissing && r.news(ctx, m) {
+			r.a.s.log.Info("may have been ordered to go meanwhile", "target", m.Name, "object", name, "err", err)
+		} else if there || kind != FaultMissing {
 			r.a.s.fault(m.Name, kind, name, fmt.Errorf("%w%s", err, remedy))
 		} else {
 			l.unsound(name)
@@ -220,6 +224,36 @@ func (r *region) fetch(ctx context.Context, l *line, seq uint64, name string, si
 		return data, nil
 	}
 	return nil, fmt.Errorf("%s: %w", name, errors.Join(errs...))
+}
+
+// news reports whether a target shows, or may show, an entry of a steward that this
+// machine has not learned: it may order that something goes.
+func (r *region) news(ctx context.Context, m *Member) bool {
+	for _, agent := range r.a.charter.Compartment(r.id).Stewards {
+		prefix := format.LedgerPrefix(r.a.key.Nation, r.id, agent)
+		heads := map[format.ID]uint64{}
+		for info, err := range m.names(ctx, prefix) {
+			if err != nil {
+				return true
+			}
+			chain, seq, _, err := format.ParseEntryName(strings.TrimPrefix(info.Name, prefix))
+			if err != nil {
+				continue
+			}
+			head, ok := heads[chain]
+			if !ok {
+				k, _, err := r.a.s.catalog.KnownHead(Line{r.id, agent, chain})
+				if err != nil {
+					return true
+				}
+				head, heads[chain] = k.Seq, k.Seq
+			}
+			if seq > head {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // kindOf says what is wrong with a copy whose reading ended with err.
@@ -310,7 +344,9 @@ func (s *Service) openAtlas(ctx context.Context) (*atlas, error) {
 }
 
 // openRegion is openAtlas for one compartment that this machine writes, with
-// the keys that it opened, and for the ledgers of these agents; nil: of all.
+// the keys that it opened, and for the ledgers of these agents; nil: of all. It
+// lists what is new since the last look, so that a backup begins as fast after a year: what
+// a target lost or forged before that, a replication finds.
 func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, compartment format.ID, agents []format.ID) (*region, error) {
 	a, err := s.newAtlas(state.NationKey(), state)
 	if err != nil {
@@ -322,7 +358,7 @@ func (s *Service) openRegion(ctx context.Context, state *State, keys *Keys, comp
 	if len(a.regions) == 0 {
 		return nil, fmt.Errorf("compartment %s: %w", compartment, ErrUnknownName)
 	}
-	a.only = agents
+	a.only, a.brief = agents, true
 	return a.regions[0], a.learn(ctx)
 }
 

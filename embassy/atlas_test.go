@@ -350,3 +350,41 @@ func TestReplicateReadsNoKnownEntries(t *testing.T) {
 		t.Errorf("another branch in the place of a known entry: exit %d, %d entries read", exit, cat.entries)
 	}
 }
+
+// A backup lists another agent's ledger from the last entry on that a target
+// showed: while that is there, what was before is for a replication to miss.
+func TestBackupListsWhatIsNew(t *testing.T) {
+	s := newSite(t, 2, 1)
+	n := s.neighbour()
+	for seed := range uint64(5) {
+		s.fill(seed, 2, 100)
+		s.mustBackup(0)
+	}
+	third, last := s.one(0, "/ledger/", "/0000000000000003-"), s.one(0, "/ledger/", "/0000000000000005-")
+	n.fill(1, 2, 100)
+	n.mustBackup(0)
+	without := func(name string, kinds ...embassy.FaultKind) {
+		t.Helper()
+		if err := s.mems[0].Delete(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.backup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var got []embassy.FaultKind
+		found, err := n.catalog.Faults("t0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			got = append(got, f.Kind)
+		}
+		if !slices.Equal(got, kinds) {
+			t.Errorf("without %s the book has %v, want %v", name, got, kinds)
+		}
+	}
+	without(third)
+	n.replicate(5, embassy.ReplicateOptions{})
+	copyObject(t, s.mems[1], s.mems[0], third)
+	without(last, embassy.FaultRollback)
+}

@@ -2,6 +2,7 @@ package embassy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -62,15 +63,24 @@ type ledgers struct {
 	cut    bool      // somebody's was not: it never ends
 }
 
-// list asks every member that answers for an agent's ledger.
-func (r *region) list(ctx context.Context, prefix string) *ledgers {
+// list asks every member that answers for an agent's ledger: of lines of which
+// entries are given, for what is new.
+func (r *region) list(ctx context.Context, prefix string, known map[Line][]Known) (*ledgers, error) {
 	all := &ledgers{chains: map[format.ID]sightings{}}
 	var mu sync.Mutex
+	var failed error
 	each(r.members, func(_ int, m *Member) {
 		if m.Down() != nil {
 			return
 		}
-		names, cut, err := m.entries(ctx, prefix)
+		past, err := r.past(m, prefix, known)
+		if err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			failed = err
+			return
+		}
+		names, cut, err := m.entries(ctx, prefix, past)
 		if err != nil {
 			if answered(err) {
 				r.a.s.warn(Finding{Target: m.Name, Object: prefix, Err: err})
@@ -92,7 +102,42 @@ func (r *region) list(ctx context.Context, prefix string) *ledgers {
 		all.cut = true
 		r.a.s.fault(m.Name, FaultForged, prefix, errEndless)
 	})
-	return all
+	return all, failed
+}
+
+// past returns, of the known lines, those whose list may begin at the last entry that
+// a member showed, with the entries up to that one. What the book holds against
+// the member in the ledger needs a whole list.
+func (r *region) past(m *Member, prefix string, known map[Line][]Known) (map[format.ID][]Known, error) {
+	past := map[format.ID][]Known{}
+	for f := range r.a.booked {
+		if f.target == m.Name && strings.HasPrefix(f.object, prefix) {
+			return past, nil
+		}
+	}
+	for l, entries := range known {
+		seen, ok, err := r.a.s.catalog.SeenHead(m.Name, l)
+		if err != nil {
+			return nil, err
+		}
+		back := r.a.booked[faultID{m.Name, FaultRollback, l.title()}]
+		if n := seen.Seq; ok && !back && n > 0 && n <= uint64(len(entries)) && entries[n-1].Hash == seen.Hash {
+			past[l.Chain] = entries[:n]
+		}
+	}
+	return past, nil
+}
+
+// known returns the known entries of a line, from number 1; none if the catalog
+// lost one.
+func (r *region) known(l Line) ([]Known, error) {
+	entries, err := r.a.s.catalog.KnownEntries(l)
+	for i, k := range entries {
+		if k.Seq != uint64(i)+1 {
+			return nil, nil
+		}
+	}
+	return entries, err
 }
 
 // errEndless: a ledger holds more names than can be read.
@@ -107,8 +152,10 @@ type ledgerName struct {
 }
 
 // entries lists an agent's ledger, and what of it a deletion hides. cut reports
-// that there are more names than are read.
-func (m *Member) entries(ctx context.Context, prefix string) (out []ledgerName, cut bool, err error) {
+// that there are more names than are read. Of a chain with a past the list begins
+// at its last entry: while the member shows that, it is taken to hold those before,
+// and nothing is looked for that a deletion hides. Else all is listed.
+func (m *Member) entries(ctx context.Context, prefix string, past map[format.ID][]Known) (out []ledgerName, cut bool, err error) {
 	err = m.do(ctx, func(ctx context.Context) error {
 		out, cut = nil, false
 		names := 0
@@ -121,13 +168,24 @@ func (m *Member) entries(ctx context.Context, prefix string) (out []ledgerName, 
 			names++
 			return names <= maxEntryNames
 		}
-		for info, err := range m.Target.List(ctx, prefix) {
-			if err != nil {
-				return err
+		for after := prefix; after != ""; {
+			from := after
+			after = ""
+			for info, err := range targets.ListAfter(ctx, m.Target, prefix, from) {
+				if err != nil {
+					return err
+				}
+				if after = begins(prefix, info.Name, past); after > info.Name {
+					break
+				}
+				if after = ""; !add(info, false) {
+					cut = true
+					return nil
+				}
 			}
-			if cut = !add(info, false); cut {
-				return nil
-			}
+		}
+		if len(past) > 0 {
+			return nil
 		}
 		for info := range m.hidden(ctx, prefix) {
 			if !add(info, true) {
@@ -136,7 +194,33 @@ func (m *Member) entries(ctx context.Context, prefix string) (out []ledgerName, 
 		}
 		return nil
 	})
-	return out, cut, err
+	if err != nil || cut {
+		return out, cut, err
+	}
+	for chain, entries := range past {
+		last := entries[len(entries)-1]
+		if !slices.ContainsFunc(out, func(n ledgerName) bool { return n.chain == chain && n.seq == last.Seq && n.hash == last.Hash }) {
+			return m.entries(ctx, prefix, nil)
+		}
+		for _, k := range entries[:len(entries)-1] {
+			out = append(out, ledgerName{shownBy{m, int64(k.Size), false}, chain, k.Seq, k.Hash})
+		}
+	}
+	return out, false, nil
+}
+
+// begins returns after which name the list of a name's chain begins, if the chain
+// has a past; else "".
+func begins(prefix, name string, past map[format.ID][]Known) string {
+	folder, _, _ := strings.Cut(strings.TrimPrefix(name, prefix), "/")
+	if len(past) == 0 {
+		return ""
+	}
+	chain, err := format.ParseID(folder)
+	if err != nil || len(past[chain]) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s%s/%016x", prefix, folder, len(past[chain]))
 }
 
 // trials say what the members' lists turned out to be worth.
@@ -153,12 +237,22 @@ func (t trials) of(m *Member) *trial {
 // made-up chain uses up what is spent on them.
 func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *crypto.Verifier) error {
 	prefix := format.LedgerPrefix(r.a.key.Nation, r.id, agent.ID)
-	all := r.list(ctx, prefix)
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	lines, err := r.a.s.catalog.KnownLines()
 	if err != nil {
+		return err
+	}
+	lines = slices.DeleteFunc(lines, func(l Line) bool { return l.Compartment != r.id || l.Agent != agent.ID })
+	entries := map[Line][]Known{}
+	for _, l := range lines {
+		if !r.a.brief {
+			break
+		}
+		if entries[l], err = r.known(l); err != nil {
+			return err
+		}
+	}
+	all, err := r.list(ctx, prefix, entries)
+	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}
 	learn := func(id format.ID, t trials) error {
@@ -177,11 +271,9 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 	}
 	known := map[format.ID]bool{}
 	for _, l := range lines {
-		if l.Compartment == r.id && l.Agent == agent.ID {
-			known[l.Chain] = true
-			if err := learn(l.Chain, trials{}); err != nil {
-				return err
-			}
+		known[l.Chain] = true
+		if err := learn(l.Chain, trials{}); err != nil {
+			return err
 		}
 	}
 	fresh := slices.Collect(maps.Keys(all.chains))

@@ -431,34 +431,23 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	}
 	r := &backupRun{l: l, session: session, used: newPackSet(), sealing: new(errgroup.Group)}
 	cat := l.s.catalog
-	r.out = newFanout(l.members, packBuffers, fanoutConfig{
-		rule: l.rule, now: l.s.now, spool: l.spool,
-		name: func(h format.Hash) string { return l.chain.objectName(format.KindPack, h) },
-		durable: func(p *parcel) error {
-			n, err := cat.AddPack(PackState{Hash: p.pack.Hash, Size: int64(len(p.pack.Data)), Chain: l.chain.id(), Head: p.pack.Head}, p.ids)
-			if err != nil {
-				return err
-			}
-			r.used.add(n)
-			r.packer.settle(p.ids)
-			if r.durable.Add(1)%interimPacks != 0 {
-				return nil
-			}
-			if _, err := l.commit(nil, nil); err != nil {
-				return fmt.Errorf("interim entry: %w", err)
-			}
-			l.nudge(ctx)
+	r.out = l.newFanout(packBuffers, func(p *parcel) error {
+		n, err := cat.AddPack(l.packState(p.pack), p.ids)
+		if err != nil {
+			return err
+		}
+		r.used.add(n)
+		r.packer.settle(p.ids)
+		if r.durable.Add(1)%interimPacks != 0 {
 			return nil
-		},
-		distrusted: func(m *Member) error {
-			if err := l.found(m); suspect(err) {
-				return err
-			}
-			return nil
-		},
-		placed: func(m *Member, h format.Hash) error { return cat.Place(m.Name, h, l.s.now()) },
+		}
+		if _, err := l.commit(nil, nil); err != nil {
+			return fmt.Errorf("interim entry: %w", err)
+		}
+		l.nudge(ctx)
+		return nil
 	})
-	r.packer = newPacker(session, w, int(cmp.Or(l.s.site.PackSize, config.DefaultPackSize)), r.out, r.sealing)
+	r.packer = newPacker(session, w, l.s.packSize(), r.out, r.sealing)
 	r.store = newStore(cat, r.packer, w, r.used)
 	series := fmt.Sprintf("%s/%d/%s", l.chain.id(), w.Epoch, d.Name) // contents are named anew in every epoch
 	if !d.S3.IsZero() {
@@ -471,6 +460,29 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 	}
 	return r, nil
 }
+
+// newFanout returns what brings new packs to the targets.
+func (l *ledger) newFanout(buffers int, durable func(*parcel) error) *fanout {
+	return newFanout(l.members, buffers, fanoutConfig{
+		rule: l.rule, now: l.s.now, spool: l.spool, durable: durable,
+		name: func(h format.Hash) string { return l.chain.objectName(format.KindPack, h) },
+		distrusted: func(m *Member) error {
+			if err := l.found(m); suspect(err) {
+				return err
+			}
+			return nil
+		},
+		placed: func(m *Member, h format.Hash) error { return l.s.catalog.Place(m.Name, h, l.s.now()) },
+	})
+}
+
+// packState is a new pack of the own chain.
+func (l *ledger) packState(p format.Pack) PackState {
+	return PackState{Hash: p.Hash, Size: int64(len(p.Data)), Chain: l.chain.id(), Head: p.Head}
+}
+
+// packSize is that of a full pack, in bytes.
+func (s *Service) packSize() int { return int(cmp.Or(s.site.PackSize, config.DefaultPackSize)) }
 
 // execute reads the sources, or the bucket that is the source, and returns when
 // everything they hold is durable on at least one target or in the spool.

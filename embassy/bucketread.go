@@ -49,7 +49,7 @@ func (t *objectTree) recallObject(part string, e targets.Entry) (*fileContent, e
 	switch {
 	case k == nil:
 		t.counts.fresh++
-	case e.ETag != "" && k.sameStat(f.stat) && t.cache.alive(k.Packs):
+	case e.ETag != "" && k.sameStat(f.stat) && t.cache.alive(k):
 		f.stat, f.same, f.built = *k, true, true
 		return f, nil
 	default:

@@ -263,6 +263,8 @@ type Catalog interface {
 	KnownHead(l Line) (e Known, ok bool, err error)
 	// KnownEntry returns one entry of the line.
 	KnownEntry(l Line, seq uint64) (e Known, ok bool, err error)
+	// KnownEntries returns all entries of the line, in ascending order of seq.
+	KnownEntries(l Line) ([]Known, error)
 	// KnownLines returns every line with a known entry, in ascending order of
 	// compartment, agent and chain.
 	KnownLines() ([]Line, error)

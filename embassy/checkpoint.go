@@ -308,22 +308,15 @@ func (v *View) witness(ctx context.Context, of func(*readChain) bool) error {
 	return ctx.Err()
 }
 
-// given is an order of a steward's entry.
-type given struct {
-	e *readEntry
-	format.Ordered
-	when int64 // no earlier than what is before it in its chain, whatever the clock said
-}
-
 // outcome enters what came of the first orders, and returns how many these are,
 // when a checkpoint tells just that: 0, when they have to be read. last is the
 // last retirement that counts.
-func (v *View) outcome(c *compartmentView, all []given, last int) int {
+func (v *View) outcome(c *compartmentView, all []givenOrder, last int) int {
 	cp := c.checkpoint
 	if cp == nil {
 		return 0
 	}
-	covered := func(o given) bool {
+	covered := func(o givenOrder) bool {
 		return restates(cp, chainKey{o.e.Agent, o.e.Chain}, o.e.Seq, o.e.hash) != nil
 	}
 	n := 0

@@ -316,12 +316,13 @@ func TestCheckpoint(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a captured steward", func(t *testing.T) {
-		c := s.copied()
+	// restate puts a checkpoint of the steward's in the place of the true one, with
+	// each entry as edit leaves it.
+	restate := func(t *testing.T, c *site, edit func(e *format.Entry, last bool)) {
+		t.Helper()
 		cp := s.checkpoint(steward)
-		id, forged := format.ID(other.ID()), *cp
+		forged := *cp
 		forged.Chains = nil
-		lie := format.HashOf([]byte("a snapshot that the agent never made"))
 		for i := range cp.Chains {
 			was := &cp.Chains[i]
 			ch := format.RestatedChain{Agent: was.Agent, Chain: was.Chain}
@@ -330,10 +331,7 @@ func TestCheckpoint(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if was.Agent == id && seq == was.Len() {
-					e.Adds = append(e.Adds, format.Listed{Kind: format.KindSnapshot, Hash: lie, Size: 9})
-					e.Snapshots = append(e.Snapshots, lie)
-				}
+				edit(&e, seq == was.Len())
 				ch.Add(e, was.Hash(seq), was.Size(seq))
 			}
 			forged.Chains = append(forged.Chains, ch)
@@ -344,6 +342,36 @@ func TestCheckpoint(t *testing.T) {
 		}
 		c.drop(0, c.one(0, "/checkpoint/"))
 		c.put(0, folder+format.HashOf(object).String(), object)
+	}
+	t.Run("a captured steward hides no deed", func(t *testing.T) {
+		records := func(c *site) int {
+			v, err := c.view(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rep, err := s.start().AuditLogs(t.Context(), v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(rep.Records)
+		}
+		want := records(s)
+		c := s.copied()
+		restate(t, c, func(e *format.Entry, _ bool) { e.Adds = nil })
+		if got := records(c); got != want || want == 0 {
+			t.Errorf("%d audit records, want %d", got, want)
+		}
+	})
+	t.Run("a captured steward", func(t *testing.T) {
+		c := s.copied()
+		id := format.ID(other.ID())
+		lie := format.HashOf([]byte("a snapshot that the agent never made"))
+		restate(t, c, func(e *format.Entry, last bool) {
+			if e.Agent == id && last {
+				e.Adds = append(e.Adds, format.Listed{Kind: format.KindSnapshot, Hash: lie, Size: 9})
+				e.Snapshots = append(e.Snapshots, lie)
+			}
+		})
 		with, _ := cheap(t, c, true, 0)
 		if !strings.Contains(with.told, "though a checkpoint of the steward says so") {
 			t.Errorf("the lie is not told: %q", with.told)

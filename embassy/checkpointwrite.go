@@ -35,22 +35,46 @@ func (p *prunePlan) sparePoints() {
 	}
 }
 
-// adds returns what an entry adds, with gaps of kind 0 where a checkpoint leaves
-// out what was deleted. Where a snapshot refers to what is left out, or the
-// checkpoint says nothing, the entry is fetched.
-func (p *prunePlan) adds(ctx context.Context, v *View, c *compartmentView, e *readEntry, u *uses) (format.Entry, error) {
-	key := chainKey{e.Agent, e.Chain}
-	if ch := restates(c.checkpoint, key, e.Seq, e.hash); ch != nil && e.restated {
-		all, err := c.checkpoint.Entry(ch, e.Seq)
-		whole := err == nil
-		for i, a := range all.Adds {
-			whole = whole && (a.Kind != 0 || !u.has(e, i))
-		}
-		if whole && !u.all[e] {
-			return all, nil
+// restatedWhole reports whether a checkpoint restates all that the kept snapshots
+// refer to. If not, somebody refers to what was deleted before, and the entries tell
+// what took its place.
+func (p *prunePlan) restatedWhole() bool {
+	for _, ch := range p.c.sorted() {
+		for _, es := range ch.entries {
+			for _, e := range es {
+				if !e.restated {
+					continue
+				}
+				if p.u.all[e] {
+					return false
+				}
+				all, err := p.restatement(e)
+				if err != nil {
+					return false
+				}
+				for i, a := range all.Adds {
+					if a.Kind == 0 && p.u.of(e, i) != 0 {
+						return false
+					}
+				}
+			}
 		}
 	}
-	return v.fetchEntry(ctx, c, key, e.Seq, e, nil, 0)
+	return true
+}
+
+// restatement is an entry as far as the checkpoint restates it.
+func (p *prunePlan) restatement(e *readEntry) (format.Entry, error) {
+	return p.c.checkpoint.Entry(restates(p.c.checkpoint, chainKey{e.Agent, e.Chain}, e.Seq, e.hash), e.Seq)
+}
+
+// adds returns what an entry adds; whole: with gaps of kind 0 where a checkpoint
+// leaves out what was deleted.
+func (p *prunePlan) adds(ctx context.Context, e *readEntry, whole bool) (format.Entry, error) {
+	if e.restated && whole {
+		return p.restatement(e)
+	}
+	return p.v.fetchEntry(ctx, p.c, chainKey{e.Agent, e.Chain}, e.Seq, e, nil, 0)
 }
 
 // checkpoint writes a checkpoint of what the plan was made from, if the last one
@@ -141,7 +165,7 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 					return err
 				}
 				by := fate.Deleted
-				if by.Given() && by.Seq <= within[Line{p.comp.ID, by.Agent, by.Chain}] && !p.used[a.Hash] && !p.u.has(e, i) {
+				if by.Given() && by.Seq <= within[Line{p.comp.ID, by.Agent, by.Chain}] && !p.used[a.Hash] && !p.meant(e, i, a.Hash) {
 					all.Adds[i] = format.Listed{}
 				} else if a.Kind == format.KindSnapshot {
 					left[snapshotKey{e.Agent, a.Hash}] = true
@@ -166,4 +190,11 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 		cp.Held = append(cp.Held, name[:]...)
 	}
 	return nil
+}
+
+// meant reports whether a snapshot refers to an object that an entry adds, or to a
+// pack that it took the place of: then it tells what took its own.
+func (p *prunePlan) meant(e *readEntry, i int, h format.Hash) bool {
+	at := p.listed[spot{e.Agent, h}]
+	return p.u.of(e, i) != 0 || at != nil && at.meant
 }

@@ -86,7 +86,7 @@ type fileCache struct {
 	series  string // names a chain, a writer epoch and a dataset
 	used    *packSet
 	log     *slog.Logger
-	known   map[PackNum]bool // packs asked for in this run
+	packs   map[PackNum]bool // asked for in this run; which may be referred to
 	press   func()           // sends the packs that are open
 
 	waiting []waitingPart // oldest first
@@ -107,7 +107,7 @@ type waitingPart struct {
 func newFileCache(cat Catalog, series string, used *packSet, press func(), log *slog.Logger) *fileCache {
 	return &fileCache{
 		catalog: cat, series: series, used: used, press: press, log: log,
-		known: map[PackNum]bool{}, ready: map[string][]byte{},
+		packs: map[PackNum]bool{}, ready: map[string][]byte{},
 	}
 }
 
@@ -162,21 +162,33 @@ func (d *dirCursor) find(name string) *cachedFile {
 	}
 }
 
-// alive reports whether the catalog still has all of these packs, and they may be
-// referred to.
-func (c *fileCache) alive(packs []PackNum) bool {
-	for _, n := range packs {
-		ok, asked := c.known[n]
-		if !asked {
-			p, found, err := c.catalog.Pack(n)
-			ok = found && err == nil && !p.Condemned
-			c.known[n] = ok
-		}
-		if !ok {
-			return false
-		}
+// alive reports whether all of a file lies in packs that may be referred to. When
+// some were replaced since, and all of its chunks are elsewhere, it names those.
+func (c *fileCache) alive(f *cachedFile) bool {
+	if !slices.ContainsFunc(f.Packs, func(n PackNum) bool { return !c.known(n) }) {
+		return true
 	}
+	ids, err := f.Content.IDs()
+	if err != nil || f.Content.Depth > 0 || len(ids) == 0 { // the chunks are named in others, which an agent cannot read
+		return false
+	}
+	moved := cachedFile{wants: ids}
+	if !c.find(&moved) || slices.ContainsFunc(moved.Packs, func(n PackNum) bool { return !c.known(n) }) {
+		return false
+	}
+	f.Packs, f.from = moved.Packs, &remembered{part: -1} // its record is to be written anew
 	return true
+}
+
+// known reports whether the catalog still has a pack, and it may be referred to.
+func (c *fileCache) known(n PackNum) bool {
+	ok, asked := c.packs[n]
+	if !asked {
+		p, found, err := c.catalog.Pack(n)
+		ok = found && err == nil && !p.Condemned
+		c.packs[n] = ok
+	}
+	return ok
 }
 
 // use notes that the snapshot uses these packs.
@@ -276,16 +288,21 @@ func (c *fileCache) write() {
 // resolve finds the packs of new chunks; false: some are not durable yet.
 func (c *fileCache) resolve(p *cachedPart) bool {
 	for i := range p.Files {
-		f := &p.Files[i]
-		if len(f.wants) == 0 {
-			continue
-		}
-		packs := make([]PackNum, len(f.wants))
-		if err := c.catalog.FindChunks(f.wants, packs); err != nil || slices.Contains(packs, 0) {
+		if f := &p.Files[i]; len(f.wants) > 0 && !c.find(f) {
 			return false
 		}
-		slices.Sort(packs)
-		f.Packs, f.wants = slices.Compact(packs), nil
 	}
+	return true
+}
+
+// find sets the packs of a file to those that hold the chunks that it wants;
+// false: some are in none.
+func (c *fileCache) find(f *cachedFile) bool {
+	packs := make([]PackNum, len(f.wants))
+	if err := c.catalog.FindChunks(f.wants, packs); err != nil || slices.Contains(packs, 0) {
+		return false
+	}
+	slices.Sort(packs)
+	f.Packs, f.wants = slices.Compact(packs), nil
 	return true
 }

@@ -256,7 +256,7 @@ func openKeys(ch *format.Charter, open func(*format.CharterCompartment) (format.
 			if err != nil {
 				return nil, fmt.Errorf("compartment %s: recipient: %w", part.Name, err)
 			}
-			c.Recipients = append(c.Recipients, format.Recipient{Epoch: r.Epoch, Key: key})
+			c.Recipients = append(c.Recipients, format.Recipient{Epoch: r.Epoch, Key: key, Since: r.Since})
 		}
 		k.Compartments = append(k.Compartments, c)
 	}

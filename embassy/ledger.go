@@ -433,17 +433,23 @@ func (l *ledger) safeOf(dataset string) (n newest, ok bool, err error) {
 	return newest{}, false, nil
 }
 
-// directory appends the chunk ids of a segment.
+// directory appends the ids of the chunks in a segment that this machine may reuse.
+// A steward also has what others sealed: that, only if all of the compartment trust
+// one another.
 func (l *ledger) directory(ids []chunk.ID, seg format.IndexedSegment) ([]chunk.ID, error) {
 	var err error
 	for _, w := range l.comp.Writers {
+		var h format.Header
 		var dir []format.DirEntry
-		if _, dir, err = format.OpenDirectory(w, seg.Head, seg.Dir, seg.Length); err == nil {
+		if h, dir, err = format.OpenDirectory(w, seg.Head, seg.Dir, seg.Length); err != nil {
+			continue
+		}
+		if h.Scope.Agent == l.chain.scope.Agent || l.keys.Charter.Compartment(l.comp.ID).Shared {
 			for _, d := range dir {
 				ids = append(ids, d.ID)
 			}
-			return ids, nil
 		}
+		return ids, nil
 	}
 	return nil, err
 }

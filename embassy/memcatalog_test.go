@@ -307,6 +307,15 @@ func (c *memCatalog) KnownEntry(l embassy.Line, seq uint64) (embassy.Known, bool
 	return c.known[l][seq-1].Known, true, nil
 }
 
+func (c *memCatalog) KnownEntries(l embassy.Line) (out []embassy.Known, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.known[l] {
+		out = append(out, e.Known)
+	}
+	return out, nil
+}
+
 func (c *memCatalog) KnownLines() ([]embassy.Line, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,10 +1,12 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"embassy/chunk"
 	"embassy/embassy/format"
@@ -20,14 +22,20 @@ import (
 // learned, and whose they are.
 const neighboursNote = "neighbours/"
 
-// neighbours opens the region of the compartment, once a run.
+// neighbours opens the region of the compartment, once a run: the ledgers of the
+// stewards, and in a shared compartment of all others.
 func (l *ledger) neighbours(ctx context.Context) (*region, error) {
 	if err := l.meeting.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
 	defer l.meeting.Release(1)
 	if l.region == nil {
-		r, err := l.s.openRegion(ctx, l.state, l.keys, l.comp.ID, nil)
+		c := l.keys.Charter.Compartment(l.comp.ID)
+		agents := c.Stewards
+		if c.Shared {
+			agents = nil
+		}
+		r, err := l.s.openRegion(ctx, l.state, l.keys, l.comp.ID, agents)
 		if err != nil {
 			return nil, fmt.Errorf("the ledgers of the other agents: %w", err)
 		}
@@ -52,6 +60,8 @@ func (l *ledger) ready(ctx context.Context, m *Member, e format.Entry) (bool, er
 type neighbour struct {
 	Agent string `json:"agent"`
 	Seq   uint64 `json:"seq"` // of the last entry of which it may have
+	// Own: it has learned of nothing but what a steward made of this agent's packs.
+	Own bool `json:"own,omitempty"`
 }
 
 func (n neighbour) line(compartment format.ID, chain string) (Line, error) {
@@ -89,7 +99,7 @@ func (l *ledger) part(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if n.Seq <= l.counts(r, of) {
+		if n.Seq <= l.counts(r, of, n.Own) {
 			continue
 		}
 		l.s.warn(Finding{Object: "agent " + n.Agent, Err: errors.New("its chunks are reused no more: what relied on them is stored again")})
@@ -102,10 +112,10 @@ func (l *ledger) part(ctx context.Context) error {
 }
 
 // counts returns the last entry of a chain of another agent whose chunks may be
-// used.
-func (l *ledger) counts(r *region, of Line) uint64 {
+// used; own, what a steward made of this agent's packs.
+func (l *ledger) counts(r *region, of Line, own bool) uint64 {
 	a := l.keys.Charter.Agent(of.Agent)
-	if a == nil || !l.keys.Charter.Compartment(l.comp.ID).Shared {
+	if c := l.keys.Charter.Compartment(l.comp.ID); a == nil || !c.Shared && !(own && r.steward(of.Agent)) {
 		return 0
 	}
 	for _, ln := range r.lines {
@@ -177,11 +187,11 @@ func (l *ledger) meetLine(ctx context.Context, r *region, ln *line, chains map[s
 		}
 		if err == nil && safe {
 			chain := ln.Chain.String()
-			chains[chain] = neighbour{ln.Agent.String(), max(seq, chains[chain].Seq)}
+			chains[chain] = neighbour{Agent: ln.Agent.String(), Seq: max(seq, chains[chain].Seq)}
 			if err := l.noteLearned(chains); err != nil { // before the catalog learns of it
 				return err
 			}
-			err = l.meetEntry(ctx, r, ln, e)
+			err = l.meetEntry(ctx, r, ln, e, nil)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -228,16 +238,21 @@ func (l *ledger) safe(ctx context.Context, ln *line, e format.Entry) (bool, erro
 }
 
 // meetEntry adds to the catalog the packs that an entry of another agent lists,
-// of the writer epoch that is in use.
-func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.Entry) error {
+// of the writer epoch that is in use; only, if it is not nil, names those that
+// count.
+func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.Entry, only map[format.Hash]bool) error {
 	at := map[format.Hash]int{}
 	for i, a := range e.Adds {
-		if a.Kind == format.KindPack {
+		if a.Kind == format.KindPack && (only == nil || only[a.Hash]) {
 			at[a.Hash] = i
 		}
 	}
 	for _, a := range e.Adds {
-		if a.Kind != format.KindIndex {
+		gone, err := l.s.deleted(l.comp.ID, a.Hash)
+		if err != nil {
+			return err
+		}
+		if a.Kind != format.KindIndex || gone {
 			continue
 		}
 		object, err := r.fetch(ctx, ln, e.Seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, nil)
@@ -260,7 +275,7 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 				}
 				continue
 			}
-			ids, err := l.foreign(e, p)
+			ids, err := l.foreign(e, p, r.steward(ln.Agent))
 			if err != nil {
 				return fmt.Errorf("index %s, pack %s: %w", a.Hash, p.Hash, err)
 			}
@@ -279,8 +294,9 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 }
 
 // foreign returns the ids of the chunks in a pack of another agent. Of another
-// writer epoch there are none that this run could look for.
-func (l *ledger) foreign(e format.Entry, p format.IndexedPack) (ids []chunk.ID, err error) {
+// writer epoch there are none that this run could look for. A steward's pack holds
+// what others sealed.
+func (l *ledger) foreign(e format.Entry, p format.IndexedPack, steward bool) (ids []chunk.ID, err error) {
 	w := l.comp.Current()
 	for _, s := range p.Segments {
 		h, dir, err := format.OpenDirectory(w, s.Head, s.Dir, s.Length)
@@ -290,7 +306,7 @@ func (l *ledger) foreign(e format.Entry, p format.IndexedPack) (ids []chunk.ID, 
 		if err != nil {
 			return nil, err
 		}
-		if h.Scope.Nation != e.Nation || h.Scope.Compartment != e.Compartment || h.Scope.Agent != e.Agent {
+		if h.Scope.Nation != e.Nation || h.Scope.Compartment != e.Compartment || h.Scope.Agent != e.Agent && !steward {
 			return nil, fmt.Errorf("%w: a segment from elsewhere", format.ErrMalformed)
 		}
 		for _, d := range dir {
@@ -298,6 +314,107 @@ func (l *ledger) foreign(e format.Entry, p format.IndexedPack) (ids []chunk.ID, 
 		}
 	}
 	return ids, nil
+}
+
+// inherit learns of the packs in which a steward put what this agent wrote: it is
+// reused from there. In a shared compartment meet does that.
+func (l *ledger) inherit(ctx context.Context, r *region) error {
+	for _, ln := range r.lines {
+		if l.meets || ln.Agent == l.chain.scope.Agent || !r.steward(ln.Agent) {
+			continue
+		}
+		replacing, _, err := readNote[[]uint64](l.s.catalog, ln.noteKey(replacingNote))
+		if err != nil {
+			return err
+		}
+		head, err := l.s.catalog.ListedHead(ln.Chain)
+		if err != nil {
+			return err
+		}
+		last := uint64(0)
+		if n := len(replacing); n > 0 {
+			last = replacing[n-1]
+		}
+		for seq := head + 1; seq <= last; seq++ {
+			if slices.Contains(replacing, seq) {
+				err = l.inheritEntry(ctx, r, ln, seq)
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				l.s.log.Warn("packs that a steward made of this agent's", "chain", ln.Chain, "seq", seq, "err", err)
+				break // another run goes on
+			}
+			if err := l.s.catalog.SetListed(ln.Chain, seq, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// replacingNote, and the line: the entries of a steward that replace packs.
+const replacingNote = "replacing"
+
+// noteReplacing notes an entry of a steward that replaces packs.
+func (l *line) noteReplacing(e format.Entry) error {
+	if !slices.ContainsFunc(e.Orders, func(o format.Ordered) bool { return o.Kind == format.OrderReplace }) {
+		return nil
+	}
+	cat := l.r.a.s.catalog
+	all, _, err := readNote[[]uint64](cat, l.noteKey(replacingNote))
+	if err != nil || slices.Contains(all, e.Seq) {
+		return err
+	}
+	return keepNote(cat, l.noteKey(replacingNote), append(all, e.Seq))
+}
+
+// inheritEntry learns of one entry that replaces packs.
+func (l *ledger) inheritEntry(ctx context.Context, r *region, ln *line, seq uint64) error {
+	e, _, err := ln.entry(ctx, seq)
+	if err != nil {
+		return err
+	}
+	if safe, err := l.safe(ctx, ln, e); err != nil || !safe {
+		return cmp.Or(err, errors.New("too few targets have them yet"))
+	}
+	mine := map[format.Hash]bool{}
+	for _, given := range e.Orders {
+		a, ok := e.Listed(given)
+		if !ok || given.Kind != format.OrderReplace {
+			continue
+		}
+		object, err := r.fetch(ctx, ln, seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, nil)
+		if err != nil {
+			return err
+		}
+		o, err := format.OpenOrder(object, e.Nation, e.Compartment, given.Kind)
+		if err != nil {
+			continue // nobody goes by it
+		}
+		for _, p := range o.Replaced {
+			_, known, err := l.s.catalog.PackByHash(p.Pack) // it was made of this agent's before
+			if err != nil {
+				return err
+			}
+			for _, h := range p.Packs() {
+				if known || p.Agent == l.chain.scope.Agent {
+					mine[h] = true
+				}
+			}
+		}
+	}
+	chains, err := l.learned()
+	if err != nil {
+		return err
+	}
+	chain := ln.Chain.String()
+	chains[chain] = neighbour{Agent: ln.Agent.String(), Seq: max(seq, chains[chain].Seq), Own: chains[chain].Agent == "" || chains[chain].Own}
+	if err := l.noteLearned(chains); err != nil { // before the catalog learns of it
+		return err
+	}
+	return l.meetEntry(ctx, r, ln, e, mine)
 }
 
 // depends returns what an entry with these references depends on: of every

@@ -55,6 +55,12 @@ func (s *site) share(dedup string) {
 // restores restores a snapshot of a dataset from every target alone.
 func (s *site) restores(dataset string, snapshot format.Hash) error {
 	s.t.Helper()
+	return s.restoresAs(dataset, snapshot, s.tree(s.src))
+}
+
+// restoresAs is restores of what the sources were once.
+func (s *site) restoresAs(dataset string, snapshot format.Hash, want map[string]string) error {
+	s.t.Helper()
 	var failed error
 	for i := range s.mems {
 		v, err := s.view(i)
@@ -70,7 +76,7 @@ func (s *site) restores(dataset string, snapshot format.Hash) error {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		if !maps.Equal(s.tree(s.src), s.tree(filepath.Join(to, dataset, s.src))) {
+		if !maps.Equal(want, s.tree(filepath.Join(to, dataset, s.src))) {
 			s.t.Fatalf("target %d restores another tree", i)
 		}
 	}

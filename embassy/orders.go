@@ -32,6 +32,9 @@ func (l *line) obey(ctx context.Context, e format.Entry) error {
 			name := format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash)
 			return l.r.fetch(ctx, l, e.Seq, name, a.Size, a.Hash, nil)
 		})
+		if err == nil {
+			err = l.noteReplacing(e)
+		}
 		if err != nil {
 			return err
 		}
@@ -184,8 +187,11 @@ func (l *ledger) heed(ctx context.Context) error {
 		}
 	}
 	if slices.ContainsFunc(stewards, func(id format.ID) bool { return id != me }) {
-		r, err := l.orders(ctx)
+		r, err := l.neighbours(ctx)
 		if err != nil {
+			return err
+		}
+		if err := l.inherit(ctx, r); err != nil {
 			return err
 		}
 		for _, ln := range r.lines {
@@ -213,20 +219,6 @@ func (l *ledger) heed(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// orders opens the ledgers of the stewards: with those of everybody else in a
-// shared compartment, where they are read anyway.
-func (l *ledger) orders(ctx context.Context) (*region, error) {
-	c := l.keys.Charter.Compartment(l.comp.ID)
-	if c.Shared {
-		return l.neighbours(ctx)
-	}
-	r, err := l.s.openRegion(ctx, l.state, l.keys, l.comp.ID, c.Stewards)
-	if err != nil {
-		return nil, fmt.Errorf("the ledgers of the stewards: %w", err)
-	}
-	return r, nil
 }
 
 // namedNote, and the chain: what its last entry that named heads of stewards named.

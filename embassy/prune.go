@@ -42,20 +42,29 @@ var (
 type PruneOptions struct {
 	Compartments []string      // none: all that this machine is the steward of
 	Grace        time.Duration // between the mark and the deletion
-	MaxRemove    float64       // share of the bytes on a target, above which nothing is deleted there
+	MaxRemove    float64       // share of the bytes on a target, above which nothing is deleted there; what moved does not count
 	DryRun       bool          // order and delete nothing
+	Join         int           // as many short packs of about one size are joined; 0: 16
+	Readers      *Keys         // of readers: packs of which much is not used any more are rewritten; nil: none is
+	MaxRepack    uint64        // bytes that are rewritten at most; 0: no bound
 }
+
+func (o PruneOptions) joinAt() int { return max(2, cmp.Or(o.Join, 16)) }
 
 // PrunedCompartment is what was ordered about a compartment.
 type PrunedCompartment struct {
-	Compartment string
-	Live        uint64   // packs that snapshots use
-	Marked      uint64   // objects that are marked now, for the first time
-	MarkedBytes uint64   // of them; of what nobody lists, as the targets say
-	Waiting     uint64   // objects that were marked before, and are not yet to be deleted
-	Deletable   uint64   // objects of which the deletion is ordered now
-	Waits       []string // for what those that wait do, in words for a person
-	Err         error    // why nothing could be ordered
+	Compartment   string
+	Live          uint64   // packs that snapshots use
+	Marked        uint64   // objects that are marked now, for the first time
+	MarkedBytes   uint64   // of them; of what nobody lists, as the targets say
+	Waiting       uint64   // objects that were marked before, and are not yet to be deleted
+	Deletable     uint64   // objects of which the deletion is ordered now
+	Joined        uint64   // short packs that were joined; of a dry run: would be
+	JoinedInto    uint64   // the packs that took their place
+	Repacked      uint64   // packs that were rewritten; of a dry run: would be
+	RepackedBytes uint64   // of them
+	Waits         []string // for what those that wait do, in words for a person
+	Err           error    // why nothing, or not all, could be ordered
 }
 
 // PrunedTarget is what was done on a target.
@@ -94,15 +103,19 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 			p := &prunePlan{stewardship: st, o: o, out: PrunedCompartment{Compartment: st.comp.Part.Name}}
 			err := p.run(ctx, a)
 			if err == nil {
-				err = p.checkpoint(ctx)
+				plans = append(plans, p)
+				if err = p.repack(ctx); err == nil {
+					err = p.consolidate(ctx)
+				}
+				if err == nil {
+					err = p.checkpoint(ctx)
+				}
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			if err != nil {
 				p.out.Err, rep.Exit = err, exitDegraded
-			} else {
-				plans = append(plans, p)
 			}
 			rep.Compartments = append(rep.Compartments, p.out)
 		}
@@ -151,7 +164,17 @@ type stock struct {
 	used  bool   // a kept snapshot, or the order of things, needs it
 	early bool   // it may be of a backup that is not finished
 	lost  bool   // it is used, and its deletion was ordered
+
+	by    *readEntry // that lists it
+	pos   int        // there
+	owner format.ID  // the agent that wrote what is in it
+	late  int32      // of a pack: who uses it, as uses.at says
+	meant bool       // others took the place of a pack that snapshots refer to
+	live  uint64     // of a pack, for repack: bytes of chunks that a tree names
 }
+
+// indexedEntry is what an entry lists of packs and indexes.
+type indexedEntry struct{ packs, indexes []*stock }
 
 // prunePlan is what is known, and to be ordered, of one compartment.
 type prunePlan struct {
@@ -160,6 +183,9 @@ type prunePlan struct {
 	r   *region
 	out PrunedCompartment
 
+	v *View
+	c *compartmentView
+
 	listed map[spot]*stock
 	used   map[format.Hash]bool     // wherever they lie: what somebody has a copy of is not marked by its hash
 	heeds  map[Line]map[string]heed // what each line said before the plan was made
@@ -167,10 +193,13 @@ type prunePlan struct {
 	rests  []format.Head            // what retirements rest on
 	ended  map[chainKey]uint64      // the last entry of a chain that another one continues
 	gone   map[format.Hash]bool     // that are, or shall be, deleted
-	c      *compartmentView         // what the plan was made from
 	u      *uses
-	full   map[*readEntry][]format.Listed
+	full   map[*readEntry][]format.Listed // what entries add, with gaps where a checkpoint leaves out
 	points []listedPoint
+
+	indexed  []indexedEntry
+	taken    map[*stock]bool // packs that are repacked by this run
+	replaced map[*stock]move // packs that others took the place of, for all that use them
 }
 
 // run makes the plan, and orders what follows from it.
@@ -183,7 +212,7 @@ func (p *prunePlan) run(ctx context.Context, a *atlas) error {
 		return err
 	}
 	deletes, err := p.due()
-	if err != nil || p.o.DryRun || len(marks)+len(deletes) == 0 {
+	if err != nil || p.o.DryRun {
 		return err
 	}
 	orders, err := p.orders(format.OrderDelete, deletes)
@@ -194,9 +223,17 @@ func (p *prunePlan) run(ctx context.Context, a *atlas) error {
 	if err != nil {
 		return err
 	}
-	safe, err := p.order(ctx, nil, append(orders, more...)...)
-	if err == nil && !safe {
-		p.out.Waits = append(p.out.Waits, "the orders to be on as many targets as the commit rule wants")
+	return p.give(ctx, append(orders, more...))
+}
+
+// give writes an entry that gives orders, if there are any.
+func (p *prunePlan) give(ctx context.Context, orders []filing) error {
+	if len(orders) == 0 {
+		return nil
+	}
+	safe, err := p.order(ctx, nil, orders...)
+	if waits := "the orders to be on as many targets as the commit rule wants"; err == nil && !safe && !slices.Contains(p.out.Waits, waits) {
+		p.out.Waits = append(p.out.Waits, waits)
 	}
 	return err
 }

@@ -55,11 +55,14 @@ func (c *clearing) run(ctx context.Context) error {
 		}
 		all = append(all, found...)
 	}
-	var bytes uint64
+	var bytes, lost uint64
 	for _, o := range all {
 		bytes += o.size
+		if !o.moved {
+			lost += o.size
+		}
 	}
-	if share := float64(bytes) / float64(max(c.out.Before, 1)); share > c.o.MaxRemove {
+	if share := float64(lost) / float64(max(c.out.Before, 1)); share > c.o.MaxRemove {
 		return errors.Join(append(errs, fmt.Errorf("%d objects, %.0f %% of its bytes, would go, which is more than %.0f %%: %w", len(all), 100*share, 100*c.o.MaxRemove, ErrTooMuch))...)
 	}
 	if c.o.DryRun {
@@ -167,7 +170,66 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 			}
 		}
 	}
-	return found, nil
+	return found, c.prove(ctx, p, found, shown)
+}
+
+// prove reads, once, all that took the place on the target of what is to go, before
+// any of that does. shown are the entries that the target lists.
+func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown map[format.Head]bool) error {
+	heirs, told := map[spot]*stock{}, map[*readEntry]bool{}
+	for i := range found {
+		h := p.listed[found[i].spot]
+		if h == nil {
+			continue
+		}
+		_, found[i].moved = p.replaced[h]
+		p.heirs(h, heirs, told)
+	}
+	for by := range told {
+		if !shown[format.Head{Chain: by.Chain, Seq: by.Seq, Hash: by.hash}] { // behind a fork
+			return fmt.Errorf("it has not entry %d of chain %s, which tells what took the place of what is to go: %w", by.Seq, by.Chain, ErrLacks)
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(smallFetches / 4)
+	for at, h := range heirs {
+		if c.o.DryRun || !h.used {
+			continue
+		}
+		g.Go(func() error {
+			known, err := c.s.catalog.Evidence(c.m.Name, at.hash)
+			if err != nil || !known.Verified.IsZero() {
+				return err
+			}
+			name := format.ObjectName(p.keys.Charter.Nation, p.comp.ID, at.agent, h.kind, at.hash)
+			if _, err := c.m.fetch(ctx, name, h.size, at.hash); err != nil {
+				if answered(err) {
+					c.s.fault(c.m.Name, kindOf(err), name, fmt.Errorf("%w%s", err, remedy))
+				}
+				return fmt.Errorf("%s took the place of what is to go, and is not given whole: %w: %w", name, err, ErrLacks)
+			}
+			now := c.s.now()
+			return c.s.catalog.SetEvidence(c.m.Name, map[format.Hash]Evidence{at.hash: {Stored: now, Verified: now}})
+		})
+	}
+	return g.Wait()
+}
+
+// heirs adds what took the place of a pack, and of that in turn, and to told the
+// entries that say so.
+func (p *prunePlan) heirs(h *stock, heirs map[spot]*stock, told map[*readEntry]bool) {
+	m, ok := p.replaced[h]
+	if !ok {
+		return
+	}
+	told[m.by] = true
+	for _, hash := range m.packs {
+		at := spot{m.by.Agent, hash}
+		if n := p.listed[at]; n != nil && heirs[at] == nil {
+			heirs[at] = n
+			p.heirs(n, heirs, told)
+		}
+	}
 }
 
 // heads returns how many first entries of each chain the target has.

@@ -13,13 +13,16 @@ import (
 	"embassy/embassy/format"
 )
 
-// uses gathers which packs the kept snapshots refer to, as bits of the positions
-// in what entries add.
+// uses gathers which packs the kept snapshots refer to, as positions in what
+// entries add, and which orders to replace packs do not say so much as to cover all
+// of these snapshots.
 type uses struct {
+	moves []*moveOrder // in their order
+
 	mu   sync.Mutex
 	byID map[format.ID][]*readChain
-	bits map[*readEntry][]uint64
-	all  map[*readEntry]bool // somebody refers to it in a way that nobody understands
+	at   map[*readEntry][]int32 // by position: 1 + orders from the first that do not cover all users; 0: no user
+	all  map[*readEntry]bool    // somebody refers to it in a way that nobody understands
 }
 
 // add is ViewOptions.uses. What a reference may mean is used, in all chains of
@@ -28,8 +31,10 @@ func (u *uses) add(s committed, refs []format.Refs) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.byID == nil { // all chains are read by now
-		u.byID, u.bits, u.all = s.c.byID(), map[*readEntry][]uint64{}, map[*readEntry]bool{}
+		u.byID, u.moves = s.c.byID(), s.c.moveOrders
+		u.at, u.all = map[*readEntry][]int32{}, map[*readEntry]bool{}
 	}
+	late := int32(1 + u.uncovered(s))
 	for _, ref := range refs {
 		for _, ch := range u.byID[ref.Chain] {
 			for _, e := range ch.entries[ref.Seq] {
@@ -38,20 +43,37 @@ func (u *uses) add(s committed, refs []format.Refs) {
 					u.all[e] = true
 					continue
 				}
-				if u.bits[e] == nil {
-					u.bits[e] = make([]uint64, e.adds/64+1)
+				if u.at[e] == nil {
+					u.at[e] = make([]int32, e.adds)
 				}
 				for _, i := range at {
-					u.bits[e][i/64] |= 1 << (i % 64)
+					u.at[e][i] = max(u.at[e][i], late)
 				}
 			}
 		}
 	}
 }
 
-func (u *uses) has(e *readEntry, i int) bool {
-	bits := u.bits[e]
-	return u.all[e] || i/64 < len(bits) && bits[i/64]&(1<<(i%64)) != 0
+// uncovered returns how many orders there are up to the last one that does not
+// cover a snapshot.
+func (u *uses) uncovered(s committed) int {
+	for n := len(u.moves); n > 0; n-- {
+		if yes, _ := u.moves[n-1].covers(s); !yes {
+			return n
+		}
+	}
+	return 0
+}
+
+// of returns what is known of the users of an object that an entry adds, as in at.
+func (u *uses) of(e *readEntry, i int) int32 {
+	if u.all[e] {
+		return int32(1 + len(u.moves))
+	}
+	if i < len(u.at[e]) {
+		return u.at[e][i]
+	}
+	return 0
 }
 
 // survey finds out what entries list, and what of it is used.
@@ -73,7 +95,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		}
 	}
 	u := new(uses)
-	v, c, err := p.view(ctx, u.add)
+	v, c, err := p.view(ctx, p.o.Readers, u.add)
 	if err != nil {
 		return err
 	}
@@ -82,7 +104,10 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		return err
 	}
 	p.ended = map[chainKey]uint64{}
+	p.v = v
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
+	p.replaced, p.taken = map[*stock]move{}, map[*stock]bool{}
+	whole := p.restatedWhole()
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallFetches)
@@ -95,7 +120,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 					p.ended[key] = max(p.ended[key], h.Seq)
 				}
 				g.Go(func() error {
-					all, err := p.adds(gctx, v, c, e, u)
+					all, err := p.adds(gctx, e, whole)
 					if err != nil {
 						return fmt.Errorf("%w: entry %d of chain %s: %w", ErrBlind, n, ch.chain, err)
 					}
@@ -112,6 +137,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		return err
 	}
 	p.sparePoints()
+	p.follow(c)
 	lost := 0
 	for at, h := range p.listed {
 		if h.kind == format.KindPack && h.used {
@@ -134,38 +160,90 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	return nil
 }
 
-// enter notes what an entry lists. An index is used while a pack of its entry
-// is, a snapshot until it is retired, a checkpoint while it is one of the newest, a
-// record always.
+// enter notes what an entry lists. A pack and its index are used by whom follow
+// finds, a snapshot until it is retired, a checkpoint while it is one of the newest,
+// a record always.
 func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u *uses, early bool) {
-	packs := false
+	var packs, indexes []*stock
 	for i, a := range all.Adds {
-		packs = packs || a.Kind == format.KindPack && u.has(e, i)
-	}
-	for i, a := range all.Adds {
-		at := spot{all.Agent, a.Hash}
-		used, early := true, early
-		switch a.Kind {
-		case 0:
+		if a.Kind == 0 {
 			continue // it was deleted
+		}
+		at := spot{all.Agent, a.Hash}
+		h := p.listed[at]
+		if h == nil {
+			h = &stock{kind: a.Kind, size: a.Size, by: e, pos: i, owner: all.Agent}
+			p.listed[at] = h
+		}
+		h.early = h.early || early && a.Kind != format.KindCheckpoint
+		switch a.Kind {
 		case format.KindCheckpoint:
-			used, early = false, false
 			if p.r.steward(all.Agent) {
 				p.points = append(p.points, listedPoint{all.Time, at})
 			}
 		case format.KindPack:
-			used = u.has(e, i)
+			h.late = max(h.late, u.of(e, i))
+			packs = append(packs, h)
 		case format.KindIndex:
-			used = packs
+			indexes = append(indexes, h)
 		case format.KindSnapshot:
-			used = slices.Contains(all.Snapshots, a.Hash) && !c.orders.retired[snapshotKey{all.Agent, a.Hash}]
+			h.used = h.used || slices.Contains(all.Snapshots, a.Hash) && !c.orders.retired[snapshotKey{all.Agent, a.Hash}]
+		default:
+			h.used = true
 		}
-		h := p.listed[at]
-		if h == nil {
-			h = &stock{kind: a.Kind, size: a.Size}
-			p.listed[at] = h
+	}
+	if len(indexes) > 0 {
+		p.indexed = append(p.indexed, indexedEntry{packs, indexes})
+	}
+}
+
+// follow finds out which packs are used: those that snapshots refer to, or that took
+// the place of such; and their indexes.
+func (p *prunePlan) follow(c *compartmentView) {
+	type old struct {
+		*stock
+		move
+	}
+	orders := make([][]old, len(c.moveOrders))
+	for at, moves := range c.moves {
+		for _, m := range moves {
+			if h := p.listed[at]; h != nil {
+				orders[m.place] = append(orders[m.place], old{h, m})
+			}
 		}
-		h.used, h.early = h.used || used, h.early || early
+	}
+	for _, all := range orders {
+		for _, o := range all {
+			whole := o.heads == nil || int(o.late) <= 1+o.place // for all users
+			late := o.late
+			if o.heads != nil {
+				late = min(late, int32(1+o.place))
+			}
+			for _, h := range o.packs {
+				n := p.listed[spot{o.move.by.Agent, h}]
+				if n == nil {
+					whole = false
+					continue
+				}
+				n.late, n.owner = max(n.late, late), o.owner
+			}
+			if whole {
+				o.meant = o.meant || o.late > 0
+				o.late = 0
+				p.replaced[o.stock] = o.move
+			}
+		}
+	}
+	for _, h := range p.listed {
+		if h.kind == format.KindPack {
+			h.used = h.late > 0
+		}
+	}
+	for _, e := range p.indexed {
+		used := slices.ContainsFunc(e.packs, func(h *stock) bool { return h.used })
+		for _, h := range e.indexes {
+			h.used = h.used || used
+		}
 	}
 }
 
@@ -205,6 +283,9 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 		if top := p.tops[l.Line]; ch == nil || ch.last < top {
 			return fmt.Errorf("%w: chain %s of agent %s is known up to entry %d, and no target that answers shows so much", ErrBlind, l.Chain, p.name(l.Agent), top)
 		}
+	}
+	if c.unmoved > 0 {
+		return fmt.Errorf("%w: %d orders that replaced packs are given by no target that answers: bring back the targets that hold them", ErrBlind, c.unmoved)
 	}
 	if len(v.unread) > 0 {
 		return fmt.Errorf("%w: %d snapshots, such as %s: %w; embassy verify says more, and embassy forget cannot retire what it cannot read", ErrBlind, len(v.unread), v.unread[0].hash, v.unread[0].err)
@@ -289,6 +370,7 @@ type lying struct {
 	kind     format.Kind // 0: it is none that entries list
 	size     uint64
 	modified time.Time
+	moved    bool // others took its place
 }
 
 // each calls f for everything that a target lists in the compartment. begin is

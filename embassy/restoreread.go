@@ -33,6 +33,8 @@ const (
 type reading struct {
 	view    *View
 	c       *compartmentView
+	s       committed
+	refs    []format.Refs // until the places of its chunks are found
 	table   *table
 	root    format.Root
 	naming  naming
@@ -102,10 +104,11 @@ func (v *View) openRoot(ctx context.Context, info SnapshotInfo, t *tally, fastes
 		}
 		seen[at] = true
 	}
-	r = &reading{view: v, c: s.c, root: root, naming: naming{s.c.ID, snap.Header.Scope.Epoch}, tally: t, fastest: fastest, opener: newOpener(s.c), room: treeCache, left: summary, doubts: v.doubts.Load()}
+	r = &reading{view: v, c: s.c, s: s, refs: summary.Refs, root: root, naming: naming{s.c.ID, snap.Header.Scope.Epoch}, tally: t, fastest: fastest, opener: newOpener(s.c), room: treeCache, left: summary, doubts: v.doubts.Load()}
 	r.left.Refs = nil
 	return r, func(ctx context.Context) (err error) {
-		r.table, err = v.locate(ctx, s, summary.Refs, fastest, t)
+		r.table, err = v.locate(ctx, s, r.refs, fastest, t)
+		r.refs = nil
 		return err
 	}, nil
 }

@@ -28,6 +28,7 @@ type table struct {
 	packs    []packRef
 	segments []segmentRef
 	places   []place // ascending by key
+	moved    bool    // some of it took the place of packs that were replaced
 }
 
 // packRef is a pack, and how many of its bytes are tree chunks.
@@ -88,12 +89,60 @@ func (t *table) spans(p place) []span {
 
 // tableBuilder fills a table from several goroutines.
 type tableBuilder struct {
-	view *View
-	c    *compartmentView
+	view    *View
+	c       *compartmentView
+	about   string          // what the table is for
+	moves   map[spot][]move // by the pack that was replaced
+	fastest bool
+	tally   *tally
 
 	mu    sync.Mutex
 	table *table
 	want  map[wanted]uint32 // packs not yet placed
+	packs map[picked]pickState
+	next  []errand
+	more  map[*readEntry]*errand // for packs that took the place of others
+	was   map[picked][]picked    // what these took the place of
+}
+
+// picked is a pack that an entry lists.
+type picked struct {
+	by   *readEntry
+	hash format.Hash
+}
+
+// pickState says what became of a pack that is wanted.
+type pickState uint8
+
+const (
+	pickWanted   pickState = iota + 1
+	pickReplaced           // others took its place
+	pickPlaced
+)
+
+// errand is to place packs that an entry lists.
+type errand struct {
+	s      committed // the snapshot that needs them
+	by     *readEntry
+	runs   []uint32             // their positions
+	hashes map[format.Hash]bool // nil: go by runs
+}
+
+// pick returns them.
+func (o errand) pick(all format.Entry) (packs []format.Listed, err error) {
+	if o.hashes != nil {
+		for _, a := range all.Adds {
+			if o.hashes[a.Hash] {
+				packs = append(packs, a)
+			}
+		}
+		return packs, nil
+	}
+	positions, err := format.Positions(o.runs, uint32(len(all.Adds)))
+	for _, at := range positions {
+		packs = append(packs, all.Adds[at])
+	}
+	return packs, err
 }
 
 // wanted is a pack as one entry lists it. What another entry says of the same
@@ -105,104 +154,202 @@ type wanted struct {
 }
 
 // locate finds the chunks of the packs that refs name, in chains that the
-// agent's snapshots may use. What cannot be found is reported here, and missed
-// when a chunk is wanted.
+// agent's snapshots may use, or of those that took their place. What cannot be
+// found is reported here, and missed when a chunk is wanted.
 func (v *View) locate(ctx context.Context, s committed, refs []format.Refs, fastest bool, t *tally) (*table, error) {
 	if s.c.bare != nil {
 		return v.locateBare(ctx, s, fastest)
 	}
-	b := &tableBuilder{view: v, c: s.c, table: &table{}, want: map[wanted]uint32{}}
+	b, err := v.newTable(ctx, s.c, s.c.source.name(s.object), fastest, t)
+	if err != nil {
+		return nil, err
+	}
+	b.refer(s, refs)
+	return b.build(ctx)
+}
+
+// newTable returns what makes a table. about is what it is for.
+func (v *View) newTable(ctx context.Context, c *compartmentView, about string, fastest bool, t *tally) (*tableBuilder, error) {
+	moves, err := v.moves(ctx, c)
+	return &tableBuilder{
+		view: v, c: c, about: about, moves: moves, fastest: fastest, tally: t, table: &table{}, want: map[wanted]uint32{},
+		packs: map[picked]pickState{}, more: map[*readEntry]*errand{}, was: map[picked][]picked{},
+	}, err
+}
+
+// refer wants what a snapshot refers to.
+func (b *tableBuilder) refer(s committed, refs []format.Refs) {
 	kin := s.kin()
-	var g errgroup.Group
-	g.SetLimit(indexesAtOnce)
 	for _, ref := range refs {
-		entries := v.resolve(s.c, kin, ref)
+		entries := b.view.resolve(s.c, kin, ref)
 		if len(entries) == 0 {
-			v.warn(Finding{Object: s.c.source.name(s.object),
-				Err: fmt.Errorf("needs entry %d of chain %s, which no target shows or which this agent may not use", ref.Seq, ref.Chain)})
+			b.tell(fmt.Errorf("needs entry %d of chain %s, which no target shows or which this agent may not use", ref.Seq, ref.Chain))
 		}
 		for _, e := range entries {
-			g.Go(func() error {
-				if ctx.Err() != nil {
-					return nil
-				}
-				if err := b.entry(ctx, e, ref.Runs, fastest, t); err != nil && ctx.Err() == nil {
-					v.warn(Finding{Object: s.c.source.name(s.object), Err: err})
-				}
-				return nil
-			})
+			b.next = append(b.next, errand{s: s, by: e, runs: ref.Runs})
 		}
 	}
-	g.Wait()
-	g.SetLimit(packsAtOnce)
-	left := maps.Clone(b.want) // no index was good for these
-	for _, w := range slices.SortedFunc(maps.Keys(left), func(x, y wanted) int { return cmp.Compare(left[x], left[y]) }) {
-		o := b.table.packs[left[w]].object
-		g.Go(func() error {
-			if ctx.Err() == nil {
-				b.direct(ctx, w.by, o, fastest, t)
+}
+
+func (b *tableBuilder) tell(err error) { b.view.warn(Finding{Object: b.about, Err: err}) }
+
+// build places what is wanted. What took the place of a pack, and is not to be had,
+// leaves the pack itself, should it still be there.
+func (b *tableBuilder) build(ctx context.Context) (*table, error) {
+	tried := map[picked]bool{}
+	for len(b.next) > 0 && ctx.Err() == nil {
+		for len(b.next) > 0 && ctx.Err() == nil {
+			b.errands(ctx)
+		}
+		b.directly(ctx)
+		b.moves = nil
+		for n, olds := range b.was {
+			if state := b.packs[n]; state == pickPlaced || state == pickReplaced || tried[n] {
+				continue
 			}
-			return nil
-		})
+			tried[n] = true
+			for _, old := range olds {
+				delete(b.packs, old)
+				b.send(committed{}, old)
+			}
+		}
+		b.round()
 	}
-	g.Wait()
 	slices.SortFunc(b.table.places, func(x, y place) int {
 		return cmp.Or(cmp.Compare(x.key, y.key), cmp.Compare(x.segment, y.segment))
 	})
 	return b.table, ctx.Err()
 }
 
-// entry reads an entry, and places the packs of it that are wanted.
-func (b *tableBuilder) entry(ctx context.Context, e *readEntry, runs []uint32, fastest bool, t *tally) error {
+// send puts a pack on the errand to its entry. b.mu is held.
+func (b *tableBuilder) send(s committed, p picked) {
+	if b.more[p.by] == nil {
+		b.more[p.by] = &errand{s: s, by: p.by, hashes: map[format.Hash]bool{}}
+	}
+	b.more[p.by].hashes[p.hash] = true
+}
+
+// round makes what was put on errands the next ones.
+func (b *tableBuilder) round() {
+	for _, o := range b.more {
+		b.next = append(b.next, *o)
+	}
+	clear(b.more)
+}
+
+// errands runs those that are due.
+func (b *tableBuilder) errands(ctx context.Context) {
+	due := b.next
+	b.next = nil
+	var g errgroup.Group
+	g.SetLimit(indexesAtOnce)
+	for _, o := range due {
+		g.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err := b.entry(ctx, o); err != nil && ctx.Err() == nil {
+				b.tell(err)
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	b.round()
+}
+
+// directly places what no index was good for.
+func (b *tableBuilder) directly(ctx context.Context) {
+	var g errgroup.Group
+	g.SetLimit(packsAtOnce)
+	left := maps.Clone(b.want)
+	for _, w := range slices.SortedFunc(maps.Keys(left), func(x, y wanted) int { return cmp.Compare(left[x], left[y]) }) {
+		o := b.table.packs[left[w]].object
+		g.Go(func() error {
+			if ctx.Err() == nil {
+				b.direct(ctx, w.by, o)
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	clear(b.want)
+}
+
+// entry reads an entry, and places the packs of it that are wanted; of those that
+// were replaced, the next errands place what took their place.
+func (b *tableBuilder) entry(ctx context.Context, o errand) error {
+	e := o.by
 	all, err := b.view.fetchEntry(ctx, b.c, chainKey{e.Agent, e.Chain}, e.Seq, e, nil, 0)
 	if err != nil {
 		return err
 	}
-	positions, err := format.Positions(runs, uint32(len(all.Adds)))
+	packs, err := o.pick(all)
 	if err != nil {
 		return err
 	}
+	any := false
 	b.mu.Lock()
-	for _, p := range positions {
-		a := all.Adds[p]
-		key := wanted{e, a.Hash, a.Size}
-		if _, ok := b.want[key]; a.Kind == format.KindPack && !ok {
-			b.want[key] = uint32(len(b.table.packs))
+	for _, a := range packs {
+		if p := (picked{e, a.Hash}); a.Kind == format.KindPack && !b.replaced(o.s, p) && (b.packs[p] == 0 || b.packs[p] == pickReplaced) {
+			any, b.packs[p] = true, pickWanted
+			b.want[wanted{e, a.Hash, a.Size}] = uint32(len(b.table.packs))
 			b.table.packs = append(b.table.packs, packRef{object: object{a.Kind, a.Hash, a.Size, e.Agent, e.shown}})
 		}
 	}
 	b.mu.Unlock()
 	for _, a := range all.Adds {
-		if a.Kind == format.KindIndex && ctx.Err() == nil {
-			b.index(ctx, e, object{a.Kind, a.Hash, a.Size, e.Agent, e.shown}, fastest, t)
+		if any && a.Kind == format.KindIndex && ctx.Err() == nil {
+			b.index(ctx, e, object{a.Kind, a.Hash, a.Size, e.Agent, e.shown})
 		}
 	}
 	return nil
 }
 
+// replaced reports whether something took the place of a pack for a snapshot, and
+// has that placed; also where it only may have. b.mu is held.
+func (b *tableBuilder) replaced(s committed, p picked) bool {
+	m, yes, sure := moved(b.moves, s, spot{p.by.Agent, p.hash})
+	if !yes {
+		return false
+	}
+	b.table.moved = true
+	if b.packs[p] != 0 { // another snapshot wanted it
+		return sure
+	}
+	b.packs[p] = pickReplaced
+	for _, h := range m.packs {
+		n := picked{m.by, h}
+		if b.was[n] = append(b.was[n], p); b.packs[n] == 0 {
+			b.send(s, n)
+		}
+	}
+	return sure
+}
+
 // index places the packs of an index object that an entry lists.
-func (b *tableBuilder) index(ctx context.Context, by *readEntry, o object, fastest bool, t *tally) {
+func (b *tableBuilder) index(ctx context.Context, by *readEntry, o object) {
 	data := make([]byte, o.size)
-	if err := b.c.source.whole(ctx, o, data, fastest, t); err != nil {
-		b.tell(o, err)
+	if err := b.c.source.whole(ctx, o, data, b.fastest, b.tally); err != nil {
+		b.illegible(o, err)
 		return
 	}
 	packs, err := format.ParseIndex(data)
 	if err != nil {
-		b.tell(o, err)
+		b.illegible(o, err)
 		return
 	}
 	for _, p := range packs {
 		if err := b.place(by, p); err != nil {
-			b.tell(o, err)
+			b.illegible(o, err)
 		}
 	}
 }
 
 // direct places a pack by its own bytes.
-func (b *tableBuilder) direct(ctx context.Context, by *readEntry, o object, fastest bool, t *tally) {
+func (b *tableBuilder) direct(ctx context.Context, by *readEntry, o object) {
 	data := make([]byte, o.size)
-	err := b.c.source.whole(ctx, o, data, fastest, t)
+	err := b.c.source.whole(ctx, o, data, b.fastest, b.tally)
 	if err == nil {
 		var p format.IndexedPack
 		if p, err = format.ParsePack(data); err == nil {
@@ -210,11 +357,11 @@ func (b *tableBuilder) direct(ctx context.Context, by *readEntry, o object, fast
 		}
 	}
 	if err != nil {
-		b.tell(o, err)
+		b.illegible(o, err)
 	}
 }
 
-func (b *tableBuilder) tell(o object, err error) {
+func (b *tableBuilder) illegible(o object, err error) {
 	b.view.warn(Finding{Object: b.c.source.name(o), Err: fmt.Errorf("read chunk directory: %w", err)})
 }
 
@@ -255,6 +402,7 @@ func (b *tableBuilder) place(by *readEntry, p format.IndexedPack) error {
 		return nil // another index has it too
 	}
 	delete(b.want, key)
+	b.packs[picked{by, p.Hash}] = pickPlaced
 	for i, dir := range places {
 		segment := uint32(len(b.table.segments))
 		b.table.segments = append(b.table.segments, segments[i])

@@ -273,7 +273,7 @@ func (s *sim) checkSnapshots(everywhere func(c simCommit, h *simHost) bool) {
 		s.must(err)
 		keys, err := embassy.RootKeys(ch, s.nation.root) // those of the charter that this host has
 		s.must(err)
-		v, err := embassy.OpenView(s.t.Context(), embassy.ViewOptions{Keys: keys, Members: members})
+		v, err := embassy.OpenView(s.t.Context(), embassy.ViewOptions{Keys: keys, Members: members, Warn: func(f embassy.Finding) { s.note("CHECK %s %v %v", f.Target, f.Object, f.Err) }})
 		s.must(err)
 		listed := map[format.Hash]bool{}
 		for _, snap := range v.Snapshots("") {
@@ -304,8 +304,8 @@ func (s *sim) checkSnapshot(h *simHost, v *embassy.View, snap embassy.SnapshotIn
 	a := s.agents[slices.Index(s.nation.ids, snap.Agent)]
 	to := filepath.Join(s.dir, "out")
 	defer os.RemoveAll(to)
-	if _, err := v.Restore(s.t.Context(), embassy.RestoreOptions{Snapshots: []embassy.SnapshotInfo{snap}, To: to}); err != nil {
-		s.violate("snapshot %s does not restore from %s alone: %v", snap.Hash, h.name, err)
+	if rep, err := v.Restore(s.t.Context(), embassy.RestoreOptions{Snapshots: []embassy.SnapshotInfo{snap}, To: to}); err != nil {
+		s.violate("snapshot %s, entry %d of chain %s of agent %s, does not restore from %s alone: %v %+v", snap.Hash, snap.Seq, snap.Chain, snap.Agent, h.name, err, rep)
 		return
 	}
 	s.count("restored")

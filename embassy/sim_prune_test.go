@@ -103,9 +103,12 @@ func (m *simMachine) forget(r *rand.Rand, _ bool) {
 func (m *simMachine) prune(r *rand.Rand, alone bool) {
 	s := m.s
 	calm := m.calm() && alone && s.guilty() == nil && !m.forked()
-	o := embassy.PruneOptions{MaxRemove: 1}
+	o := embassy.PruneOptions{MaxRemove: 1, Join: 2 + r.IntN(4)}
 	if r.IntN(4) == 0 {
 		o.Grace = time.Hour
+	}
+	if r.IntN(2) == 0 {
+		o.Readers = s.newestKeys()
 	}
 	rep, err := m.svc.Prune(m.ctx, o)
 	s.note("%s: prune: exit %d, %+v, %+v, %v", m.name, rep.Exit, rep.Compartments, rep.Targets, err)
@@ -115,6 +118,12 @@ func (m *simMachine) prune(r *rand.Rand, alone bool) {
 		}
 		if c.Deletable > 0 {
 			s.count("deletion ordered")
+		}
+		if c.JoinedInto > 0 {
+			s.count("joined")
+		}
+		if c.Repacked > 0 {
+			s.count("repacked")
 		}
 		if calm && !m.died() && c.Err != nil {
 			s.violate("%s: prune orders nothing in the best of worlds: %v", m.name, c.Err)
@@ -146,7 +155,7 @@ func (s *sim) checkRetired(h *simHost, v *embassy.View, c simCommit) {
 func (s *sim) recorded(object []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for kind := format.OrderRetire; kind <= format.OrderRelease; kind++ {
+	for kind := format.OrderRetire; kind <= format.OrderReplace; kind++ {
 		for _, place := range s.nation.places {
 			if o, err := format.OpenOrder(object, s.nation.key.Nation, place, kind); err == nil {
 				s.orders[format.HashOf(object)] = o

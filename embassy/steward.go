@@ -74,11 +74,20 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 }
 
 // view reads what the targets show of the compartment, once they have what this
-// machine wrote. uses is as in ViewOptions.
-func (st *stewardship) view(ctx context.Context, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
+// machine wrote. readers, if not nil, are keys that open contents; uses is as in
+// ViewOptions.
+func (st *stewardship) view(ctx context.Context, readers *Keys, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
+	keys := st.keys
+	if readers != nil {
+		mine := *readers
+		mine.Compartments = slices.DeleteFunc(slices.Clone(mine.Compartments), func(c *Compartment) bool { return c.ID != st.comp.ID || c.Reader == nil })
+		if keys = &mine; len(mine.Compartments) == 0 {
+			return nil, nil, fmt.Errorf("repack of compartment %s: %w", st.comp.Part.Name, ErrNotGranted)
+		}
+	}
 	st.l.bring(ctx, st.l.members, patienceMin)
 	v, err := OpenView(ctx, ViewOptions{
-		Keys: st.keys, Members: st.s.order, Order: st.s.Ranked, Log: st.s.log, Warn: st.s.warn, Progress: st.s.progress, Now: st.s.now, uses: uses,
+		Keys: keys, Members: st.s.order, Order: st.s.Ranked, Log: st.s.log, Warn: st.s.warn, Progress: st.s.progress, Now: st.s.now, uses: uses,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -77,30 +77,25 @@ type shownEntry struct {
 // the one after our head.
 func (l *ledger) shown(ctx context.Context, m *Member, from uint64) ([]shownEntry, error) {
 	folder := format.LedgerPrefix(l.chain.scope.Nation, l.chain.scope.Compartment, l.chain.scope.Agent) + l.chain.id().String() + "/"
+	numbered := func(seq uint64) string { return fmt.Sprintf("%s%016x", folder, seq) }
 	end := l.chain.head() + 1
-	prefixes := []string{folder}
-	if end-from < 4 { // few numbers are asked for one by one, many with all before them
-		prefixes = nil
-		for seq := from; seq <= end; seq++ {
-			prefixes = append(prefixes, folder+fmt.Sprintf("%016x", seq))
-		}
-	}
 	var out []shownEntry
 	err := m.do(ctx, func(ctx context.Context) error {
 		out = nil
 		names := uint64(0)
-		for _, p := range prefixes {
-			for info, err := range m.Target.List(ctx, p) {
-				if err != nil {
-					return err
-				}
-				if names++; names > 2*end+1000 {
-					return fmt.Errorf("%s: more than %d names: the host makes them up", folder, names)
-				}
-				seq, h, err := format.ParseNumbered(info.Name[len(folder):])
-				if err == nil && seq >= from {
-					out = append(out, shownEntry{seq, h, info.Size, info.Name})
-				}
+		for info, err := range targets.ListAfter(ctx, m.Target, folder, numbered(from)) {
+			if err != nil {
+				return err
+			}
+			if info.Name > numbered(end+1) {
+				break
+			}
+			if names++; names > 2*end+1000 {
+				return fmt.Errorf("%s: more than %d names: the host makes them up", folder, names)
+			}
+			seq, h, err := format.ParseNumbered(info.Name[len(folder):])
+			if err == nil {
+				out = append(out, shownEntry{seq, h, info.Size, info.Name})
 			}
 		}
 		return nil

@@ -32,6 +32,18 @@ func (t *audit) open(ctx context.Context, c *compartmentView, o thing, data []by
 
 // openPack opens every chunk of a pack, and compares it with its id.
 func (v *verification) openPack(c *compartmentView, o thing, data []byte) error {
+	return c.eachInPack(data, func(s format.Scope, _ format.DirEntry, open func() ([]byte, error)) error {
+		if !v.belongs(o, s, true) {
+			return fmt.Errorf("a segment of agent %s is from elsewhere", s.Agent)
+		}
+		_, err := open()
+		return err
+	})
+}
+
+// eachInPack calls fn with every chunk of a pack. open returns it encoded, until the
+// next call, once it has opened it and compared it with its id.
+func (c *compartmentView) eachInPack(data []byte, fn func(s format.Scope, e format.DirEntry, open func() ([]byte, error)) error) error {
 	p, err := format.ParsePack(data)
 	if err != nil {
 		return err
@@ -44,25 +56,32 @@ func (v *verification) openPack(c *compartmentView, o thing, data []byte) error 
 		if err != nil {
 			return fmt.Errorf("segment at %d: directory: %w", s.Offset, err)
 		}
-		if !v.belongs(o, h.Scope, true) {
-			return fmt.Errorf("segment at %d is from elsewhere", s.Offset)
-		}
 		ref := segmentRef{offset: uint32(s.Offset), head: uint32(len(s.Head)), epoch: h.Scope.Epoch}
 		segment, err := c.openSegment(data, ref)
 		if err != nil {
 			return fmt.Errorf("segment at %d is sealed to nobody who reads here", s.Offset)
 		}
 		for _, e := range dir {
-			most := chunk.MaxSize
-			if e.Kind == format.TreeChunk {
-				most = format.MaxTreeChunk
-			}
-			if _, err := opener.chunk(segment, ref, place{offset: e.Offset, length: e.Length, raw: e.Raw}, data, e.ID, most); err != nil {
-				return fmt.Errorf("chunk %s does not open to its id", e.ID)
+			err := fn(h.Scope, e, func() ([]byte, error) {
+				if _, err := opener.chunk(segment, ref, place{offset: e.Offset, length: e.Length, raw: e.Raw}, data, e.ID, mostOf(e.Kind)); err != nil {
+					return nil, fmt.Errorf("chunk %s does not open to its id", e.ID)
+				}
+				return opener.encoded, nil
+			})
+			if err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// mostOf is how many bytes a chunk can have.
+func mostOf(kind format.ChunkKind) int {
+	if kind == format.TreeChunk {
+		return format.MaxTreeChunk
+	}
+	return chunk.MaxSize
 }
 
 // belongs reports whether a record of that scope may lie under the object's
@@ -338,7 +357,7 @@ func (t *audit) walkSnapshot(ctx context.Context, v *View, info SnapshotInfo) (c
 	}
 	defer r.close()
 	cause = t.walkTree(ctx, r)
-	return cause, v.doubts.Load() == r.doubts
+	return cause, v.doubts.Load() == r.doubts && !r.table.moved // else a steward may have lost it
 }
 
 func (t *audit) walkTree(ctx context.Context, r *reading) error {
@@ -472,11 +491,15 @@ func (v *verification) hits(ctx context.Context, view *View, s committed, out []
 	if err != nil {
 		return ctx.Err() // lost itself
 	}
+	moves, err := view.moves(ctx, s.c)
+	if err != nil {
+		return err
+	}
 	for _, ref := range summary.Refs {
 		uses := func(o thing) bool {
 			return slices.ContainsFunc(o.by, func(b vouch) bool { return b.l.Chain == ref.Chain && b.seq == ref.Seq })
 		}
-		if !slices.ContainsFunc(v.lost, uses) {
+		if len(moves) == 0 && !slices.ContainsFunc(v.lost, uses) {
 			continue
 		}
 		for _, e := range view.resolve(s.c, s.kin(), ref) {
@@ -488,8 +511,12 @@ func (v *verification) hits(ctx context.Context, view *View, s committed, out []
 			if err != nil {
 				continue
 			}
+			needs := map[format.Hash]bool{}
+			for _, p := range positions {
+				meant(moves, s, spot{e.Agent, all.Adds[p].Hash}, needs)
+			}
 			for i, o := range v.lost {
-				if len(out[i].Hits) < maxCandidates && slices.ContainsFunc(positions, func(p uint32) bool { return all.Adds[p].Hash == o.hash }) {
+				if len(out[i].Hits) < maxCandidates && needs[o.hash] && !slices.Contains(out[i].Hits, snapshotLine(summary, s.hash)) {
 					out[i].Hits = append(out[i].Hits, snapshotLine(summary, s.hash))
 				}
 			}

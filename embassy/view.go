@@ -111,6 +111,11 @@ type compartmentView struct {
 	// checkpoint, if not nil, restates entries that are listed: those are not fetched.
 	checkpoint *format.Checkpoint
 
+	moving     turn            // to read moves
+	moves      map[spot][]move // by the pack that was replaced; nil: not read yet
+	moveOrders []*moveOrder    // of moves, in their order
+	unmoved    int             // orders to replace packs that no member gives
+
 	reading sync.Mutex // held while Reader is used
 }
 
@@ -123,6 +128,7 @@ type readChain struct {
 	chainKey
 	entries map[uint64][]*readEntry // by number; several where the chain forks
 	last    uint64                  // greatest number
+	forked  bool                    // two entries have one number
 	heard   []heard                 // what its writer had read of the stewards' chains
 }
 
@@ -164,6 +170,14 @@ func OpenView(ctx context.Context, o ViewOptions) (*View, error) {
 	}
 	if err := v.readOrders(ctx); err != nil {
 		return nil, fmt.Errorf("read the orders of the stewards: %w", err)
+	}
+	for _, c := range v.compartments {
+		if v.uses == nil { // else they are read when a snapshot is opened
+			break
+		}
+		if _, err := v.moves(ctx, c); err != nil {
+			return nil, fmt.Errorf("read the orders of the stewards: %w", err)
+		}
 	}
 	if err := v.readSnapshots(ctx); err != nil {
 		return nil, fmt.Errorf("read the snapshots: %w", err)
@@ -235,7 +249,7 @@ func (v *View) compartment(c *Compartment, order func(string) []*Member) *compar
 		}
 		s.order = append(s.order, ranked{Member: m, bit: 1 << i, desk: &v.desks[i]})
 	}
-	return &compartmentView{Compartment: c, source: s, chains: map[chainKey]*readChain{}}
+	return &compartmentView{Compartment: c, source: s, chains: map[chainKey]*readChain{}, moving: newTurn()}
 }
 
 // steward reports whether the agent is or was the compartment's steward.

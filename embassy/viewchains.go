@@ -301,6 +301,7 @@ func (v *View) inspect(c *compartmentView, ch *readChain) {
 		es := ch.entries[n]
 		slices.SortFunc(es, func(a, b *readEntry) int { return slices.Compare(a.hash[:], b.hash[:]) })
 		if len(es) > 1 {
+			ch.forked = true
 			tell("the agent signed %d entries with number %d: a cloned or captured machine", len(es), n)
 		}
 		for _, e := range es {

@@ -18,6 +18,9 @@ type viewOrders struct {
 	unread          int              // orders that no member gives
 	unmet           bool             // some retirements do not count
 	rests           []format.Head    // what the last retirement that counts rests on
+
+	all  []givenOrder        // the first first
+	when map[snapshotKey]int // the first of all that retires a snapshot, whether it counts or not
 }
 
 type snapshotKey struct {
@@ -37,25 +40,8 @@ func (v *View) readOrders(ctx context.Context) error {
 		for _, ch := range c.sorted() {
 			ch.heard = v.heard(c, ch)
 		}
-		c.orders = viewOrders{retired: map[snapshotKey]bool{}, pinned: map[snapshotKey]bool{}, held: map[[8]byte]bool{}}
-		var all []given
-		for _, ch := range c.sorted() {
-			if !v.steward(c, ch.agent) {
-				continue
-			}
-			var when int64
-			for _, n := range ch.numbers() {
-				for _, e := range ch.entries[n] {
-					when = max(when, e.Time)
-					for _, o := range e.Orders {
-						all = append(all, given{e, o, when})
-					}
-				}
-			}
-		}
-		slices.SortStableFunc(all, func(a, b given) int { // the last one counts, over all chains
-			return cmp.Or(cmp.Compare(a.when, b.when), cmp.Compare(a.e.Seq, b.e.Seq))
-		})
+		all := v.orders(c)
+		c.orders = viewOrders{retired: map[snapshotKey]bool{}, pinned: map[snapshotKey]bool{}, held: map[[8]byte]bool{}, all: all, when: map[snapshotKey]int{}}
 		last := -1 // the last retirement that counts
 		for i, o := range all {
 			if o.Kind == format.OrderRetire && v.sees(c, o.e.Depends) {
@@ -67,14 +53,11 @@ func (v *View) readOrders(ctx context.Context) error {
 			if i < done {
 				continue
 			}
-			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete || o.Kind > format.OrderRelease {
-				continue // large, and not about what a reader sees; or of a later version
+			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete || o.Kind >= format.OrderReplace {
+				continue // large, and not about which snapshots a reader sees; or of a later version
 			}
-			if o.Kind == format.OrderRetire && i > last {
-				c.orders.unmet = true
-				continue
-			}
-			if err := v.readOrder(ctx, c, o.e, o.Ordered); ctx.Err() != nil {
+			c.orders.unmet = c.orders.unmet || o.Kind == format.OrderRetire && i > last
+			if err := v.readOrder(ctx, c, o, i, i <= last); ctx.Err() != nil {
 				return ctx.Err()
 			} else if err != nil {
 				v.warn(Finding{Object: format.ObjectName(o.e.Nation, c.ID, o.e.Agent, format.KindRecord, o.Record), Err: fmt.Errorf("an order of the steward is left out: %w", err)})
@@ -108,20 +91,27 @@ func (v *View) void(h format.Head) bool {
 	return a != nil && a.Status == format.AgentRevoked
 }
 
-func (v *View) readOrder(ctx context.Context, c *compartmentView, e *readEntry, given format.Ordered) error {
-	a, ok := e.Entry.Listed(given)
+// openOrder reads the record of an order.
+func (v *View) openOrder(ctx context.Context, c *compartmentView, o givenOrder) (*format.Order, error) {
+	a, ok := o.e.Entry.Listed(o.Ordered)
 	if !ok {
-		return fmt.Errorf("%w: entry %d does not list it", format.ErrMalformed, e.Seq)
+		return nil, fmt.Errorf("%w: entry %d does not list it", format.ErrMalformed, o.e.Seq)
 	}
 	if err := v.room.Acquire(ctx, int64(a.Size)); err != nil {
-		return err
+		return nil, err
 	}
 	defer v.room.Release(int64(a.Size))
 	data := make([]byte, a.Size)
-	if err := c.source.whole(ctx, object{a.Kind, a.Hash, a.Size, e.Agent, e.shown}, data, false, nil); err != nil {
-		return err
+	if err := c.source.whole(ctx, object{a.Kind, a.Hash, a.Size, o.e.Agent, o.e.shown}, data, false, nil); err != nil {
+		return nil, err
 	}
-	o, err := format.OpenOrder(data, e.Nation, c.ID, given.Kind)
+	return format.OpenOrder(data, o.e.Nation, c.ID, o.Kind)
+}
+
+// readOrder reads the order at that place among all, and goes by it. A retirement may
+// not count.
+func (v *View) readOrder(ctx context.Context, c *compartmentView, given givenOrder, place int, counts bool) error {
+	o, err := v.openOrder(ctx, c, given)
 	if err != nil {
 		return err
 	}
@@ -136,7 +126,12 @@ func (v *View) readOrder(ctx context.Context, c *compartmentView, e *readEntry, 
 			key := snapshotKey{of.Agent, h}
 			switch o.Kind {
 			case format.OrderRetire:
-				c.orders.retired[key] = true
+				if _, ok := c.orders.when[key]; !ok {
+					c.orders.when[key] = place
+				}
+				if counts {
+					c.orders.retired[key] = true
+				}
 			case format.OrderPin:
 				c.orders.pinned[key] = true
 			case format.OrderUnpin:

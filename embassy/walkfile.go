@@ -53,7 +53,7 @@ type fileContent struct {
 func (w *walk) recall(at, path string, fi fs.FileInfo, known *dirCursor) (*fileContent, error) {
 	now := statOf(fi)
 	if k := known.find(fi.Name()); k != nil {
-		if k.sameStat(now) && w.cache.alive(k.Packs) {
+		if k.sameStat(now) && w.cache.alive(k) {
 			return &fileContent{stat: *k, same: true, built: true}, nil
 		}
 		w.counts.changed++

@@ -219,8 +219,13 @@ func (d *Dir) Stat(ctx context.Context, name string) (Info, error) {
 // List implements Target. Files that are no objects, such as lost+found, are
 // skipped.
 func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return d.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements Sought.
+func (d *Dir) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		w := dirWalk{dir: d, prefix: prefix, yield: yield}
+		w := dirWalk{dir: d, prefix: prefix, after: after, yield: yield}
 		err := firstErr(checkPrefix(prefix), d.begin(ctx))
 		if err == nil {
 			err = w.folder(ctx, "")
@@ -385,6 +390,7 @@ var errListStopped = errors.New("the caller stopped the listing")
 type dirWalk struct {
 	dir    *Dir
 	prefix string
+	after  string
 	yield  func(Info, error) bool
 }
 
@@ -416,10 +422,11 @@ func (w dirWalk) folder(ctx context.Context, folder string) error {
 		switch {
 		case e.IsDir():
 			below := name + "/"
-			if strings.HasPrefix(below, w.prefix) || strings.HasPrefix(w.prefix, below) {
+			late := below > w.after || strings.HasPrefix(w.after, below)
+			if late && (strings.HasPrefix(below, w.prefix) || strings.HasPrefix(w.prefix, below)) {
 				err = w.folder(ctx, name)
 			}
-		case e.Type().IsRegular() && strings.HasPrefix(name, w.prefix):
+		case e.Type().IsRegular() && strings.HasPrefix(name, w.prefix) && name > w.after:
 			err = w.file(name, e)
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package targets
 import (
 	"context"
 	"io"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -67,6 +68,11 @@ func (l *limited) Get(ctx context.Context, name string, offset, length int64) (i
 		return nil, err
 	}
 	return &pacedReader{body, ctx, l.down}, nil
+}
+
+// ListAfter implements Sought as far as the wrapped target does: names are not limited.
+func (l *limited) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
+	return ListAfter(ctx, l.Target, prefix, after)
 }
 
 type pacedReader struct {

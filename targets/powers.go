@@ -71,6 +71,29 @@ type Inspected interface {
 	PutNew(ctx context.Context, o Object) (created bool, err error)
 }
 
+// Sought is a Target whose store can begin a listing in the middle.
+type Sought interface {
+	// ListAfter is List of the objects whose names come after a name, be there
+	// one of it or not. after begins with prefix.
+	ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
+}
+
+// ListAfter is List of the objects whose names come after a name. What comes
+// before costs a listing too, unless t itself is Sought: a decorator may watch
+// what List yields, so nothing that it wraps is asked instead.
+func ListAfter(ctx context.Context, t Target, prefix, after string) iter.Seq2[Info, error] {
+	if s, ok := t.(Sought); ok {
+		return s.ListAfter(ctx, prefix, after)
+	}
+	return func(yield func(Info, error) bool) {
+		for info, err := range t.List(ctx, prefix) {
+			if (err != nil || info.Name > after) && !yield(info, err) {
+				return
+			}
+		}
+	}
+}
+
 // As returns t, or the first of those that it wraps, as a T. A decorator
 // offers what it wraps through Unwrap() Target.
 func As[T any](t Target) (power T, ok bool) {

@@ -21,6 +21,7 @@ const (
 	listPage      = 1000    // entries asked for at once; S3 gives no more
 	maxEmptyPages = 8       // in a row; deleted versions may fill whole pages
 	maxVersions   = 1 << 14 // of one name
+	maxBefore     = 1 << 19 // keys before the one that a listing begins after, of a server that does not skip them
 	maxMarker     = 4096    // bytes of where the next page begins
 	emptySHA256   = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 )
@@ -29,8 +30,24 @@ const (
 // consumed. Pages are asked for and decoded here, not by minio-go, whose
 // listing cannot be cancelled (Core) or keeps whatever a hostile page holds.
 func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements Sought. A server that does not know start-after costs
+// more pages, and no wrong name.
+func (s *S3) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		err := s.list(ctx, prefix, false, func(v Version) bool { return yield(v.Info, nil) })
+		before := 0
+		err := s.list(ctx, prefix, after, false, func(v Version) bool {
+			if v.Name > after {
+				return yield(v.Info, nil)
+			}
+			before++
+			return before <= maxBefore
+		})
+		if err == nil && before > maxBefore {
+			err = fmt.Errorf("more than %d keys before the one from which on it was asked to list", maxBefore)
+		}
 		if err != nil {
 			yield(Info{}, failed("list", s.explain(ctx, err)))
 		}
@@ -41,16 +58,16 @@ func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 // with an error.
 func (s *S3) Versions(ctx context.Context, prefix string) iter.Seq2[Version, error] {
 	return func(yield func(Version, error) bool) {
-		err := s.list(ctx, prefix, true, func(v Version) bool { return yield(v, nil) })
+		err := s.list(ctx, prefix, "", true, func(v Version) bool { return yield(v, nil) })
 		if err != nil {
 			yield(Version{}, failed("list versions", s.explain(ctx, err)))
 		}
 	}
 }
 
-// list yields what lies below the prefix until yield returns false, which is
-// no error.
-func (s *S3) list(ctx context.Context, prefix string, versions bool, yield func(Version) bool) error {
+// list yields what lies below the prefix, as far as the server goes by it from
+// after a name on, until yield returns false, which is no error.
+func (s *S3) list(ctx context.Context, prefix, after string, versions bool, yield func(Version) bool) error {
 	if err := checkPrefix(prefix); err != nil {
 		return err
 	}
@@ -63,6 +80,9 @@ func (s *S3) list(ctx context.Context, prefix string, versions bool, yield func(
 		query.Set("versions", "")
 	} else {
 		query.Set("list-type", "2")
+	}
+	if after != "" {
+		query.Set("start-after", s.config.Prefix+after)
 	}
 	order := order{prefix: prefix, versions: versions}
 	return s.pages(ctx, query, func(e listEntry, encoded bool) (bool, error) {

@@ -41,6 +41,7 @@ type Session struct {
 type Recipient struct {
 	Epoch uint32
 	Key   *crypto.Recipient
+	Since uint32 // the first writer epoch that it may read; not in the header
 }
 
 // NewSession makes a session key and seals it to every recipient.

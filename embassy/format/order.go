@@ -2,6 +2,7 @@ package format
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -20,10 +21,11 @@ const (
 	OrderUnpin   OrderKind = 5
 	OrderHold    OrderKind = 6 // no snapshot of the dataset is to be retired
 	OrderRelease OrderKind = 7
+	OrderReplace OrderKind = 8 // what these packs held lies in packs that the entry adds
 )
 
 func (k OrderKind) String() string {
-	names := []string{"retire", "mark", "delete", "pin", "unpin", "hold", "release"}
+	names := []string{"retire", "mark", "delete", "pin", "unpin", "hold", "release", "replace"}
 	if k == 0 || int(k) > len(names) {
 		return fmt.Sprintf("order %d", uint8(k))
 	}
@@ -55,6 +57,45 @@ type Order struct {
 	Kind        OrderKind       `cbor:"4,keyasint"`
 	Objects     []OrderedObject `cbor:"5,keyasint,omitempty"`
 	Dataset     []byte          `cbor:"6,keyasint,omitempty"` // 8 bytes, Writer.DatasetName; of hold and release
+	Replaced    []Replaced      `cbor:"7,keyasint,omitempty"` // of replace: ascending by agent and pack
+	// Heads, of replace: what the entries up to these need of the packs lies in
+	// those that took their place; another one's snapshots go by the old packs. None:
+	// all that was in them does.
+	Heads []Head `cbor:"8,keyasint,omitempty"`
+}
+
+// Replaced is a pack, and what took its place.
+type Replaced struct {
+	Agent ID     `cbor:"1,keyasint"` // in whose folder it lies
+	Pack  Hash   `cbor:"2,keyasint"`
+	By    []byte `cbor:"3,keyasint"` // hashes of packs end to end, ascending; none: nobody needs what it held
+}
+
+// Packs returns the hashes of what took its place.
+func (r Replaced) Packs() []Hash { return hashes(r.By) }
+
+// hashes are the hashes that lie end to end.
+func hashes(b []byte) []Hash {
+	out := make([]Hash, 0, len(b)/len(Hash{}))
+	for h := range slices.Chunk(b, len(Hash{})) {
+		out = append(out, Hash(h))
+	}
+	return out
+}
+
+// endToEnd lays hashes end to end, ascending, each once. It sorts all.
+func endToEnd(all []Hash) []byte {
+	slices.SortFunc(all, func(a, b Hash) int { return bytes.Compare(a[:], b[:]) })
+	out := make([]byte, 0, len(all)*len(Hash{}))
+	for _, h := range slices.Compact(all) {
+		out = append(out, h[:]...)
+	}
+	return out
+}
+
+// NewReplaced says that packs took the place of one in an agent's folder.
+func NewReplaced(agent ID, pack Hash, by []Hash) Replaced {
+	return Replaced{agent, pack, endToEnd(slices.Clone(by))}
 }
 
 // OrderedObject are objects of one kind in one agent's folder.
@@ -65,13 +106,7 @@ type OrderedObject struct {
 }
 
 // All returns the hashes.
-func (o OrderedObject) All() []Hash {
-	out := make([]Hash, 0, len(o.Hashes)/len(Hash{}))
-	for h := range slices.Chunk(o.Hashes, len(Hash{})) {
-		out = append(out, Hash(h))
-	}
-	return out
-}
+func (o OrderedObject) All() []Hash { return hashes(o.Hashes) }
 
 // maxOrdered bounds the objects of one order record, so that it keeps to
 // MaxSnapshotSize.
@@ -80,22 +115,14 @@ const maxOrdered = 400_000
 // SealOrders encodes an order as records: several when it names very many
 // objects. objects are by agent and kind; their order does not matter.
 func SealOrders(o Order, objects map[OrderedKey][]Hash) ([][]byte, error) {
-	o.Version = Version
 	var out [][]byte
-	left := 0
+	left := maxOrdered
 	flush := func() error {
-		if err := o.check(); err != nil {
-			return err
-		}
-		body, err := encodeRecord(o)
-		if err != nil {
-			return fmt.Errorf("order: %w", err)
-		}
-		out = append(out, append([]byte(orderMagic), body...))
+		record, err := o.seal()
+		out = append(out, record)
 		o.Objects, left = nil, maxOrdered
-		return nil
+		return err
 	}
-	left = maxOrdered
 	keys := make([]OrderedKey, 0, len(objects))
 	for k := range objects {
 		keys = append(keys, k)
@@ -107,22 +134,17 @@ func SealOrders(o Order, objects map[OrderedKey][]Hash) ([][]byte, error) {
 		return int(a.Kind) - int(b.Kind)
 	})
 	for _, k := range keys {
-		hashes := slices.Clone(objects[k])
-		slices.SortFunc(hashes, func(a, b Hash) int { return bytes.Compare(a[:], b[:]) })
-		hashes = slices.Compact(hashes)
-		for len(hashes) > 0 {
+		all := endToEnd(slices.Clone(objects[k]))
+		for len(all) > 0 {
 			if left == 0 {
 				if err := flush(); err != nil {
 					return nil, err
 				}
 			}
-			n := min(left, len(hashes))
-			all := make([]byte, 0, n*len(Hash{}))
-			for _, h := range hashes[:n] {
-				all = append(all, h[:]...)
-			}
-			o.Objects = append(o.Objects, OrderedObject{k.Agent, k.Kind, all})
-			hashes, left = hashes[n:], left-n
+			n := min(left, len(all)/len(Hash{}))
+			cut := n * len(Hash{})
+			o.Objects = append(o.Objects, OrderedObject{k.Agent, k.Kind, all[:cut:cut]})
+			all, left = all[cut:], left-n
 		}
 	}
 	if len(o.Objects) > 0 || len(o.Dataset) > 0 {
@@ -131,6 +153,44 @@ func SealOrders(o Order, objects map[OrderedKey][]Hash) ([][]byte, error) {
 		}
 	}
 	return out, nil
+}
+
+// SealReplaced encodes an order that replaces packs as records: several when it
+// names very many. It sorts all.
+func SealReplaced(o Order, all []Replaced) ([][]byte, error) {
+	o.Kind = OrderReplace
+	slices.SortFunc(all, Replaced.compare)
+	var out [][]byte
+	for len(all) > 0 {
+		n, left := 0, maxOrdered
+		for n < len(all) && left > 0 {
+			left -= 3 + len(all[n].By)/len(Hash{}) // it takes about so many hashes
+			n++
+		}
+		o.Replaced = all[:n]
+		record, err := o.seal()
+		if err != nil {
+			return nil, err
+		}
+		out, all = append(out, record), all[n:]
+	}
+	return out, nil
+}
+
+func (r Replaced) compare(o Replaced) int {
+	return cmp.Or(bytes.Compare(r.Agent[:], o.Agent[:]), bytes.Compare(r.Pack[:], o.Pack[:]))
+}
+
+func (o Order) seal() ([]byte, error) {
+	o.Version = Version
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	body, err := encodeRecord(o)
+	if err != nil {
+		return nil, fmt.Errorf("order: %w", err)
+	}
+	return append([]byte(orderMagic), body...), nil
 }
 
 // OrderedKey is the folder of ordered objects.
@@ -160,8 +220,14 @@ func OpenOrder(object []byte, nation, compartment ID, kind OrderKind) (*Order, e
 }
 
 func (o *Order) check() error {
-	if o.Version != Version || o.Kind < OrderRetire || o.Kind > OrderRelease {
+	if o.Version != Version || o.Kind < OrderRetire || o.Kind > OrderReplace {
 		return fmt.Errorf("%w: %s of version %d", ErrMalformed, o.Kind, o.Version)
+	}
+	if (o.Kind == OrderReplace) != (len(o.Replaced) > 0) || o.Kind != OrderReplace && len(o.Heads) > 0 {
+		return fmt.Errorf("%w: %s that replaces %d packs", ErrMalformed, o.Kind, len(o.Replaced))
+	}
+	if o.Kind == OrderReplace {
+		return o.checkReplaced()
 	}
 	about := o.Kind == OrderHold || o.Kind == OrderRelease
 	if about != (len(o.Objects) == 0) || about != (len(o.Dataset) == 8) || !about && len(o.Dataset) != 0 {
@@ -178,14 +244,40 @@ func (o *Order) check() error {
 		if p.Kind < KindPack || p.Kind > KindCheckpoint || snapshots && p.Kind != KindSnapshot {
 			return fmt.Errorf("%w: %s of a %s", ErrMalformed, o.Kind, p.Kind)
 		}
-		const size = len(Hash{})
-		if len(p.Hashes) == 0 || len(p.Hashes)%size != 0 {
-			return fmt.Errorf("%w: %s: %d bytes of hashes", ErrMalformed, o.Kind, len(p.Hashes))
+		if len(p.Hashes) == 0 {
+			return fmt.Errorf("%w: %s of no %s", ErrMalformed, o.Kind, p.Kind)
 		}
-		for at := size; at < len(p.Hashes); at += size {
-			if bytes.Compare(p.Hashes[at-size:at], p.Hashes[at:at+size]) >= 0 {
-				return fmt.Errorf("%w: %s: hashes out of order", ErrMalformed, o.Kind)
-			}
+		if err := checkHashes(p.Hashes); err != nil {
+			return fmt.Errorf("%s: %w", o.Kind, err)
+		}
+	}
+	return nil
+}
+
+func (o *Order) checkReplaced() error {
+	if len(o.Objects) > 0 || len(o.Dataset) > 0 {
+		return fmt.Errorf("%w: %s of objects or a dataset", ErrMalformed, o.Kind)
+	}
+	for i, r := range o.Replaced {
+		if i > 0 && o.Replaced[i-1].compare(r) >= 0 {
+			return fmt.Errorf("%w: %s: packs out of order", ErrMalformed, o.Kind)
+		}
+		if err := checkHashes(r.By); err != nil {
+			return fmt.Errorf("%s: %w", o.Kind, err)
+		}
+	}
+	return nil
+}
+
+// checkHashes returns an error unless hashes lie end to end, ascending, each once.
+func checkHashes(b []byte) error {
+	const size = len(Hash{})
+	if len(b)%size != 0 {
+		return fmt.Errorf("%w: %d bytes of hashes", ErrMalformed, len(b))
+	}
+	for at := size; at < len(b); at += size {
+		if bytes.Compare(b[at-size:at], b[at:at+size]) >= 0 {
+			return fmt.Errorf("%w: hashes out of order", ErrMalformed)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package format_test
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -323,42 +324,74 @@ func TestSessionRecipients(t *testing.T) {
 	}
 }
 
-// A keyless joiner lays whole packs end to end.
-func TestPackJoinedWithoutKeys(t *testing.T) {
+// Joined packs keep every chunk, and lose the padding of the segments whose
+// directories open.
+func TestJoin(t *testing.T) {
 	w := newWorld(t, 0)
-	var object []byte
+	var objects [][]byte
 	var chunks []rawChunk
 	for i := range 3 {
 		b := format.NewPackBuilder(w.session, 64<<10, nil)
 		c := w.sized(1000+i, byte(i))
 		add(b, c)
 		chunks = append(chunks, c)
-		object = append(object, w.sealed(t, b, []rawChunk{c}).Data...)
+		objects = append(objects, w.sealed(t, b, []rawChunk{c}).Data)
 	}
-	p, err := format.ParsePack(object)
-	if err != nil || len(p.Segments) != 3 {
-		t.Fatalf("%d segments, %v", len(p.Segments), err)
-	}
-	indexed, err := format.ParseIndex(indexObject(p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := chunk.NewDecoder()
-	defer d.Close()
-	for i, s := range indexed[0].Segments {
-		_, dir, err := format.OpenDirectory(w.writer, s.Head, s.Dir, s.Length)
-		if err != nil || len(dir) != 1 {
-			t.Fatal(len(dir), err)
+	check := func(p format.Pack, of []rawChunk) {
+		t.Helper()
+		if p.Hash != format.HashOf(p.Data) {
+			t.Fatal("the hash is another")
 		}
-		seg, err := format.OpenSegment(format.NewReader(w.reader), s.Head)
+		index, err := format.BuildIndexes([][]byte{p.Head})
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := s.Offset + uint64(dir[0].Offset)
-		raw, err := openChunk(seg, w.writer, d, dir[0], object[at:at+uint64(dir[0].Length)])
-		if err != nil || !bytes.Equal(raw, chunks[i].encoded[5:]) {
-			t.Errorf("segment %d: %v", i, err)
+		indexed, err := format.ParseIndex(index[0])
+		if err != nil {
+			t.Fatal(err)
 		}
+		parsed, err := format.ParsePack(p.Data)
+		if err != nil || !reflect.DeepEqual(parsed, indexed[0]) {
+			t.Fatalf("the index says other than the pack: %v", err)
+		}
+		d := chunk.NewDecoder()
+		defer d.Close()
+		for i, s := range parsed.Segments {
+			_, dir, err := format.OpenDirectory(w.writer, s.Head, s.Dir, s.Length)
+			if err != nil || len(dir) != 1 {
+				t.Fatal(len(dir), err)
+			}
+			seg, err := format.OpenSegment(format.NewReader(w.reader), s.Head)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := s.Offset + uint64(dir[0].Offset)
+			raw, err := openChunk(seg, w.writer, d, dir[0], p.Data[at:at+uint64(dir[0].Length)])
+			if err != nil || !bytes.Equal(raw, of[i].encoded[5:]) {
+				t.Errorf("segment %d: %v", i, err)
+			}
+		}
+	}
+	whole, err := format.Join(nil, objects...)
+	if err != nil || !bytes.Equal(whole.Data, slices.Concat(objects...)) {
+		t.Fatalf("joined without keys: %d bytes, %v", len(whole.Data), err)
+	}
+	check(whole, chunks)
+	tight, err := format.Join([]*format.Writer{w.writer}, objects[:2]...)
+	if err != nil || len(tight.Data) > 16<<10 {
+		t.Fatalf("joined: %d bytes, %v", len(tight.Data), err)
+	}
+	check(tight, chunks[:2])
+	again, err := format.Join([]*format.Writer{w.writer}, tight.Data, objects[2]) // what was joined is joined again
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(again, chunks)
+	if _, err := format.Join(nil, make([]byte, 1000)); class(err) != "malformed" {
+		t.Errorf("joined what is no pack: %v", err)
+	}
+	if _, err := format.Join(nil, slices.Repeat(objects[:1], 1025)...); class(err) != "malformed" {
+		t.Errorf("joined more than a pack holds: %v", err)
 	}
 }
 

@@ -49,12 +49,25 @@ type PackBuilder struct {
 }
 
 // NewPackBuilder starts a pack of at most full bytes, a power of two from
-// 64 KiB to MaxPackSize. buf is reused if it has the capacity.
+// 64 KiB to MaxPackSize. buf is reused as far as it goes.
 func NewPackBuilder(s *Session, full int, buf []byte) *PackBuilder {
-	if cap(buf) < full {
-		buf = make([]byte, full)
+	b := &PackBuilder{session: s, full: full, buf: buf[:0]}
+	b.room(headerSize(len(s.Keys)))
+	b.buf = b.buf[:headerSize(len(s.Keys))]
+	return b
+}
+
+// room makes the buffer hold so many bytes. It grows with what is added: most runs
+// add little, and to clear the buffer of a full pack would be most of their work.
+func (b *PackBuilder) room(n int) {
+	if n <= cap(b.buf) {
+		return
 	}
-	return &PackBuilder{session: s, full: full, buf: buf[:headerSize(len(s.Keys))]}
+	size := minPackSize
+	for size < n {
+		size *= 4
+	}
+	b.buf = append(make([]byte, 0, min(size, b.full)), b.buf...)
 }
 
 func dirSize(chunks int) int { return ClassSize(ClassFor(dirFixed + chunks*dirEntry)) }
@@ -78,6 +91,7 @@ func (b *PackBuilder) Add(kind ChunkKind, id chunk.ID, encoded []byte) {
 		Raw: chunk.RawSize(encoded),
 	}
 	b.dir = append(b.dir, e)
+	b.room(len(b.buf) + int(e.Length))
 	b.buf = append(b.buf, encoded...)
 	b.buf = b.buf[:len(b.buf)+ChunkOverhead]
 }
@@ -90,6 +104,7 @@ func (b *PackBuilder) Absorb(o *PackBuilder) bool {
 		return false
 	}
 	shift := uint32(len(b.buf) - headerSize(len(o.session.Keys)))
+	b.room(len(b.buf) + len(body))
 	b.buf = append(b.buf, body...)
 	for _, e := range o.dir {
 		e.Offset += shift
@@ -118,7 +133,7 @@ func (b *PackBuilder) Seal(w *Writer) (Pack, error) {
 		return Pack{}, err
 	}
 	dirBytes := dirSize(len(b.dir))
-	size := packSize(len(b.buf)+dirBytes, b.full)
+	size := int(PackSize(uint64(len(b.buf)+dirBytes), uint64(b.full)))
 	h := Header{
 		Scope: b.session.Scope, Keys: b.session.Keys, salt: salt, commitment: commitment,
 		DirClass: ClassFor(dirBytes),
@@ -144,6 +159,7 @@ func (b *PackBuilder) Seal(w *Writer) (Pack, error) {
 		return Pack{}, err
 	}
 	used := len(b.buf)
+	b.room(size)
 	data := b.buf[:size]
 	rand.Read(data[used : size-dirBytes]) // padding; never fails
 	copy(data[size-dirBytes:], dir)
@@ -156,9 +172,10 @@ func (b *PackBuilder) Seal(w *Writer) (Pack, error) {
 	return pack, nil
 }
 
-// packSize returns the smallest power of two that holds n, at most full.
-func packSize(n, full int) int {
-	size := minPackSize
+// PackSize returns how large a pack of n bytes is made: the smallest power of two
+// that holds them, at most full.
+func PackSize(n, full uint64) uint64 {
+	size := uint64(minPackSize)
 	for size < n {
 		size *= 2
 	}

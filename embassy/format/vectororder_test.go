@@ -89,7 +89,70 @@ func (g *generator) orders() {
 	change("hold", "objects held", func(o *format.Order) { o.Kind, o.Dataset = format.OrderHold, name[:] })
 	change("hold", "name of 7 bytes", func(o *format.Order) { o.Kind, o.Objects, o.Dataset = format.OrderHold, nil, name[:7] })
 	change("hold", "no name", func(o *format.Order) { o.Kind, o.Objects = format.OrderHold, nil })
-	change("mark", "a kind of a later version", func(o *format.Order) { o.Kind = 8 })
+	change("mark", "a kind of a later version", func(o *format.Order) { o.Kind = 9 })
+	change("mark", "heads", func(o *format.Order) { o.Heads = []format.Head{{Chain: agent, Seq: 1, Hash: nameHash("e")}} })
+
+	var by []format.Replaced
+	for _, name := range []string{"a", "b", "c"} {
+		by = append(by, format.NewReplaced(agent, nameHash(name), []format.Hash{nameHash("x"), nameHash("y")}))
+	}
+	by[2].By = []byte{}
+	slices.SortFunc(by, func(a, b format.Replaced) int { return bytes.Compare(a.Pack[:], b.Pack[:]) })
+	replace := order(format.OrderReplace)
+	replace.Replaced = by
+	add("replace", replace)
+	replace.Heads = []format.Head{{Chain: agent, Seq: 7, Hash: nameHash("e")}, {Chain: other, Seq: 1, Hash: nameHash("f")}}
+	add("replace what entries need", replace)
+	instead := func(name string, edit func(o *format.Order)) {
+		o := replace
+		o.Replaced = slices.Clone(by)
+		edit(&o)
+		f.fault("replace what entries need", name, "malformed", input{Object: record(mustCBOR(o)), Kind: uint8(o.Kind)})
+	}
+	instead("nothing replaced", func(o *format.Order) { o.Replaced = nil })
+	instead("packs that descend", func(o *format.Order) { slices.Reverse(o.Replaced) })
+	instead("a pack replaced twice", func(o *format.Order) { o.Replaced[1].Pack = o.Replaced[0].Pack })
+	instead("half a hash", func(o *format.Order) { o.Replaced[0].By = make([]byte, 48) })
+	instead("a hash twice", func(o *format.Order) { o.Replaced[0].By = make([]byte, 64) })
+	instead("objects too", func(o *format.Order) { o.Objects = mark.Objects })
+	instead("a dataset too", func(o *format.Order) { o.Dataset = name[:] })
+	instead("replaced by a mark", func(o *format.Order) { o.Kind, o.Objects = format.OrderMark, mark.Objects })
+}
+
+// What replaces very many packs takes several records.
+func TestSealReplaced(t *testing.T) {
+	const n = 100_001
+	var all []format.Replaced
+	for i := range n {
+		all = append(all, format.NewReplaced(format.ID{1}, nameHash(fmt.Sprint(i)), []format.Hash{nameHash("x")}))
+	}
+	o := format.Order{Nation: format.ID{2}, Compartment: format.ID{3}, Heads: []format.Head{{Chain: format.ID{4}, Seq: 1}}}
+	records, err := format.SealReplaced(o, all)
+	if err != nil || len(records) != 2 {
+		t.Fatalf("%d records, %v", len(records), err)
+	}
+	got := map[format.Hash]bool{}
+	for _, r := range records {
+		if uint64(len(r)) > format.KindRecord.MaxSize() {
+			t.Errorf("a record of %d bytes", len(r))
+		}
+		o, err := format.OpenOrder(r, o.Nation, o.Compartment, format.OrderReplace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(o.Heads) != 1 {
+			t.Errorf("%d heads", len(o.Heads))
+		}
+		for _, r := range o.Replaced {
+			if by := r.Packs(); len(by) != 1 || by[0] != nameHash("x") {
+				t.Fatalf("replaced by %v", by)
+			}
+			got[r.Pack] = true
+		}
+	}
+	if len(got) != n {
+		t.Errorf("%d packs replaced, want %d", len(got), n)
+	}
 }
 
 // What names very many objects takes several records, which together order the

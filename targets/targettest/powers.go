@@ -388,3 +388,30 @@ func wantVersion(t *testing.T, v targets.Versioned, name, id string, offset, len
 		t.Errorf("%d bytes of version %s of %s from %d: %d bytes, %v", length, id, name, offset, len(got), err)
 	}
 }
+
+// testListAfter is run on every target: one that cannot begin in the middle skips.
+func testListAfter(t *testing.T, target targets.Target) {
+	putNested(t, target)
+	for _, prefix := range []string{"", "a", "a/", "a/c/", "none"} {
+		for _, after := range append([]string{"", "a", "a-", "a/", "a/b", "a/b-", "a/c", "a/c/", "none", "zz"}, nested...) {
+			if after = max(after, prefix); !strings.HasPrefix(after, prefix) {
+				continue
+			}
+			var want, got []string
+			for _, name := range nested {
+				if strings.HasPrefix(name, prefix) && name > after {
+					want = append(want, name)
+				}
+			}
+			for info, err := range targets.ListAfter(t.Context(), target, prefix, after) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, info.Name)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("prefix %q after %q: listed %q, want %q", prefix, after, got, want)
+			}
+		}
+	}
+}

@@ -55,6 +55,7 @@ func Test(t *testing.T, open func(t *testing.T) targets.Target, opts ...Option) 
 		{"delete", testDelete},
 		{"list order and nesting", testListOrder},
 		{"list prefixes", testListPrefix},
+		{"list after a name", testListAfter},
 		{"list nothing", testListEmpty},
 		{"list stops when told", testListStop},
 		{"list more than one page", testListMany},

@@ -1,0 +1,274 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/chunk"
+	"embassy/embassy/format"
+)
+
+// joinAtOnce bounds the packs that one entry replaces: what was joined before a
+// crash is then not joined again.
+const joinAtOnce = 1 << 12
+
+// consolidate joins short packs, segment by segment: it needs no key of a reader,
+// and reads nothing. Packs of about one size are joined when there are enough of
+// them, or when they fill a pack, so that each byte is moved a few times only, ever.
+func (p *prunePlan) consolidate(ctx context.Context) error {
+	groups, err := p.shorts()
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		p.out.Joined += uint64(len(g))
+		p.out.JoinedInto++
+	}
+	if p.o.DryRun {
+		return nil
+	}
+	for len(groups) > 0 {
+		n, packs := 0, 0
+		for n < len(groups) && packs < joinAtOnce {
+			packs += len(groups[n])
+			n++
+		}
+		if err := p.join(ctx, groups[:n]); err != nil {
+			return err
+		}
+		groups = groups[n:]
+	}
+	return nil
+}
+
+// short is a pack that is to be joined with others.
+type short struct {
+	spot
+	*stock
+}
+
+func (s short) object() object { return object{s.kind, s.hash, s.size, s.agent, s.by.shown} }
+
+// shorts returns the packs that are to be joined, oldest first: of one agent each,
+// and no more than fit into one pack.
+func (p *prunePlan) shorts() ([][]short, error) {
+	full := uint64(p.s.packSize())
+	type tier struct {
+		owner format.ID
+		size  int // about log4 of it
+	}
+	tiers := map[tier][]short{}
+	for at, h := range p.listed {
+		if h.kind != format.KindPack || !h.used || h.lost || h.early || p.taken[h] || h.size >= full/2 {
+			continue
+		}
+		if fate, err := p.s.catalog.Fate(p.comp.ID, at.hash); err != nil || fate.Marked.Given() {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		t := tier{h.owner, bits.Len64(h.size) / 2}
+		tiers[t] = append(tiers[t], short{at, h})
+	}
+	var out [][]short
+	for _, all := range tiers {
+		slices.SortFunc(all, func(a, b short) int {
+			return cmp.Or(cmp.Compare(a.by.Time, b.by.Time), slices.Compare(a.hash[:], b.hash[:]))
+		})
+		for len(all) > 0 {
+			n, size := 0, uint64(0)
+			for n < len(all) && size+all[n].size <= full {
+				size += all[n].size
+				n++
+			}
+			if n >= p.o.joinAt() || n > 1 && size > full*3/4 {
+				out = append(out, all[:n])
+			}
+			all = all[n:]
+		}
+	}
+	slices.SortFunc(out, func(a, b []short) int { return slices.Compare(a[0].hash[:], b[0].hash[:]) })
+	return out, nil
+}
+
+// join joins groups of packs, and orders that the results take their place.
+func (p *prunePlan) join(ctx context.Context, groups [][]short) error {
+	w := p.rewrite(ctx)
+	var g errgroup.Group
+	g.SetLimit(2)
+	var replaced []format.Replaced
+	made := make([]format.Hash, len(groups))
+	for i, group := range groups {
+		g.Go(func() error {
+			pack, err := p.joined(ctx, group)
+			if err != nil {
+				return err
+			}
+			made[i] = pack.Hash
+			ids, err := p.reusable(pack)
+			if err != nil {
+				return err
+			}
+			return w.offer(pack, ids)
+		})
+	}
+	if err := w.end(g.Wait()); err != nil {
+		return fmt.Errorf("join packs: %w", err)
+	}
+	for i, group := range groups {
+		for _, s := range group {
+			replaced = append(replaced, format.NewReplaced(s.agent, s.hash, made[i:i+1]))
+		}
+	}
+	return w.replace(ctx, replaced, nil)
+}
+
+// joined fetches packs, and joins them.
+func (p *prunePlan) joined(ctx context.Context, group []short) (format.Pack, error) {
+	objects := make([][]byte, len(group))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(smallFetches / 2)
+	for i, s := range group {
+		g.Go(func() error {
+			objects[i] = make([]byte, s.size)
+			return p.c.source.whole(gctx, s.object(), objects[i], false, nil)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return format.Pack{}, err
+	}
+	return format.Join(p.comp.Writers, objects...)
+}
+
+// reusable returns the ids of the chunks in a new pack that this machine may reuse.
+func (p *prunePlan) reusable(pack format.Pack) ([]chunk.ID, error) {
+	parsed, err := format.ParsePack(pack.Data)
+	if err != nil {
+		return nil, err
+	}
+	var ids []chunk.ID
+	for _, s := range parsed.Segments {
+		if ids, err = p.l.directory(ids, s); err != nil {
+			return nil, fmt.Errorf("pack %s: %w", pack.Hash, err)
+		}
+	}
+	return ids, nil
+}
+
+// rewriting brings packs to the targets that take the place of others.
+type rewriting struct {
+	p       *prunePlan
+	ctx     context.Context
+	cancel  context.CancelFunc
+	out     *fanout
+	sending errgroup.Group
+	check   func(data []byte) error // of a pack, before it counts as made; nil: none
+
+	mu   sync.Mutex
+	made []madePack
+}
+
+// madePack is a new pack, and the chunks in it that this machine may reuse.
+type madePack struct {
+	PackState
+	ids []chunk.ID
+}
+
+func (p *prunePlan) rewrite(ctx context.Context) *rewriting {
+	w := &rewriting{p: p}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	buffers := packBuffers + (openPacks+1)*(len(p.c.Writers)-1) // repack fills packs of several epochs at once
+	w.out = p.l.newFanout(buffers, func(sent *parcel) error {
+		state := p.l.packState(sent.pack)
+		if w.check != nil {
+			if err := w.check(sent.pack.Data); err != nil {
+				return fmt.Errorf("new pack %s: %w", sent.pack.Hash, err)
+			}
+		}
+		var err error
+		if state.Num, err = p.s.catalog.AddPack(state, nil); err != nil { // its chunks are elsewhere until the order is given
+			return err
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.made = append(w.made, madePack{state, sent.ids})
+		return nil
+	})
+	w.sending.Go(func() error { return w.out.run(w.ctx) })
+	return w
+}
+
+// offer sends a pack that is not in a buffer of the fanout.
+func (w *rewriting) offer(pack format.Pack, ids []chunk.ID) error {
+	if _, err := w.out.buffer(w.ctx); err != nil { // its memory takes the place of this
+		return err
+	}
+	w.out.offer(pack, ids)
+	return nil
+}
+
+// end waits until every pack is durable; failed is why not all were offered: then no
+// entry will list those that are.
+func (w *rewriting) end(failed error) error {
+	if failed == nil {
+		failed = w.out.drain(w.ctx)
+	}
+	if failed != nil {
+		w.cancel()
+	}
+	w.out.close()
+	failed = cmp.Or(failed, w.sending.Wait())
+	w.cancel()
+	for _, m := range w.made {
+		if failed == nil {
+			break
+		}
+		if err := w.p.s.catalog.Abandon(m.Num); err != nil {
+			return errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// replace orders that the packs that were made take the place of others, and that
+// nobody refers to these any more. heads are as in format.Order.
+func (w *rewriting) replace(ctx context.Context, replaced []format.Replaced, heads []format.Head) error {
+	p := w.p
+	o := format.Order{Nation: p.keys.Charter.Nation, Compartment: p.comp.ID, Heads: heads}
+	records, err := format.SealReplaced(o, replaced)
+	if err != nil {
+		return err
+	}
+	olds := map[format.OrderedKey][]format.Hash{}
+	for _, r := range replaced {
+		folder := format.OrderedKey{Agent: r.Agent, Kind: format.KindPack}
+		olds[folder] = append(olds[folder], r.Pack)
+	}
+	orders, err := p.orders(format.OrderMark, olds)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		orders = append(orders, filing{object: r, order: format.OrderReplace})
+	}
+	if err := p.give(ctx, orders); err != nil {
+		return err
+	}
+	for _, m := range w.made { // now they are reused from here
+		if len(m.ids) == 0 {
+			continue
+		}
+		if _, err := p.s.catalog.AddPack(m.PackState, m.ids); err != nil {
+			return err
+		}
+	}
+	return nil
+}

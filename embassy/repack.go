@@ -1,0 +1,320 @@
+package embassy
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"embassy/chunk"
+	"embassy/embassy/format"
+)
+
+const (
+	// repackWaste is the part of what is live that may be left as waste: packs are
+	// rewritten, those with the most first, until no more is.
+	repackWaste = 0.02
+	// repackGain is the least part of what is rewritten that must be saved.
+	repackGain = 0.05
+	// repackBatch is how many bytes of packs one entry replaces: what was done
+	// before a crash is then not done again.
+	repackBatch = 1 << 30
+)
+
+// repack rewrites packs of which much is not used any more. It needs a reader: who
+// uses what, only the trees tell, and a chunk is bound to its place in a pack. What
+// a snapshot that is not known yet may use is not lost: the order says for which
+// entries it is, and what others refer to stays.
+func (p *prunePlan) repack(ctx context.Context) error {
+	if p.o.Readers == nil {
+		return nil
+	}
+	b, err := p.v.newTable(ctx, p.c, "repack of compartment "+p.comp.Part.Name, false, nil)
+	if err != nil {
+		return err
+	}
+	live, err := p.liveChunks(ctx, b)
+	if err != nil {
+		return fmt.Errorf("repack: %w: embassy verify --level decrypt tells more", err)
+	}
+	for _, group := range p.wasteful(b.table, live) {
+		for _, s := range group {
+			p.out.Repacked++
+			p.out.RepackedBytes += s.size
+			p.taken[s.stock] = true
+		}
+		for len(group) > 0 && !p.o.DryRun {
+			n, size := 0, uint64(0)
+			for n < len(group) && (n == 0 || size+group[n].size <= repackBatch) {
+				size += group[n].size
+				n++
+			}
+			if err := p.rewritePacks(ctx, group[:n], live); err != nil {
+				return fmt.Errorf("repack: %w", err)
+			}
+			group = group[n:]
+		}
+	}
+	return nil
+}
+
+// liveChunks goes through the trees of all snapshots, and returns the keys of the
+// chunks in them. b gets the places of all chunks that they may use.
+func (p *prunePlan) liveChunks(ctx context.Context, b *tableBuilder) (map[uint64]bool, error) {
+	var all []*reading
+	opener := newOpener(p.c)
+	defer opener.close()
+	for _, info := range p.v.snapshots {
+		r, _, err := p.v.openRoot(ctx, info, nil, false)
+		if err != nil {
+			return nil, fmt.Errorf("snapshot %.12s: %w", info.Hash, err)
+		}
+		r.close()
+		b.refer(r.s, r.refs)
+		r.opener, r.refs, r.table = opener, nil, b.table
+		all = append(all, r)
+	}
+	if _, err := b.build(ctx); err != nil {
+		return nil, err
+	}
+	l := liveWalk{live: map[uint64]bool{}, seen: map[[sha256.Size]byte]bool{}}
+	for i, r := range all {
+		if i > 0 {
+			r.cache = all[i-1].cache // trees have much in common
+		}
+		if err := l.folder(ctx, r, r.root.Tree, 0); err != nil {
+			return nil, fmt.Errorf("snapshot %.12s: %w", r.s.hash, err)
+		}
+	}
+	return l.live, nil
+}
+
+// liveWalk marks the chunks of trees.
+type liveWalk struct {
+	live map[uint64]bool            // by placeKey
+	seen map[[sha256.Size]byte]bool // contents that were gone through
+}
+
+// content marks the chunks of a file or a folder, and reports whether that is new.
+func (l *liveWalk) content(ctx context.Context, r *reading, c format.Content) (bool, error) {
+	name := binary.BigEndian.AppendUint32([]byte{c.Depth}, r.naming.epoch)
+	sum := sha256.Sum256(append(name, c.Chunks...))
+	if l.seen[sum] {
+		return false, nil
+	}
+	ids, err := c.IDs()
+	if err != nil {
+		return false, err
+	}
+	err = eachChunk(ctx, ids, c.Depth, func(ctx context.Context, id chunk.ID) ([]byte, error) {
+		l.live[placeKey(id)] = true
+		return r.chunk(ctx, id, format.MaxTreeChunk)
+	}, func(id chunk.ID) error {
+		if from, to := r.table.find(id); from == to {
+			return errNoPlace(id)
+		}
+		l.live[placeKey(id)] = true
+		return nil
+	})
+	l.seen[sum] = err == nil
+	return true, err
+}
+
+func (l *liveWalk) folder(ctx context.Context, r *reading, dir format.Content, depth int) error {
+	if depth > format.MaxTreeDepth {
+		return errTooDeep
+	}
+	if fresh, err := l.content(ctx, r, dir); err != nil || !fresh {
+		return err
+	}
+	return r.nodes(ctx, dir, func(n *format.Node) error {
+		if err := r.count(n); err != nil {
+			return err
+		}
+		switch n.Type {
+		case format.File:
+			_, err := l.content(ctx, r, *n.Content)
+			return err
+		case format.Dir:
+			return l.folder(ctx, r, *n.Content, depth+1)
+		}
+		return nil
+	})
+}
+
+// wasteful returns the packs that are to be rewritten, by the agent that wrote them,
+// oldest first.
+func (p *prunePlan) wasteful(t *table, live map[uint64]bool) [][]short {
+	used := map[spot]uint64{} // bytes of live chunks
+	for _, at := range t.places {
+		pack := t.packs[t.segments[at.segment].pack]
+		s := spot{pack.agent, pack.hash}
+		if used[s] += 0; live[at.key] {
+			used[s] += uint64(at.length)
+		}
+	}
+	var all []short
+	var waste, sum uint64
+	for at, n := range used {
+		h := p.listed[at]
+		if h == nil || !h.used || h.lost || h.early {
+			continue
+		}
+		h.live = min(n, h.size)
+		sum, waste = sum+h.live, waste+h.size-h.live
+		all = append(all, short{at, h})
+	}
+	slices.SortFunc(all, func(a, b short) int { // the most wasteful first
+		return cmp.Or(cmp.Compare(float64(a.live)/float64(a.size), float64(b.live)/float64(b.size)), slices.Compare(a.hash[:], b.hash[:]))
+	})
+	groups := map[format.ID][]short{}
+	most := cmp.Or(p.o.MaxRepack, math.MaxUint64)
+	for _, s := range all {
+		if float64(waste) <= repackWaste*float64(sum) || s.live > most {
+			break
+		}
+		waste -= s.size - s.live
+		most -= s.live
+		groups[s.owner] = append(groups[s.owner], s)
+	}
+	for owner, group := range groups {
+		if !p.worth(group) {
+			delete(groups, owner)
+		}
+		slices.SortFunc(group, func(a, b short) int {
+			return cmp.Or(cmp.Compare(a.by.Time, b.by.Time), slices.Compare(a.hash[:], b.hash[:]))
+		})
+	}
+	return slices.SortedFunc(maps.Values(groups), func(a, b []short) int { return slices.Compare(a[0].owner[:], b[0].owner[:]) })
+}
+
+// worth reports whether it saves enough to rewrite packs of one agent.
+func (p *prunePlan) worth(group []short) bool {
+	var before, live uint64
+	for _, s := range group {
+		before, live = before+s.size, live+s.live
+	}
+	full := uint64(p.s.packSize())
+	after := live / full * full
+	if rest := live % full; rest > 0 {
+		after += format.PackSize(rest, full)
+	}
+	return float64(before-min(before, after)) >= repackGain*float64(before)
+}
+
+// rewritePacks makes packs of what is live in others, and orders that they take
+// their place.
+func (p *prunePlan) rewritePacks(ctx context.Context, group []short, live map[uint64]bool) error {
+	w := p.rewrite(ctx)
+	w.check = func(data []byte) error { return p.c.eachInPack(data, openEach) }
+	r := &repacker{p: p, w: w, live: live, packers: map[uint32]*packer{}, keeps: make([][]chunk.ID, len(group))}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(2)
+	for i, s := range group {
+		g.Go(func() error { return r.pack(gctx, i, s) })
+	}
+	err := g.Wait()
+	for _, out := range r.packers {
+		if err == nil {
+			out.flush()
+		}
+	}
+	if e := r.sealing.Wait(); err == nil {
+		err = e
+	}
+	err = w.end(err)
+	for _, out := range r.packers {
+		out.session.Wipe()
+	}
+	if err != nil {
+		return err
+	}
+	where := map[chunk.ID]format.Hash{}
+	for _, m := range w.made {
+		for _, id := range m.ids {
+			where[id] = m.Hash
+		}
+	}
+	var replaced []format.Replaced
+	for i, s := range group {
+		by := make([]format.Hash, len(r.keeps[i]))
+		for k, id := range r.keeps[i] {
+			by[k] = where[id]
+		}
+		replaced = append(replaced, format.NewReplaced(s.agent, s.hash, by))
+	}
+	return w.replace(ctx, replaced, p.v.Heads())
+}
+
+// openEach opens a chunk, so that it is known to be right.
+func openEach(_ format.Scope, _ format.DirEntry, open func() ([]byte, error)) error {
+	_, err := open()
+	return err
+}
+
+// repacker copies live chunks into new packs.
+type repacker struct {
+	p       *prunePlan
+	w       *rewriting
+	live    map[uint64]bool
+	sealing errgroup.Group
+	keeps   [][]chunk.ID // the live chunks of each pack
+
+	mu      sync.Mutex
+	packers map[uint32]*packer // by writer epoch, which names the chunks
+}
+
+func (r *repacker) pack(ctx context.Context, i int, s short) error {
+	data := make([]byte, s.size)
+	if err := r.p.c.source.whole(ctx, s.object(), data, false, nil); err != nil {
+		return err
+	}
+	err := r.p.c.eachInPack(data, func(scope format.Scope, e format.DirEntry, open func() ([]byte, error)) error {
+		if !r.live[placeKey(e.ID)] {
+			return nil
+		}
+		r.keeps[i] = append(r.keeps[i], e.ID)
+		out, err := r.packer(scope.Epoch)
+		if err != nil || !out.claim(e.ID) {
+			return err
+		}
+		encoded, err := open()
+		if err != nil {
+			return err
+		}
+		return out.add(ctx, e.Kind, e.ID, encoded)
+	})
+	if err != nil {
+		return fmt.Errorf("pack %s: %w", s.hash, err)
+	}
+	return nil
+}
+
+// packer returns what makes packs of chunks of a writer epoch. They are sealed to
+// whom may read that epoch now.
+func (r *repacker) packer(epoch uint32) (*packer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if out := r.packers[epoch]; out != nil {
+		return out, nil
+	}
+	w, err := r.p.c.Writer(epoch)
+	if err != nil {
+		return nil, err
+	}
+	to := slices.DeleteFunc(slices.Clone(r.p.c.Recipients), func(to format.Recipient) bool { return to.Since > epoch })
+	scope := r.p.l.chain.scope
+	session, err := format.NewSession(format.Scope{Nation: scope.Nation, Compartment: scope.Compartment, Agent: scope.Agent, Chain: r.p.l.chain.id(), Epoch: epoch}, to)
+	if err != nil {
+		return nil, err
+	}
+	r.packers[epoch] = newPacker(session, w, r.p.s.packSize(), r.w.out, &r.sealing)
+	return r.packers[epoch], nil
+}
