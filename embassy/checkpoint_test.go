@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -440,12 +441,6 @@ func TestCheckpoint(t *testing.T) {
 		}
 	})
 	t.Run("the steward's next prunes", func(t *testing.T) {
-		hidden := func(op targets.Op, name string) error {
-			if op == targets.OpGet && strings.Contains(name, "/checkpoint/") {
-				return targets.ErrNotFound
-			}
-			return nil
-		}
 		var gets atomic.Int64
 		counted := func(op targets.Op, name string) error {
 			if op == targets.OpGet && strings.Contains(name, "/ledger/") {
@@ -464,7 +459,16 @@ func TestCheckpoint(t *testing.T) {
 			t.Error("a checkpoint that nobody needs")
 		}
 		s.wrap = func(_ int, target targets.Target) targets.Target {
-			return &targets.Faulty{Target: target, Before: hidden}
+			var own sync.Map // what a process puts it may read back
+			return &targets.Faulty{Target: target, Before: func(op targets.Op, name string) error {
+				if op == targets.OpPut {
+					own.Store(name, true)
+				}
+				if _, ok := own.Load(name); op == targets.OpGet && !ok && strings.Contains(name, "/checkpoint/") {
+					return targets.ErrNotFound
+				}
+				return nil
+			}}
 		}
 		for range 3 { // none can be read: each run writes one
 			s.prune(0)
