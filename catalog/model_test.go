@@ -273,6 +273,19 @@ func (m *model) Learn(l embassy.Line, e embassy.Known, adds []format.Listed) err
 	return nil
 }
 
+func (m *model) LearnAll(l embassy.Line, entries []embassy.LearnedEntry) error {
+	was := slices.Clone(m.known[l])
+	for _, e := range entries {
+		if err := m.Learn(l, e.Known, e.Adds); err != nil {
+			if m.known[l] = was; len(was) == 0 {
+				delete(m.known, l)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *model) KnownHead(l embassy.Line) (embassy.Known, bool, error) {
 	return m.KnownEntry(l, uint64(len(m.known[l])))
 }
@@ -577,6 +590,20 @@ func TestAgreesWithModel(t *testing.T) {
 					e = embassy.Known{Seq: seq, Hash: genHash.Draw(t, "hash"), Size: rapid.Uint64().Draw(t, "size")}
 				}
 				both(func(c embassy.Catalog) error { return c.Learn(l, e, adds) })
+			},
+			"learn all": func(t *rapid.T) {
+				l := genLine.Draw(t, "line")
+				first := rapid.Uint64Range(1, uint64(len(m.known[l])+2)).Draw(t, "first")
+				end := first + rapid.Uint64Range(0, 4).Draw(t, "count")
+				var entries []embassy.LearnedEntry
+				for seq := first; seq < end; seq++ {
+					e, ok, _ := m.KnownEntry(l, seq)
+					if !ok || rapid.IntRange(0, 5).Draw(t, "another") == 0 {
+						e = embassy.Known{Seq: seq, Hash: genHash.Draw(t, "hash"), Size: rapid.Uint64().Draw(t, "size")}
+					}
+					entries = append(entries, embassy.LearnedEntry{Known: e, Adds: genAdds.Draw(t, "adds")})
+				}
+				both(func(c embassy.Catalog) error { return c.LearnAll(l, entries) })
 			},
 			"fault": func(t *rapid.T) {
 				f := genFault.Draw(t, "fault")

@@ -87,6 +87,12 @@ type Known struct {
 	Size uint64 // bytes
 }
 
+// LearnedEntry is a known entry with what it adds.
+type LearnedEntry struct {
+	Known
+	Adds []format.Listed
+}
+
 // KnownObject is an object that a known entry lists.
 type KnownObject struct {
 	Kind  format.Kind
@@ -253,6 +259,9 @@ type Catalog interface {
 	// head of the line; learning a known entry again changes nothing, and
 	// another one under its number is an error.
 	Learn(l Line, e Known, adds []format.Listed) error
+	// LearnAll is Learn of entries that follow one another: they become visible
+	// together, and after an error none of them is.
+	LearnAll(l Line, entries []LearnedEntry) error
 	// KnownHead returns the last entry of the line that was learned; ok is
 	// false if there is none.
 	KnownHead(l Line) (e Known, ok bool, err error)

@@ -289,6 +289,15 @@ func (c *memCatalog) Learn(l embassy.Line, e embassy.Known, adds []format.Listed
 	return nil
 }
 
+func (c *memCatalog) LearnAll(l embassy.Line, entries []embassy.LearnedEntry) error {
+	for _, e := range entries {
+		if err := c.Learn(l, e.Known, e.Adds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *memCatalog) KnownHead(l embassy.Line) (embassy.Known, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -175,7 +175,7 @@ func fileOrders(o format.Order, objects map[format.OrderedKey][]format.Hash) ([]
 	records, err := format.SealOrders(o, objects)
 	var out []filing
 	for _, r := range records {
-		out = append(out, filing{r, o.Kind})
+		out = append(out, filing{object: r, order: o.Kind})
 	}
 	return out, err
 }

@@ -37,7 +37,7 @@ var operations = map[string]func(input) (any, error){
 	"chunk": opChunk,
 	"cuts":  opCuts,
 	"grant": opGrant, "readerkey": opReaderKey, "partnerkey": opPartnerKey,
-	"request": opRequest, "order": opOrder,
+	"request": opRequest, "order": opOrder, "checkpoint": opCheckpoint,
 }
 
 // id16 is an ID, zero when it is not given.
@@ -115,12 +115,13 @@ func opNames(in input) (any, error) {
 	}
 	return map[string]any{
 		"chain": chain, "seq": seq, "hash": hash,
-		"charter": format.CharterName(s.Nation, in.Seq, h),
-		"entry":   format.EntryName(s.Nation, s.Compartment, s.Agent, s.Chain, in.Seq, h),
-		"pack":    format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindPack, h),
-		"index":   format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindIndex, h),
-		"snap":    format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindSnapshot, h),
-		"record":  format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindRecord, h),
+		"charter":    format.CharterName(s.Nation, in.Seq, h),
+		"entry":      format.EntryName(s.Nation, s.Compartment, s.Agent, s.Chain, in.Seq, h),
+		"pack":       format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindPack, h),
+		"index":      format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindIndex, h),
+		"snap":       format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindSnapshot, h),
+		"record":     format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindRecord, h),
+		"checkpoint": format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindCheckpoint, h),
 	}, nil
 }
 

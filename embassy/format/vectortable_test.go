@@ -104,6 +104,10 @@ var refusals = map[string][faultKinds]refusal{
 		{"audit: deed altered", auth}, {"audit: deed of another nation", auth}, {"audit: deed of another compartment", auth},
 		{"audit: deed sealed as a summary", auth}, {"audit: deed of another epoch", auth}, {"audit: another writer secret", auth},
 	},
+	"checkpoint": {
+		{"checkpoint: altered field", auth}, {"checkpoint: signed for another nation", auth}, {"checkpoint: signed for another compartment", auth},
+		{"checkpoint: signed as an entry", auth}, {"any valid one is right", ""}, {"checkpoint: signed by another agent", auth},
+	},
 	"share": {
 		{"share: altered value", auth}, {"share: wrong nation", auth}, {"it is of all compartments", ""},
 		{"share: signed as a charter", auth}, {"share: wrong ceremony", auth}, {"share: signed by an agent", auth},
