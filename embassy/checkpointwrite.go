@@ -170,6 +170,17 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 		}
 		cp.Chains[i] = said
 	}
+	for _, ch := range p.c.sorted() { // what is read entry by entry, beyond a fork or the end, lists some too
+		for n, es := range ch.entries {
+			for _, e := range es {
+				for _, h := range e.Snapshots {
+					if n > within[Line{p.comp.ID, ch.agent, ch.chain}] {
+						left[snapshotKey{ch.agent, h}] = true
+					}
+				}
+			}
+		}
+	}
 	still := func(which map[snapshotKey]bool) []format.OrderedObject {
 		snapshots := map[format.ID][]format.Hash{}
 		for s := range which {

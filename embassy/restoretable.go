@@ -95,54 +95,28 @@ type tableBuilder struct {
 	moves   map[spot][]move // by the pack that was replaced
 	fastest bool
 	tally   *tally
+	refs    []reference
 
-	mu    sync.Mutex
-	table *table
-	want  map[wanted]uint32 // packs not yet placed
-	packs map[picked]pickState
-	next  []errand
-	more  map[*readEntry]*errand // for packs that took the place of others
-	was   map[picked][]picked    // what these took the place of
+	mu      sync.Mutex
+	table   *table
+	entries map[*readEntry]format.Entry // that were fetched
+	due     map[*readEntry]map[format.Hash]bool
+	packs   map[picked]bool            // that are or were due: whether they are placed
+	was     map[picked]map[picked]bool // by pack that took the place of others: which
+	want    map[wanted]uint32          // packs not yet placed
+}
+
+// reference is what a snapshot refers to in an entry.
+type reference struct {
+	s    committed
+	by   *readEntry
+	runs []uint32
 }
 
 // picked is a pack that an entry lists.
 type picked struct {
 	by   *readEntry
 	hash format.Hash
-}
-
-// pickState says what became of a pack that is wanted.
-type pickState uint8
-
-const (
-	pickWanted   pickState = iota + 1
-	pickReplaced           // others took its place
-	pickPlaced
-)
-
-// errand is to place packs that an entry lists.
-type errand struct {
-	s      committed // the snapshot that needs them
-	by     *readEntry
-	runs   []uint32             // their positions
-	hashes map[format.Hash]bool // nil: go by runs
-}
-
-// pick returns them.
-func (o errand) pick(all format.Entry) (packs []format.Listed, err error) {
-	if o.hashes != nil {
-		for _, a := range all.Adds {
-			if o.hashes[a.Hash] {
-				packs = append(packs, a)
-			}
-		}
-		return packs, nil
-	}
-	positions, err := format.Positions(o.runs, uint32(len(all.Adds)))
-	for _, at := range positions {
-		packs = append(packs, all.Adds[at])
-	}
-	return packs, err
 }
 
 // wanted is a pack as one entry lists it. What another entry says of the same
@@ -172,8 +146,8 @@ func (v *View) locate(ctx context.Context, s committed, refs []format.Refs, fast
 func (v *View) newTable(ctx context.Context, c *compartmentView, about string, fastest bool, t *tally) (*tableBuilder, error) {
 	moves, err := v.moves(ctx, c)
 	return &tableBuilder{
-		view: v, c: c, about: about, moves: moves, fastest: fastest, tally: t, table: &table{}, want: map[wanted]uint32{},
-		packs: map[picked]pickState{}, more: map[*readEntry]*errand{}, was: map[picked][]picked{},
+		view: v, c: c, about: about, moves: moves, fastest: fastest, tally: t, table: &table{}, entries: map[*readEntry]format.Entry{},
+		due: map[*readEntry]map[format.Hash]bool{}, packs: map[picked]bool{}, was: map[picked]map[picked]bool{}, want: map[wanted]uint32{},
 	}, err
 }
 
@@ -186,7 +160,7 @@ func (b *tableBuilder) refer(s committed, refs []format.Refs) {
 			b.tell(fmt.Errorf("needs entry %d of chain %s, which no target shows or which this agent may not use", ref.Seq, ref.Chain))
 		}
 		for _, e := range entries {
-			b.next = append(b.next, errand{s: s, by: e, runs: ref.Runs})
+			b.refs = append(b.refs, reference{s, e, ref.Runs})
 		}
 	}
 }
@@ -196,24 +170,22 @@ func (b *tableBuilder) tell(err error) { b.view.warn(Finding{Object: b.about, Er
 // build places what is wanted. What took the place of a pack, and is not to be had,
 // leaves the pack itself, should it still be there.
 func (b *tableBuilder) build(ctx context.Context) (*table, error) {
+	b.resolve(ctx)
 	tried := map[picked]bool{}
-	for len(b.next) > 0 && ctx.Err() == nil {
-		for len(b.next) > 0 && ctx.Err() == nil {
-			b.errands(ctx)
-		}
+	for len(b.due) > 0 && ctx.Err() == nil {
+		due := slices.Collect(maps.Keys(b.due))
+		b.each(ctx, len(due), func(i int) error { return b.entry(ctx, due[i]) })
+		clear(b.due)
 		b.directly(ctx)
-		b.moves = nil
 		for n, olds := range b.was {
-			if state := b.packs[n]; state == pickPlaced || state == pickReplaced || tried[n] {
+			if placed, wanted := b.packs[n]; placed || !wanted || tried[n] {
 				continue
 			}
 			tried[n] = true
-			for _, old := range olds {
-				delete(b.packs, old)
-				b.send(committed{}, old)
+			for old := range olds {
+				b.wants(old)
 			}
 		}
-		b.round()
 	}
 	slices.SortFunc(b.table.places, func(x, y place) int {
 		return cmp.Or(cmp.Compare(x.key, y.key), cmp.Compare(x.segment, y.segment))
@@ -221,41 +193,109 @@ func (b *tableBuilder) build(ctx context.Context) (*table, error) {
 	return b.table, ctx.Err()
 }
 
-// send puts a pack on the errand to its entry. b.mu is held.
-func (b *tableBuilder) send(s committed, p picked) {
-	if b.more[p.by] == nil {
-		b.more[p.by] = &errand{s: s, by: p.by, hashes: map[format.Hash]bool{}}
-	}
-	b.more[p.by].hashes[p.hash] = true
-}
-
-// round makes what was put on errands the next ones.
-func (b *tableBuilder) round() {
-	for _, o := range b.more {
-		b.next = append(b.next, *o)
-	}
-	clear(b.more)
-}
-
-// errands runs those that are due.
-func (b *tableBuilder) errands(ctx context.Context) {
-	due := b.next
-	b.next = nil
+// each calls fn for 0 to n-1, some at once, and tells its errors.
+func (b *tableBuilder) each(ctx context.Context, n int, fn func(i int) error) {
 	var g errgroup.Group
 	g.SetLimit(indexesAtOnce)
-	for _, o := range due {
+	for i := range n {
 		g.Go(func() error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if err := b.entry(ctx, o); err != nil && ctx.Err() == nil {
+			if err := fn(i); err != nil && ctx.Err() == nil {
 				b.tell(err)
 			}
 			return nil
 		})
 	}
 	g.Wait()
-	b.round()
+}
+
+// fetch reads an entry, once.
+func (b *tableBuilder) fetch(ctx context.Context, e *readEntry) (format.Entry, error) {
+	b.mu.Lock()
+	all, ok := b.entries[e]
+	b.mu.Unlock()
+	if ok {
+		return all, nil
+	}
+	all, err := b.view.fetchEntry(ctx, b.c, chainKey{e.Agent, e.Chain}, e.Seq, e, nil, 0)
+	if err == nil {
+		b.mu.Lock()
+		b.entries[e] = all
+		b.mu.Unlock()
+	}
+	return all, err
+}
+
+// resolve finds out which packs the references mean.
+func (b *tableBuilder) resolve(ctx context.Context) {
+	by := map[*readEntry]bool{}
+	for _, r := range b.refs {
+		by[r.by] = true
+	}
+	entries := slices.Collect(maps.Keys(by))
+	b.each(ctx, len(entries), func(i int) error {
+		_, err := b.fetch(ctx, entries[i])
+		return err
+	})
+	met := map[picked]bool{} // for one snapshot
+	for i, r := range b.refs {
+		if i > 0 && r.s.hash != b.refs[i-1].s.hash {
+			clear(met)
+		}
+		all, ok := b.entries[r.by]
+		if !ok {
+			continue // told
+		}
+		positions, err := format.Positions(r.runs, uint32(len(all.Adds)))
+		if err != nil {
+			b.tell(err)
+		}
+		for _, at := range positions {
+			if a := all.Adds[at]; a.Kind == format.KindPack {
+				b.follow(r.s, picked{r.by, a.Hash}, met)
+			}
+		}
+	}
+	b.refs = nil
+}
+
+// follow wants a pack, or what took its place for a snapshot; both, where nobody can
+// tell.
+func (b *tableBuilder) follow(s committed, p picked, met map[picked]bool) {
+	if met[p] {
+		return
+	}
+	met[p] = true
+	m, yes, sure := moved(b.moves, s, spot{p.by.Agent, p.hash})
+	if !yes || !sure {
+		b.wants(p)
+	}
+	if !yes {
+		return
+	}
+	b.table.moved = true
+	for _, h := range m.packs {
+		n := picked{m.by, h}
+		if b.was[n] == nil {
+			b.was[n] = map[picked]bool{}
+		}
+		b.was[n][p] = true
+		b.follow(s, n, met)
+	}
+}
+
+// wants has a pack placed.
+func (b *tableBuilder) wants(p picked) {
+	if _, ok := b.packs[p]; ok {
+		return
+	}
+	b.packs[p] = false
+	if b.due[p.by] == nil {
+		b.due[p.by] = map[format.Hash]bool{}
+	}
+	b.due[p.by][p.hash] = true
 }
 
 // directly places what no index was good for.
@@ -276,55 +316,27 @@ func (b *tableBuilder) directly(ctx context.Context) {
 	clear(b.want)
 }
 
-// entry reads an entry, and places the packs of it that are wanted; of those that
-// were replaced, the next errands place what took their place.
-func (b *tableBuilder) entry(ctx context.Context, o errand) error {
-	e := o.by
-	all, err := b.view.fetchEntry(ctx, b.c, chainKey{e.Agent, e.Chain}, e.Seq, e, nil, 0)
+// entry places the packs of an entry that are due.
+func (b *tableBuilder) entry(ctx context.Context, e *readEntry) error {
+	all, err := b.fetch(ctx, e)
 	if err != nil {
 		return err
 	}
-	packs, err := o.pick(all)
-	if err != nil {
-		return err
-	}
-	any := false
 	b.mu.Lock()
-	for _, a := range packs {
-		if p := (picked{e, a.Hash}); a.Kind == format.KindPack && !b.replaced(o.s, p) && (b.packs[p] == 0 || b.packs[p] == pickReplaced) {
-			any, b.packs[p] = true, pickWanted
-			b.want[wanted{e, a.Hash, a.Size}] = uint32(len(b.table.packs))
+	for _, a := range all.Adds {
+		key := wanted{e, a.Hash, a.Size}
+		if _, ok := b.want[key]; a.Kind == format.KindPack && b.due[e][a.Hash] && !ok {
+			b.want[key] = uint32(len(b.table.packs))
 			b.table.packs = append(b.table.packs, packRef{object: object{a.Kind, a.Hash, a.Size, e.Agent, e.shown}})
 		}
 	}
 	b.mu.Unlock()
 	for _, a := range all.Adds {
-		if any && a.Kind == format.KindIndex && ctx.Err() == nil {
+		if a.Kind == format.KindIndex && ctx.Err() == nil {
 			b.index(ctx, e, object{a.Kind, a.Hash, a.Size, e.Agent, e.shown})
 		}
 	}
 	return nil
-}
-
-// replaced reports whether something took the place of a pack for a snapshot, and
-// has that placed; also where it only may have. b.mu is held.
-func (b *tableBuilder) replaced(s committed, p picked) bool {
-	m, yes, sure := moved(b.moves, s, spot{p.by.Agent, p.hash})
-	if !yes {
-		return false
-	}
-	b.table.moved = true
-	if b.packs[p] != 0 { // another snapshot wanted it
-		return sure
-	}
-	b.packs[p] = pickReplaced
-	for _, h := range m.packs {
-		n := picked{m.by, h}
-		if b.was[n] = append(b.was[n], p); b.packs[n] == 0 {
-			b.send(s, n)
-		}
-	}
-	return sure
 }
 
 // index places the packs of an index object that an entry lists.
@@ -402,7 +414,7 @@ func (b *tableBuilder) place(by *readEntry, p format.IndexedPack) error {
 		return nil // another index has it too
 	}
 	delete(b.want, key)
-	b.packs[picked{by, p.Hash}] = pickPlaced
+	b.packs[picked{by, p.Hash}] = true
 	for i, dir := range places {
 		segment := uint32(len(b.table.segments))
 		b.table.segments = append(b.table.segments, segments[i])

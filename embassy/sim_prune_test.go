@@ -103,7 +103,7 @@ func (m *simMachine) forget(r *rand.Rand, _ bool) {
 func (m *simMachine) prune(r *rand.Rand, alone bool) {
 	s := m.s
 	calm := m.calm() && alone && s.guilty() == nil && !m.forked()
-	o := embassy.PruneOptions{MaxRemove: 1, Join: 2 + r.IntN(4)}
+	o := embassy.PruneOptions{MaxRemove: 1, Join: 2 + r.IntN(4), Checkpoint: 3 + r.IntN(6)}
 	if r.IntN(4) == 0 {
 		o.Grace = time.Hour
 	}

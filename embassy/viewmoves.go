@@ -29,17 +29,17 @@ type move struct {
 type moveOrder struct {
 	place int                       // among the orders to replace packs in the compartment, the first one's is 0
 	given int                       // among all orders
-	heads map[format.ID]format.Head // it is for snapshots of these entries and their ancestors, by chain; nil: for all
-	blind bool                      // some of heads are not shown, and may retire snapshots
+	heads map[format.ID][]format.Head // it is for snapshots of these entries and their ancestors, by chain; nil: for all
+	blind bool                        // some of heads are not shown, and may retire snapshots
 
 	mu   sync.Mutex
 	down map[*readChain]descent
 }
 
-// descent are an entry and its ancestors, down to one that is not shown.
+// descent are entries and their ancestors, down to what is not shown.
 type descent struct {
 	entries map[*readEntry]bool
-	gap     uint64 // the number of that; 0: all are shown
+	gap     uint64 // the greatest number of that; 0: all are shown
 }
 
 // covers reports whether what a snapshot needs of a replaced pack lies in those
@@ -49,20 +49,28 @@ func (o *moveOrder) covers(s committed) (yes, sure bool) {
 	if o.heads == nil {
 		return true, true
 	}
-	h := o.heads[s.ch.chain]
-	if retired, ok := s.c.orders.when[snapshotKey{s.ch.agent, s.hash}]; s.seq > h.Seq || ok && retired < o.given {
+	heads := o.heads[s.ch.chain]
+	last := uint64(0)
+	for _, h := range heads {
+		last = max(last, h.Seq)
+	}
+	if retired, ok := s.c.orders.when[snapshotKey{s.ch.agent, s.hash}]; s.seq > last || ok && retired < o.given {
 		return false, true
 	}
-	if !s.ch.forked && s.ch.entry(h.Seq, h.Hash) != nil {
+	if !s.ch.forked && s.ch.entry(heads[0].Seq, heads[0].Hash) != nil {
 		return true, !o.blind
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	d, ok := o.down[s.ch]
 	if !ok {
-		d = descent{map[*readEntry]bool{}, h.Seq}
-		for e := s.ch.entry(h.Seq, h.Hash); e != nil; e = s.ch.entry(e.Seq-1, e.Prev) {
-			d.entries[e], d.gap = true, e.Seq-1
+		d = descent{entries: map[*readEntry]bool{}}
+		for _, h := range heads {
+			gap := h.Seq
+			for e := s.ch.entry(h.Seq, h.Hash); e != nil; e = s.ch.entry(e.Seq-1, e.Prev) {
+				d.entries[e], gap = true, e.Seq-1
+			}
+			d.gap = max(d.gap, gap)
 		}
 		if o.down == nil {
 			o.down = map[*readChain]descent{}
@@ -117,11 +125,9 @@ func (v *View) moves(ctx context.Context, c *compartmentView) (map[spot][]move, 
 		c.moveOrders = append(c.moveOrders, m)
 		for _, h := range o.Heads {
 			if m.heads == nil {
-				m.heads = map[format.ID]format.Head{}
+				m.heads = map[format.ID][]format.Head{}
 			}
-			if h.Seq > m.heads[h.Chain].Seq {
-				m.heads[h.Chain] = h
-			}
+			m.heads[h.Chain] = append(m.heads[h.Chain], h)
 		}
 		m.blind = !v.sees(c, o.Heads)
 		for _, r := range o.Replaced {
