@@ -193,6 +193,7 @@ type prunePlan struct {
 	indexed  []indexedEntry
 	taken    map[*stock]bool // packs that are repacked by this run
 	replaced map[*stock]move // packs that others took the place of, for all that use them
+	brought  map[picked]bool // packs in entries that order to replace others
 }
 
 // run makes the plan, and orders what follows from it.

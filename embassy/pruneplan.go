@@ -106,7 +106,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	p.ended = map[chainKey]uint64{}
 	p.v, p.c = v, c
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
-	p.replaced, p.taken = map[*stock]move{}, map[*stock]bool{}
+	p.replaced, p.taken, p.brought = map[*stock]move{}, map[*stock]bool{}, map[picked]bool{}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallFetches)
@@ -161,6 +161,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 // finds, a snapshot until it is retired, a record always.
 func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u *uses, early bool) {
 	var packs, indexes []*stock
+	replaces := slices.ContainsFunc(all.Orders, func(o format.Ordered) bool { return o.Kind == format.OrderReplace })
 	for i, a := range all.Adds {
 		at := spot{all.Agent, a.Hash}
 		h := p.listed[at]
@@ -172,6 +173,9 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 		switch a.Kind {
 		case format.KindPack:
 			h.late = max(h.late, u.of(e, i))
+			if replaces {
+				p.brought[picked{e, a.Hash}] = true
+			}
 			packs = append(packs, h)
 		case format.KindIndex:
 			indexes = append(indexes, h)
@@ -210,7 +214,7 @@ func (p *prunePlan) follow(c *compartmentView) {
 			}
 			for _, h := range o.packs {
 				n := p.listed[spot{o.move.by.Agent, h}]
-				if n == nil {
+				if n == nil || !p.brought[picked{o.move.by, h}] { // readers seek it in that entry
 					whole = false
 					continue
 				}
