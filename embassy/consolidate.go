@@ -108,8 +108,9 @@ func (p *prunePlan) join(ctx context.Context, groups [][]short) error {
 	made := make([]format.Hash, len(groups))
 	for i, group := range groups {
 		g.Go(func() error {
-			pack, err := p.joined(ctx, group)
-			if err != nil {
+			group, pack, err := p.joined(ctx, group)
+			groups[i] = group
+			if err != nil || len(group) == 0 {
 				return err
 			}
 			made[i] = pack.Hash
@@ -128,11 +129,17 @@ func (p *prunePlan) join(ctx context.Context, groups [][]short) error {
 			replaced = append(replaced, format.NewReplaced(s.agent, s.hash, made[i:i+1]))
 		}
 	}
+	if len(replaced) == 0 {
+		return nil
+	}
 	return w.replace(ctx, replaced, nil)
 }
 
-// joined fetches packs, and joins them.
-func (p *prunePlan) joined(ctx context.Context, group []short) (format.Pack, error) {
+// joined fetches packs, and joins those that it returns: all that readers go by where
+// they lie. What an agent signed in the name of another is not joined: in a steward's
+// folder nobody could tell. The pack is a new one: what a run that died has stored, or
+// listed, or what was marked since, takes nothing's place.
+func (p *prunePlan) joined(ctx context.Context, group []short) ([]short, format.Pack, error) {
 	objects := make([][]byte, len(group))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallFetches / 2)
@@ -143,9 +150,60 @@ func (p *prunePlan) joined(ctx context.Context, group []short) (format.Pack, err
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return format.Pack{}, err
+		return nil, format.Pack{}, err
 	}
-	return format.Join(p.comp.Writers, objects...)
+	var good []short
+	var data [][]byte
+	for i, s := range group {
+		if err := p.joinable(s, objects[i]); err != nil {
+			p.s.warn(Finding{Object: p.c.source.name(s.object()), Err: fmt.Errorf("not joined with others: %w", err)})
+			continue
+		}
+		good, data = append(good, s), append(data, objects[i])
+	}
+	if len(good) < 2 {
+		return nil, format.Pack{}, nil
+	}
+	for range data {
+		pack, err := format.Join(p.comp.Writers, data...)
+		if err != nil {
+			return nil, pack, err
+		}
+		_, known, err := p.s.catalog.PackByHash(pack.Hash)
+		if err != nil {
+			return nil, pack, err
+		}
+		fate, err := p.s.catalog.Fate(p.comp.ID, pack.Hash)
+		if err != nil || !known && !fate.Marked.Given() && !fate.Deleted.Given() {
+			return good, pack, err
+		}
+		data = append(data[1:], data[0]) // in another order it is another pack
+	}
+	return nil, format.Pack{}, nil
+}
+
+// joinable returns an error if readers do not go by a pack where it lies.
+func (p *prunePlan) joinable(s short, data []byte) error {
+	parsed, err := format.ParsePack(data)
+	if err != nil {
+		return err
+	}
+	for _, seg := range parsed.Segments {
+		h, _, err := format.OpenDirectory(p.comp.Current(), seg.Head, seg.Dir, seg.Length)
+		if errors.Is(err, format.ErrMalformed) {
+			return err
+		}
+		if w, e := p.comp.Writer(h.Scope.Epoch); err != nil && e == nil {
+			_, _, err = format.OpenDirectory(w, seg.Head, seg.Dir, seg.Length)
+		}
+		if err != nil {
+			return err
+		}
+		if h.Scope.Nation != p.keys.Charter.Nation || h.Scope.Compartment != p.comp.ID || h.Scope.Agent != s.agent && !p.v.steward(p.c, s.agent) {
+			return fmt.Errorf("%w: a segment of agent %s is from elsewhere", format.ErrMalformed, h.Scope.Agent)
+		}
+	}
+	return nil
 }
 
 // reusable returns the ids of the chunks in a new pack that this machine may reuse.

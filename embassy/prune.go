@@ -207,6 +207,7 @@ type prunePlan struct {
 	taken    map[*stock]bool // packs that this run repacks
 	done     map[*stock]bool // packs that this run has replaced, and their indexes
 	replaced map[*stock]move // packs that others took the place of, for all that use them
+	brought  map[picked]bool // packs in entries that order to replace others
 }
 
 // run makes the plan, and orders what follows from it.

@@ -110,7 +110,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	p.ended = map[chainKey]uint64{}
 	p.v = v
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
-	p.replaced, p.taken, p.done = map[*stock]move{}, map[*stock]bool{}, map[*stock]bool{}
+	p.replaced, p.taken, p.done, p.brought = map[*stock]move{}, map[*stock]bool{}, map[*stock]bool{}, map[picked]bool{}
 	whole := p.restatedWhole()
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
@@ -170,6 +170,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u *uses, early bool) {
 	var packs []*stock
 	var indexes []spot
+	replaces := slices.ContainsFunc(all.Orders, func(o format.Ordered) bool { return o.Kind == format.OrderReplace })
 	for i, a := range all.Adds {
 		if a.Kind == 0 {
 			continue // it was deleted
@@ -188,6 +189,9 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 			}
 		case format.KindPack:
 			h.late = max(h.late, u.of(e, i))
+			if replaces {
+				p.brought[picked{e, a.Hash}] = true
+			}
 			packs = append(packs, h)
 		case format.KindIndex:
 			indexes = append(indexes, at)
@@ -226,7 +230,7 @@ func (p *prunePlan) follow(c *compartmentView) {
 			}
 			for _, h := range o.packs {
 				n := p.listed[spot{o.move.by.Agent, h}]
-				if n == nil {
+				if n == nil || !p.brought[picked{o.move.by, h}] { // readers seek it in that entry
 					whole = false
 					continue
 				}

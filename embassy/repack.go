@@ -103,8 +103,8 @@ type liveWalk struct {
 }
 
 // content marks the chunks of a file or a folder, and reports whether that is new.
-func (l *liveWalk) content(ctx context.Context, r *reading, c format.Content) (bool, error) {
-	name := binary.BigEndian.AppendUint32([]byte{c.Depth}, r.naming.epoch)
+func (l *liveWalk) content(ctx context.Context, r *reading, c format.Content, kind format.NodeType) (bool, error) {
+	name := binary.BigEndian.AppendUint32([]byte{c.Depth, byte(kind)}, r.naming.epoch) // a file may have the bytes of a folder
 	sum := sha256.Sum256(append(name, c.Chunks...))
 	if l.seen[sum] {
 		return false, nil
@@ -131,7 +131,7 @@ func (l *liveWalk) folder(ctx context.Context, r *reading, dir format.Content, d
 	if depth > format.MaxTreeDepth {
 		return errTooDeep
 	}
-	if fresh, err := l.content(ctx, r, dir); err != nil || !fresh {
+	if fresh, err := l.content(ctx, r, dir, format.Dir); err != nil || !fresh {
 		return err
 	}
 	return r.nodes(ctx, dir, func(n *format.Node) error {
@@ -140,7 +140,7 @@ func (l *liveWalk) folder(ctx context.Context, r *reading, dir format.Content, d
 		}
 		switch n.Type {
 		case format.File:
-			_, err := l.content(ctx, r, *n.Content)
+			_, err := l.content(ctx, r, *n.Content, format.File)
 			return err
 		case format.Dir:
 			return l.folder(ctx, r, *n.Content, depth+1)
