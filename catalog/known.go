@@ -18,55 +18,80 @@ import (
 //
 // The objects of a long entry take several transactions. They are seen once
 // the line's head reaches the entry, and that is written last. Until then the
-// line remembers which entry was begun: if the agent's chain is forked and
-// another one is learned in its place, the objects of the first go before.
+// line remembers which entry was begun, of several the last: if the agent's chain
+// is forked and another one is learned in its place, the objects of the first go
+// before.
 func (c *Catalog) Learn(l embassy.Line, e embassy.Known, adds []format.Listed) error {
-	err := c.write(func() error { return c.learn(l, e, adds) })
+	return c.LearnAll(l, []embassy.LearnedEntry{{Known: e, Adds: adds}})
+}
+
+// LearnAll implements [embassy.Catalog], as Learn does.
+func (c *Catalog) LearnAll(l embassy.Line, entries []embassy.LearnedEntry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	err := c.write(func() error { return c.learn(l, entries) })
 	if err != nil {
-		return fmt.Errorf("learn entry %d of chain %s: %w", e.Seq, l.Chain, err)
+		return fmt.Errorf("learn entry %d of chain %s: %w", entries[0].Seq, l.Chain, err)
 	}
 	return nil
 }
 
-func (c *Catalog) learn(l embassy.Line, e embassy.Known, adds []format.Listed) error {
-	var head, known, begun embassy.Known
+func (c *Catalog) learn(l embassy.Line, entries []embassy.LearnedEntry) error {
+	var head, begun embassy.Known
 	err := c.db.View(func(txn *badger.Txn) error {
-		return errors.Join(
-			getKnown(txn, lineKey(tagLine, l), &head),
-			getKnown(txn, entryKey(l, e.Seq), &known),
-			getKnown(txn, lineKey(tagBegun, l), &begun))
-	})
-	switch {
-	case err != nil:
-		return err
-	case e.Seq == 0:
-		return errors.New("entries are numbered from 1")
-	case e.Seq <= head.Seq && known == e:
+		if err := errors.Join(getKnown(txn, lineKey(tagLine, l), &head), getKnown(txn, lineKey(tagBegun, l), &begun)); err != nil {
+			return err
+		}
+		for next := head.Seq + 1; len(entries) > 0; entries = entries[1:] {
+			e := entries[0].Known
+			var known embassy.Known
+			if err := getKnown(txn, entryKey(l, e.Seq), &known); err != nil {
+				return err
+			}
+			switch {
+			case e.Seq == 0:
+				return errors.New("entries are numbered from 1")
+			case e.Seq <= head.Seq && known != e:
+				return fmt.Errorf("it is %s, and %s is already known under its number", e.Hash, known.Hash)
+			case e.Seq > next:
+				return fmt.Errorf("the last one known is %d", head.Seq)
+			case e.Seq == next:
+				return nil
+			}
+		}
 		return nil
-	case e.Seq <= head.Seq:
-		return fmt.Errorf("it is %s, and %s is already known under its number", e.Hash, known.Hash)
-	case e.Seq > head.Seq+1:
-		return fmt.Errorf("the last one known is %d", head.Seq)
-	case begun.Seq > head.Seq && begun != e:
-		if err := c.sweep(l, begun.Seq); err != nil {
+	})
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	last := entries[len(entries)-1].Known
+	for i, e := range entries {
+		if e.Seq != head.Seq+1+uint64(i) {
+			return fmt.Errorf("entry %d comes after entry %d", e.Seq, head.Seq+uint64(i))
+		}
+	}
+	if begun.Seq > head.Seq && (begun != last || len(entries) > 1) {
+		if err := c.sweep(l, head.Seq); err != nil {
 			return fmt.Errorf("take back entry %s: %w", begun.Hash, err)
 		}
 	}
 	b := c.newBatch(true)
 	defer b.discard()
-	value := encodeKnown(e)
-	if err := b.set(lineKey(tagBegun, l), value); err != nil {
+	if err := b.set(lineKey(tagBegun, l), encodeKnown(last)); err != nil {
 		return err
 	}
-	for _, a := range adds {
-		if err := b.set(objectKey(l, a, e.Seq), binary.BigEndian.AppendUint64(nil, a.Size)); err != nil {
+	for _, e := range entries {
+		for _, a := range e.Adds {
+			if err := b.set(objectKey(l, a, e.Seq), binary.BigEndian.AppendUint64(nil, a.Size)); err != nil {
+				return err
+			}
+		}
+		if err := b.set(entryKey(l, e.Seq), encodeKnown(e.Known)); err != nil {
 			return err
 		}
 	}
-	if err := b.set(entryKey(l, e.Seq), value); err != nil {
-		return err
-	}
-	if err := b.set(lineKey(tagLine, l), value); err != nil {
+	if err := b.set(lineKey(tagLine, l), encodeKnown(last)); err != nil {
 		return err
 	}
 	if err := b.delete(lineKey(tagBegun, l)); err != nil {
@@ -75,9 +100,9 @@ func (c *Catalog) learn(l embassy.Line, e embassy.Known, adds []format.Listed) e
 	return b.flush()
 }
 
-// sweep deletes the objects of an entry that nobody has seen. The caller is
-// the only writer.
-func (c *Catalog) sweep(l embassy.Line, seq uint64) error {
+// sweep deletes the objects of entries after head, which nobody has seen. The
+// caller is the only writer.
+func (c *Catalog) sweep(l embassy.Line, head uint64) error {
 	b := c.newBatch(true)
 	defer b.discard()
 	prefix := agentPrefix(l.Compartment, l.Agent)
@@ -86,7 +111,7 @@ func (c *Catalog) sweep(l embassy.Line, seq uint64) error {
 		err := c.db.View(func(txn *badger.Txn) (err error) {
 			from, err = page(txn, prefix, from, func(key, value []byte) error {
 				o, err := decodeObject(key, value)
-				if err == nil && o.Chain == l.Chain && o.Seq == seq {
+				if err == nil && o.Chain == l.Chain && o.Seq > head {
 					found = append(found, append([]byte(nil), key...))
 				}
 				return err

@@ -202,6 +202,12 @@ func (m *model) Forget() error {
 	return nil
 }
 
+func (m *model) ForgetCompartment(compartment format.ID) error {
+	maps.DeleteFunc(m.known, func(l embassy.Line, _ []learned) bool { return l.Compartment == compartment })
+	maps.DeleteFunc(m.fates, func(k inCompartment, _ embassy.KnownFate) bool { return k.compartment == compartment })
+	return m.Forget()
+}
+
 var errRefused = errors.New("refused")
 
 func (m *model) SetListed(chain format.ID, seq uint64, packs []embassy.ListedPack) error {
@@ -264,6 +270,19 @@ func (m *model) Learn(l embassy.Line, e embassy.Known, adds []format.Listed) err
 		return errRefused
 	}
 	m.known[l] = append(m.known[l], learned{e, adds})
+	return nil
+}
+
+func (m *model) LearnAll(l embassy.Line, entries []embassy.LearnedEntry) error {
+	was := slices.Clone(m.known[l])
+	for _, e := range entries {
+		if err := m.Learn(l, e.Known, e.Adds); err != nil {
+			if m.known[l] = was; len(was) == 0 {
+				delete(m.known, l)
+			}
+			return err
+		}
+	}
 	return nil
 }
 
@@ -572,6 +591,20 @@ func TestAgreesWithModel(t *testing.T) {
 				}
 				both(func(c embassy.Catalog) error { return c.Learn(l, e, adds) })
 			},
+			"learn all": func(t *rapid.T) {
+				l := genLine.Draw(t, "line")
+				first := rapid.Uint64Range(1, uint64(len(m.known[l])+2)).Draw(t, "first")
+				end := first + rapid.Uint64Range(0, 4).Draw(t, "count")
+				var entries []embassy.LearnedEntry
+				for seq := first; seq < end; seq++ {
+					e, ok, _ := m.KnownEntry(l, seq)
+					if !ok || rapid.IntRange(0, 5).Draw(t, "another") == 0 {
+						e = embassy.Known{Seq: seq, Hash: genHash.Draw(t, "hash"), Size: rapid.Uint64().Draw(t, "size")}
+					}
+					entries = append(entries, embassy.LearnedEntry{Known: e, Adds: genAdds.Draw(t, "adds")})
+				}
+				both(func(c embassy.Catalog) error { return c.LearnAll(l, entries) })
+			},
 			"fault": func(t *rapid.T) {
 				f := genFault.Draw(t, "fault")
 				both(func(c embassy.Catalog) error { return c.AddFault(f) })
@@ -604,6 +637,10 @@ func TestAgreesWithModel(t *testing.T) {
 			"forget": func(t *rapid.T) {
 				if rapid.IntRange(0, 4).Draw(t, "really") == 0 {
 					both(func(c embassy.Catalog) error { return c.Forget() })
+				}
+				if rapid.IntRange(0, 4).Draw(t, "a compartment") == 0 {
+					compartment := genChain.Draw(t, "compartment")
+					both(func(c embassy.Catalog) error { return c.ForgetCompartment(compartment) })
 				}
 			},
 			"forget target": func(t *rapid.T) {

@@ -8,15 +8,17 @@ import (
 )
 
 // Root is a nation's root secret, and the roots that it replaced. Everything
-// below it is derived anew at each call: HKDF labels "root signature", "root recipient", "partner", "compartment id",
-// "reader" and "writer", with a Context that is empty but for the compartment
-// and the epoch where they apply; and "earlier roots", with that of the box.
+// below it is derived anew at each call: HKDF labels "root signature", "root recipient", "partner", "compartment id"
+// and "compartment", with a Context that is empty but for the compartment where it
+// applies; below the last one "reader" and "writer", with the epoch too; and
+// "earlier roots" and "kept keys", with that of the box.
 //
 // Its bytes are kept out of swap where the system allows it. What is derived
 // from it is not: that lives in many places, and not for long.
 type Root struct {
-	Secret
-	earlier []*Root // before rotations, newest first
+	Secret           // zero in one that was reduced
+	earlier []*Root  // before rotations, newest first; reduced ones last
+	left    *remains // of one that was reduced; nil: it is whole
 	locked  bool
 }
 
@@ -47,50 +49,37 @@ func (r *Root) Locked() bool { return r.locked }
 func (r *Root) Succeed() *Root {
 	next := NewRoot()
 	for _, e := range r.Ring() { // copies: one may be wiped while the other is in use
-		next.earlier = append(next.earlier, must(RootFromBytes(e.b[:])))
+		next.earlier = append(next.earlier, e.copy())
 	}
 	return next
+}
+
+func (r *Root) copy() *Root {
+	if r.left != nil {
+		return &Root{left: r.left.only(r.left.compartments.ids())}
+	}
+	return must(RootFromBytes(r.b[:]))
 }
 
 // Ring returns r and the roots before it that it knows, newest first.
 func (r *Root) Ring() []*Root { return append([]*Root{r}, r.earlier...) }
 
-// SealEarlier seals the roots before r under r itself: whoever has r, and the
-// box, has them all. It returns nil when there are none.
+// SealEarlier seals the whole roots before r under r itself: whoever has r, and
+// the box, has them all. It returns nil when there are none.
 func (r *Root) SealEarlier(ctx Context) ([]byte, error) {
-	if len(r.earlier) == 0 {
+	var plain []byte
+	defer func() { clear(plain) }()
+	for _, e := range r.earlier {
+		if e.left == nil {
+			plain = append(plain, e.b[:]...)
+		}
+	}
+	if len(plain) == 0 {
 		return nil, nil
 	}
 	key := r.Derive("earlier roots", ctx)
 	defer key.Wipe()
-	var plain []byte
-	defer func() { clear(plain) }()
-	for _, e := range r.earlier {
-		plain = append(plain, e.b[:]...)
-	}
 	return SealBox(key, ctx, plain, nil)
-}
-
-// OpenEarlier returns r with the roots before it that SealEarlier sealed; r
-// itself for an empty box. Else the error is ErrAuthentication.
-func (r *Root) OpenEarlier(ctx Context, box []byte) (*Root, error) {
-	if len(box) == 0 {
-		return r, nil
-	}
-	key := r.Derive("earlier roots", ctx)
-	defer key.Wipe()
-	plain, err := OpenBox(key, ctx, box, nil)
-	if err != nil || len(plain) == 0 || len(plain)%KeySize != 0 {
-		return nil, ErrAuthentication
-	}
-	defer clear(plain)
-	out, err := RootFromBytes(r.b[:])
-	for rest := plain; err == nil && len(rest) > 0; rest = rest[KeySize:] {
-		var e *Root
-		e, err = RootFromBytes(rest[:KeySize])
-		out.earlier = append(out.earlier, e)
-	}
-	return out, err
 }
 
 // Wipe overwrites the root and those before it with zeros. They must not be
@@ -98,6 +87,9 @@ func (r *Root) OpenEarlier(ctx Context, box []byte) (*Root, error) {
 func (r *Root) Wipe() {
 	for _, s := range r.Ring() {
 		s.Secret.Wipe()
+		if s.left != nil {
+			s.left.wipe()
+		}
 		if s.locked {
 			unlock(s.b[:])
 			s.locked = false
@@ -107,14 +99,14 @@ func (r *Root) Wipe() {
 
 // Signer returns the key that signs charters.
 func (r *Root) Signer() *Signer {
-	seed := r.Derive("root signature", Context{})
+	seed := r.seed("root signature")
 	defer seed.Wipe()
 	return DeriveSigner(seed)
 }
 
 // Identity returns the key to which recovery kits and rotations are sealed.
 func (r *Root) Identity() *Identity {
-	seed := r.Derive("root recipient", Context{})
+	seed := r.seed("root recipient")
 	defer seed.Wipe()
 	return must(DeriveIdentity(seed))
 }
@@ -122,7 +114,7 @@ func (r *Root) Identity() *Identity {
 // Partner returns the key to which other nations seal what they grant to this
 // one.
 func (r *Root) Partner() *Identity {
-	seed := r.Derive("partner", Context{})
+	seed := r.seed("partner")
 	defer seed.Wipe()
 	return must(DeriveIdentity(seed))
 }
@@ -130,23 +122,29 @@ func (r *Root) Partner() *Identity {
 // CompartmentID returns the pseudonym of a compartment: the first 16 bytes of
 // HMAC-SHA-256(derived key, name).
 func (r *Root) CompartmentID(name string) ID {
-	key := r.Derive("compartment id", Context{})
+	key := r.seed("compartment id")
 	defer key.Wipe()
 	mac := hmac.New(sha256.New, key.b[:])
 	mac.Write([]byte(name))
 	return ID(mac.Sum(nil)[:16])
 }
 
-// Reader returns the private key of a compartment's readers in an epoch.
+// Reader returns the private key of a compartment's readers in an epoch. It
+// panics if the root does not hold the compartment.
 func (r *Root) Reader(compartment ID, epoch uint32) *Identity {
-	seed := r.Derive("reader", Context{Compartment: compartment, Epoch: epoch})
+	below := r.compartment(compartment)
+	defer below.Wipe()
+	seed := below.Derive("reader", Context{Compartment: compartment, Epoch: epoch})
 	defer seed.Wipe()
 	return must(DeriveIdentity(seed))
 }
 
-// Writer returns the secret of a compartment's writers in an epoch.
+// Writer returns the secret of a compartment's writers in an epoch. It panics if
+// the root does not hold the compartment.
 func (r *Root) Writer(compartment ID, epoch uint32) *Secret {
-	return r.Derive("writer", Context{Compartment: compartment, Epoch: epoch})
+	below := r.compartment(compartment)
+	defer below.Wipe()
+	return below.Derive("writer", Context{Compartment: compartment, Epoch: epoch})
 }
 
 // Fingerprint is the fingerprint of the root's signing key.

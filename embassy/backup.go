@@ -131,7 +131,7 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 		}
 		if err != nil {
 			rep.Err, rep.Exit = err, exitFailed
-			if errors.Is(err, ErrNotInCharter) {
+			if errors.Is(err, ErrNotInCharter) || errors.Is(err, ErrDestroyed) {
 				rep.Exit = exitUsage
 			}
 		}
@@ -275,7 +275,7 @@ func (m *Member) Foreign(ctx context.Context, nation format.ID) error {
 func (s *Service) ledgerFor(ctx context.Context, state *State, keys *Keys, d config.Dataset, open map[string]*ledger) (*ledger, error) {
 	comp, err := keys.Named(d.Compartment)
 	if err != nil {
-		return nil, fmt.Errorf("compartment %s: %w", d.Compartment, ErrNotInCharter)
+		return nil, notInCharter(d.Compartment, err)
 	}
 	if !slices.ContainsFunc(comp.Part.Datasets, func(k format.Dataset) bool {
 		return k.Name == d.Name && slices.Contains(k.Agents, state.Agent())

@@ -87,6 +87,12 @@ type Known struct {
 	Size uint64 // bytes
 }
 
+// LearnedEntry is a known entry with what it adds.
+type LearnedEntry struct {
+	Known
+	Adds []format.Listed
+}
+
 // KnownObject is an object that a known entry lists.
 type KnownObject struct {
 	Kind  format.Kind
@@ -231,6 +237,10 @@ type Catalog interface {
 	// Pack numbers are not used again.
 	Forget() error
 
+	// ForgetCompartment is Forget, and also drops the known entries of a
+	// compartment, and the fates of its objects.
+	ForgetCompartment(compartment format.ID) error
+
 	// Place records that the target confirmed the object at that time. It is
 	// SetEvidence with Stored.
 	Place(target string, h format.Hash, at time.Time) error
@@ -249,6 +259,9 @@ type Catalog interface {
 	// head of the line; learning a known entry again changes nothing, and
 	// another one under its number is an error.
 	Learn(l Line, e Known, adds []format.Listed) error
+	// LearnAll is Learn of entries that follow one another: they become visible
+	// together, and after an error none of them is.
+	LearnAll(l Line, entries []LearnedEntry) error
 	// KnownHead returns the last entry of the line that was learned; ok is
 	// false if there is none.
 	KnownHead(l Line) (e Known, ok bool, err error)

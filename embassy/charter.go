@@ -23,6 +23,7 @@ type amendment struct {
 	parts map[format.ID]*format.CompartmentPart
 	fresh map[format.ID]bool // compartments whose parts administrators have to seal anew
 	lines []string           // for people: what is new; none: nothing
+	facts []string           // for the audit log, beside them
 }
 
 // say notes what is new. A charter of which nothing is said is not signed.
@@ -95,7 +96,7 @@ func first(nation format.ID, root *crypto.Root) *amendment {
 // seal seals every compartment's part to those who may read it: the newest
 // reader key, partners, and active agents.
 func (a *amendment) seal() error {
-	a.Parts = nil
+	a.Parts = notices(a.Parts)
 	for i := range a.Compartments {
 		if err := a.sealPart(&a.Compartments[i]); err != nil {
 			return err
@@ -178,7 +179,7 @@ func (s *Service) amend(ctx context.Context, root *crypto.Root, change func(*Sta
 		if object, err = s.sign(a); err != nil {
 			return CharterReport{}, err
 		}
-		if ch, err = s.enact(ctx, state, ch, was, object, "added", strings.Join(a.lines, "; ")); err != nil {
+		if ch, err = s.enact(ctx, state, ch, was, object, append([]string{"added", strings.Join(a.lines, "; ")}, a.facts...)...); err != nil {
 			return CharterReport{}, err
 		}
 	}
@@ -231,8 +232,7 @@ func (s *Service) current(ctx context.Context, state *State, h format.Hash) erro
 // compartments, datasets, and this machine as agent of both.
 func (s *Service) ApplyCharter(ctx context.Context, root *crypto.Root) (CharterReport, error) {
 	return s.amend(ctx, root, func(state *State, a *amendment) error {
-		s.configure(state, a, InitOptions{})
-		return nil
+		return s.configure(state, a, InitOptions{})
 	})
 }
 
@@ -250,7 +250,9 @@ func (s *Service) firstCharter(ctx context.Context, state *State, root *crypto.R
 			return nil, nil, err
 		}
 	}
-	s.configure(state, a, o)
+	if err := s.configure(state, a, o); err != nil {
+		return nil, nil, err
+	}
 	if object, err = s.sign(a); err != nil {
 		return nil, nil, err
 	}
@@ -284,7 +286,7 @@ func (s *Service) newestCharter(ctx context.Context, state *State) (*format.Char
 
 // configure makes the charter say what the configuration says, with this
 // machine as an agent.
-func (s *Service) configure(state *State, a *amendment, o InitOptions) {
+func (s *Service) configure(state *State, a *amendment, o InitOptions) error {
 	me := state.Agent()
 	if a.Agent(me) == nil {
 		a.Agents = append(a.Agents, format.CharterAgent{
@@ -296,6 +298,9 @@ func (s *Service) configure(state *State, a *amendment, o InitOptions) {
 	mine := a.Agent(me)
 	for _, k := range s.site.Compartments {
 		cc, p := a.named(k.Name)
+		if t := a.Tombstone(a.pseudonym(k.Name)); t != nil {
+			return fmt.Errorf("%w; for other data, choose another name", Destroyed{ID: t.ID, Name: k.Name, At: t.When()}.Refusal())
+		}
 		if cc == nil {
 			cc, p = a.addCompartment(s.site.Nation, k.Name)
 			a.say("compartment %s", k.Name)
@@ -328,13 +333,19 @@ func (s *Service) configure(state *State, a *amendment, o InitOptions) {
 			}
 		}
 	}
+	return nil
 }
 
-// addCompartment adds a compartment with keys of the root. Its pseudonym is
-// that under the first root, so it stays when the root is rotated.
-func (a *amendment) addCompartment(nation, name string) (*format.CharterCompartment, *format.CompartmentPart) {
+// pseudonym is that of a compartment. It is the one under the first root, so it
+// stays when the root is rotated.
+func (a *amendment) pseudonym(name string) format.ID {
 	ring := a.root.Ring()
-	id := format.ID(ring[len(ring)-1].CompartmentID(name))
+	return ring[len(ring)-1].CompartmentID(name)
+}
+
+// addCompartment adds a compartment with keys of the root.
+func (a *amendment) addCompartment(nation, name string) (*format.CharterCompartment, *format.CompartmentPart) {
+	id := a.pseudonym(name)
 	a.Compartments = append(a.Compartments, format.CharterCompartment{ID: id, Epoch: 1, Recipients: []format.RecipientKey{
 		{Epoch: 1, Key: a.root.Reader(id, 1).Recipient().Bytes()},
 	}})

@@ -29,6 +29,9 @@ func (k *Keys) Names() NameBook {
 			names[n.ID] = cmp.Or(n.Name, names[n.ID])
 		}
 	}
+	for _, d := range k.Destroyed {
+		names[d.ID] = d.Name
+	}
 	return names
 }
 
@@ -61,8 +64,13 @@ func differences(before, after *format.Charter, keys *Keys) []string {
 	if !bytes.Equal(before.RootSigner, after.RootSigner) {
 		say("the root was rotated; the new one has fingerprint %s", crypto.Fingerprint(after.RootSigner))
 	}
+	for _, t := range after.Destroyed {
+		if before.Tombstone(t.ID) == nil {
+			say("compartment %s is destroyed", names.Of(t.ID))
+		}
+	}
 	for _, k := range before.Compartments {
-		if after.Compartment(k.ID) == nil {
+		if after.Compartment(k.ID) == nil && after.Tombstone(k.ID) == nil {
 			say("compartment %s is gone", names.Of(k.ID))
 		}
 	}
@@ -151,7 +159,7 @@ func agentDifferences(before, after *format.Charter, names NameBook) (lines []st
 			}
 		}
 		for _, k := range was.Compartments {
-			if !slices.Contains(g.Compartments, k) {
+			if !slices.Contains(g.Compartments, k) && after.Tombstone(k) == nil {
 				say("agent %s may no longer write compartment %s", name, names.Of(k))
 			}
 		}

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
@@ -17,9 +18,10 @@ import (
 // packs in it are known.
 type snapshotMaker func(refs []format.Refs) ([]byte, error)
 
-// filing is a record that an entry lists.
+// filing is a record, or another small object, that an entry lists.
 type filing struct {
 	object []byte
+	kind   format.Kind      // 0: a record
 	order  format.OrderKind // 0: it is no order
 }
 
@@ -95,7 +97,7 @@ func (l *ledger) commitAfter(heads []format.Head, used []PackNum, snapshot snaps
 	}
 	given := map[format.Hash][]byte{}
 	for _, r := range records {
-		h, err := add(format.KindRecord, r.object)
+		h, err := add(cmp.Or(r.kind, format.KindRecord), r.object)
 		if err != nil {
 			return format.Hash{}, err
 		}

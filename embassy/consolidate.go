@@ -257,7 +257,7 @@ func (w *rewriting) replace(ctx context.Context, replaced []format.Replaced, hea
 		return err
 	}
 	for _, r := range records {
-		orders = append(orders, filing{r, format.OrderReplace})
+		orders = append(orders, filing{object: r, order: format.OrderReplace})
 	}
 	if err := p.give(ctx, orders); err != nil {
 		return err

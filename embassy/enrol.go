@@ -138,7 +138,7 @@ func (s *Service) propose(ctx context.Context, admin *crypto.Signer, change func
 // reseal keeps the parts of prev, but for those of agents that may read them
 // no more, and for compartments that have to be sealed anew.
 func (a *amendment) reseal(prev *format.Charter) error {
-	a.Parts = nil
+	a.Parts = notices(prev.Parts)
 	for i := range a.Compartments {
 		k := &a.Compartments[i]
 		if a.fresh[k.ID] {

@@ -63,6 +63,9 @@ type Keys struct {
 	// Doubt says why a newer charter, which administrators signed, does not
 	// count; nil: there is none such.
 	Doubt error
+	// Destroyed are the compartments that are no more, of those whose names the
+	// holder may know.
+	Destroyed []Destroyed
 	// Limit says, for people, what the keys are for; empty: all of the nation, or
 	// all of an agent.
 	Limit string
@@ -80,6 +83,11 @@ func (k *Keys) Named(name string) (*Compartment, error) {
 
 // unknown is the error about a name that the keys do not open.
 func (k *Keys) unknown(what, name string) error {
+	for _, d := range k.Destroyed {
+		if what == "compartment" && d.Name == name || what == "dataset" && slices.Contains(d.Datasets, name) {
+			return d.Refusal()
+		}
+	}
 	if k.Limit != "" {
 		return fmt.Errorf("%s %q: %w: %s", what, name, ErrNotGranted, k.Limit)
 	}
@@ -122,13 +130,17 @@ func agentKeys(ch *format.Charter, key *crypto.AgentKey) (*Keys, error) {
 	if err := enrolled(id, a); err != nil {
 		return nil, fmt.Errorf("%w (charter %d)", err, ch.Seq)
 	}
-	return openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
+	keys, err := openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
 		if !slices.Contains(a.Compartments, c.ID) {
 			return format.CompartmentPart{}, nil, false, nil
 		}
 		p, err := ch.OpenPart(c.ID, format.AgentPart, key.Identity)
 		return p, nil, true, err
 	})
+	if err == nil {
+		keys.mourn(key.Identity)
+	}
+	return keys, err
 }
 
 // ErrReplaced: the root was rotated since the kit or the shares were made.
@@ -197,16 +209,22 @@ func rootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
 	}
 	keys, err := openKeys(ch, func(c *format.CharterCompartment) (format.CompartmentPart, *format.Reader, bool, error) {
 		var ids []*crypto.Identity
-		for _, r := range ring.Ring() {
+		for _, r := range derivable(ring, c.ID) {
 			for epoch := c.ReaderEpoch() + epochsAhead; epoch > 0; epoch-- {
 				ids = append(ids, r.Reader(c.ID, epoch))
 			}
 		}
 		part, err := openReaderPart(ch, c.ID, ids)
+		if errors.Is(err, crypto.ErrAuthentication) && ring.Lacks(c.ID) {
+			return part, nil, false, nil // a charter of before its destruction
+		}
 		return part, format.NewReader(ids...), true, err
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, r := range ring.Ring() {
+		keys.mourn(r.Identity())
 	}
 	for _, c := range keys.Compartments {
 		for i := range uint32(epochsAhead) {
@@ -215,6 +233,12 @@ func rootKeys(ch *format.Charter, root *crypto.Root) (*Keys, error) {
 		}
 	}
 	return keys, nil
+}
+
+// derivable returns those of the roots of a ring that a compartment's keys can be
+// derived from.
+func derivable(ring *crypto.Root, compartment format.ID) []*crypto.Root {
+	return slices.DeleteFunc(ring.Ring(), func(r *crypto.Root) bool { return !r.Holds(compartment) })
 }
 
 // openReaderPart opens a compartment's part with the first of the identities

@@ -218,6 +218,15 @@ func (c *memCatalog) Forget() error {
 	return nil
 }
 
+func (c *memCatalog) ForgetCompartment(compartment format.ID) error {
+	err := c.Forget()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.known, func(l embassy.Line, _ []knownEntry) bool { return l.Compartment == compartment })
+	delete(c.fates, compartment)
+	return err
+}
+
 func (c *memCatalog) Place(target string, h format.Hash, at time.Time) error {
 	return c.SetEvidence(target, map[format.Hash]embassy.Evidence{h: {Stored: at}})
 }
@@ -277,6 +286,15 @@ func (c *memCatalog) Learn(l embassy.Line, e embassy.Known, adds []format.Listed
 		return fmt.Errorf("learn entry %d after %d", e.Seq, n)
 	}
 	c.known[l] = append(known, knownEntry{e, slices.Clone(adds)})
+	return nil
+}
+
+func (c *memCatalog) LearnAll(l embassy.Line, entries []embassy.LearnedEntry) error {
+	for _, e := range entries {
+		if err := c.Learn(l, e.Known, e.Adds); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -132,6 +132,9 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 				if err = p.repack(ctx); err == nil {
 					err = p.consolidate(ctx)
 				}
+				if err == nil {
+					err = p.checkpoint(ctx)
+				}
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -191,6 +194,7 @@ type stock struct {
 	pos   int        // there
 	owner format.ID  // the agent that wrote what is in it
 	late  int32      // of a pack: who uses it, as uses.at says
+	meant bool       // others took the place of a pack that snapshots refer to
 	live  uint64     // of a pack, for repack: bytes of chunks that a tree names
 }
 
@@ -214,6 +218,9 @@ type prunePlan struct {
 	rests  []format.Head            // what retirements rest on
 	ended  map[chainKey]uint64      // the last entry of a chain that another one continues
 	gone   map[format.Hash]bool     // that are, or shall be, deleted
+	u      *uses
+	full   map[*readEntry][]format.Listed // what entries add, with gaps where a checkpoint leaves out
+	points []listedPoint
 
 	indexed  []indexedEntry
 	taken    map[*stock]bool // packs that are repacked by this run

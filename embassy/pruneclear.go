@@ -69,16 +69,21 @@ func (c *clearing) run(ctx context.Context) error {
 		c.out.Objects, c.out.Bytes = uint64(len(all)), bytes
 		return errors.Join(errs...)
 	}
+	return errors.Join(append(errs, c.removeAll(ctx, all))...)
+}
+
+// removeAll deletes objects, but for what a lock keeps, with all their versions.
+func (c *clearing) removeAll(ctx context.Context, all []lying) error {
+	if len(all) == 0 {
+		return nil
+	}
 	// Who reads a snapshot or an index then finds what it names, or nothing.
 	order := []format.Kind{format.KindSnapshot, format.KindIndex, format.KindPack}
 	slices.SortStableFunc(all, func(x, y lying) int { return slices.Index(order, x.kind) - slices.Index(order, y.kind) })
 	pen := c.m.pen()
-	var store targets.Versioned // decided once: no fault that passes turns a deletion into a hiding
-	if len(all) > 0 {
-		var err error
-		if store, err = c.versions(ctx, pen, all[0].name); err != nil {
-			return errors.Join(append(errs, err)...)
-		}
+	store, err := c.versions(ctx, pen, all[0].name) // decided once: no fault that passes turns a deletion into a hiding
+	if err != nil {
+		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(removesAtOnce)
@@ -86,11 +91,12 @@ func (c *clearing) run(ctx context.Context) error {
 		g.Go(func() error { return c.remove(gctx, pen, store, o) })
 	}
 	if err := g.Wait(); err != nil {
-		errs = append(errs, err)
-	} else if c.refused > 0 {
-		errs = append(errs, fmt.Errorf("%d objects: %w: give the steward's credentials the right to delete, as embassy target check --print-policy steward has it", c.refused, targets.ErrDenied))
+		return err
 	}
-	return errors.Join(errs...)
+	if c.refused > 0 {
+		return fmt.Errorf("%d objects: %w: give the steward's credentials the right to delete, as embassy target check --print-policy steward has it", c.refused, targets.ErrDenied)
+	}
+	return nil
 }
 
 // look returns what is to go on the target in one compartment, if all is there

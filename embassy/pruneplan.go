@@ -99,14 +99,15 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if err != nil {
 		return err
 	}
-	p.rests = c.orders.rests
+	p.rests, p.c, p.u, p.full = c.orders.rests, c, u, map[*readEntry][]format.Listed{}
 	if err := p.complete(v, c); err != nil {
 		return err
 	}
 	p.ended = map[chainKey]uint64{}
-	p.v, p.c = v, c
+	p.v = v
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
 	p.replaced, p.taken = map[*stock]move{}, map[*stock]bool{}
+	whole := p.restatedWhole()
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(smallFetches)
@@ -119,13 +120,14 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 					p.ended[key] = max(p.ended[key], h.Seq)
 				}
 				g.Go(func() error {
-					all, err := v.fetchEntry(gctx, c, ch.chainKey, n, e, nil, 0)
+					all, err := p.adds(gctx, e, whole)
 					if err != nil {
 						return fmt.Errorf("%w: entry %d of chain %s: %w", ErrBlind, n, ch.chain, err)
 					}
 					mu.Lock()
 					defer mu.Unlock()
 					p.enter(c, e, all, u, n > open)
+					p.full[e] = all.Adds
 					return nil
 				})
 			}
@@ -134,6 +136,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	p.sparePoints()
 	p.follow(c)
 	lost := 0
 	for at, h := range p.listed {
@@ -158,18 +161,26 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 }
 
 // enter notes what an entry lists. A pack and its index are used by whom follow
-// finds, a snapshot until it is retired, a record always.
+// finds, a snapshot until it is retired, a checkpoint while it is one of the newest,
+// a record always.
 func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u *uses, early bool) {
 	var packs, indexes []*stock
 	for i, a := range all.Adds {
+		if a.Kind == 0 {
+			continue // it was deleted
+		}
 		at := spot{all.Agent, a.Hash}
 		h := p.listed[at]
 		if h == nil {
 			h = &stock{kind: a.Kind, size: a.Size, by: e, pos: i, owner: all.Agent}
 			p.listed[at] = h
 		}
-		h.early = h.early || early
+		h.early = h.early || early && a.Kind != format.KindCheckpoint
 		switch a.Kind {
+		case format.KindCheckpoint:
+			if p.r.steward(all.Agent) {
+				p.points = append(p.points, listedPoint{all.Time, at})
+			}
 		case format.KindPack:
 			h.late = max(h.late, u.of(e, i))
 			packs = append(packs, h)
@@ -217,6 +228,7 @@ func (p *prunePlan) follow(c *compartmentView) {
 				n.late, n.owner = max(n.late, late), o.owner
 			}
 			if whole {
+				o.meant = o.meant || o.late > 0
 				o.late = 0
 				p.replaced[o.stock] = o.move
 			}

@@ -38,6 +38,9 @@ func ExportReader(ch *format.Charter, root *crypto.Root, compartment string) (*f
 // first.
 func readerIdentities(ring *crypto.Root, c *format.CharterCompartment) (out []format.ReaderIdentity) {
 	for _, r := range ring.Ring() {
+		if !r.Holds(c.ID) {
+			continue
+		}
 		for epoch := c.ReaderEpoch(); epoch > 0; epoch-- {
 			out = append(out, format.ReaderIdentity{Epoch: epoch, Key: r.Reader(c.ID, epoch).Bytes()})
 		}
@@ -67,6 +70,9 @@ func ReaderKeys(ch *format.Charter, key *format.ReaderKey) (*Keys, error) {
 	ids, err := key.Open()
 	if err != nil {
 		return nil, err
+	}
+	if t := ch.Tombstone(key.Compartment); t != nil {
+		return nil, Destroyed{ID: t.ID, Name: key.Part.Name, At: t.When()}.Refusal()
 	}
 	cc := ch.Compartment(key.Compartment)
 	if ch.Nation != key.Nation || cc == nil {

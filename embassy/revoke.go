@@ -64,6 +64,9 @@ func (s *Service) chainsOf(ctx context.Context, by Authority, who string) (id fo
 	if err != nil {
 		return id, nil, err
 	}
+	if err := v.witness(ctx, func(ch *readChain) bool { return ch.agent == g.ID }); err != nil { // what people choose from is signed
+		return id, nil, err
+	}
 	for _, c := range v.compartments {
 		for _, chain := range c.sorted() {
 			if chain.agent != g.ID {

@@ -17,7 +17,7 @@ import (
 var (
 	// ErrUnfinished: the root was made, and the one before it has not handed
 	// over to it yet.
-	ErrUnfinished = errors.New("the root before it has not handed over to this one yet: finish with embassy keys rotate root, and with this kit for --new-kit, or the folder of these shares for --new-shares")
+	ErrUnfinished = errors.New("the root before it has not handed over to this one yet: finish with embassy keys rotate root, or embassy compartment destroy if it was made for that, and with this kit for --new-kit, or the folder of these shares for --new-shares")
 	// ErrUnrelated: a kit, or shares, that are there hold another root than the
 	// one that is to follow now.
 	ErrUnrelated = errors.New("its root does not follow the nation's present one: name a file, or a folder, that does not exist yet")
@@ -85,11 +85,12 @@ type RootKeeping struct {
 	SharesDir          string // new, or empty
 	Quorum, Custodians int
 	Hints              format.Hints // that came with the root before
+	Without            string       // name of a compartment that the new root is not to open; empty: it opens all
 }
 
 // NewRoot makes the root that is to follow root, which is the nation's present
 // one, and keeps it, durably, together with the roots before it. Nobody heeds it
-// before RotateRoot. fs.ErrExist, or ErrNotEmpty: something is there already.
+// before RotateRoot, or, without a compartment, Destroy. fs.ErrExist, or ErrNotEmpty: something is there already.
 func (s *Service) NewRoot(ctx context.Context, root *crypto.Root, o RootKeeping) error {
 	if o.KitPath != "" {
 		if _, err := os.Lstat(o.KitPath); !errors.Is(err, fs.ErrNotExist) {
@@ -106,7 +107,8 @@ func (s *Service) NewRoot(ctx context.Context, root *crypto.Root, o RootKeeping)
 	if err != nil {
 		return err
 	}
-	if _, err := RootKeys(ch, root); err != nil {
+	keys, err := RootKeys(ch, root)
+	if err != nil {
 		return fmt.Errorf("open charter %d: %w", ch.Seq, err)
 	}
 	ring, err := ch.Ring(root)
@@ -116,7 +118,10 @@ func (s *Service) NewRoot(ctx context.Context, root *crypto.Root, o RootKeeping)
 	if !rules(ch, ring) {
 		return ErrUnfinished
 	}
-	next := ring.Succeed()
+	next, err := s.successorWithout(ctx, state, keys, ring, o.Without)
+	if err != nil {
+		return err
+	}
 	defer next.Secret.Wipe()
 	hints := s.firstHints()
 	hints.Charter, hints.Heads, hints.Credentials = ch.Seq+1, o.Hints.Heads, o.Hints.Credentials
@@ -148,26 +153,42 @@ func rules(ch *format.Charter, root *crypto.Root) bool {
 // reader and a new writer epoch. Where that has happened already, the newest
 // charter is published again, and the report has no Added. ErrUnrelated.
 func (s *Service) RotateRoot(ctx context.Context, next *crypto.Root) (CharterReport, error) {
-	rep, err := s.amend(ctx, next, func(_ *State, a *amendment) error {
+	return s.succeed(ctx, next, func(_ *State, a *amendment) error {
 		if rules(a.Charter, next) {
 			return nil
 		}
-		ring := a.root.Ring()
-		if len(ring) < 2 || !rules(a.Charter, ring[1]) {
-			return ErrUnrelated
-		}
-		if err := a.Succeed(ring[1], a.root); err != nil {
-			return err
-		}
-		a.say("root %s, in place of %s", next.Fingerprint(), ring[1].Fingerprint())
-		for i := range a.Compartments {
-			c := &a.Compartments[i]
-			a.rotateReader(c)
-			a.rotateWriter(c)
-			a.say("compartment %s: reader epoch %d, writer epoch %d", a.parts[c.ID].Name, c.ReaderEpoch(), c.Epoch)
-		}
-		return nil
+		return a.handOver(next)
 	})
+}
+
+// handOver makes next, which must know the present root, the nation's root, and
+// begins a new reader and a new writer epoch in every compartment.
+func (a *amendment) handOver(next *crypto.Root) error {
+	ring := next.Ring()
+	if len(ring) < 2 || !rules(a.Charter, ring[1]) {
+		return ErrUnrelated
+	}
+	for _, c := range a.Compartments {
+		if a.parts[c.ID] == nil {
+			return fmt.Errorf("compartment %s: %w", c.ID, ErrReduced)
+		}
+	}
+	if err := a.Succeed(ring[1], next); err != nil {
+		return err
+	}
+	a.say("root %s, in place of %s", next.Fingerprint(), ring[1].Fingerprint())
+	for i := range a.Compartments {
+		c := &a.Compartments[i]
+		a.rotateReader(c)
+		a.rotateWriter(c)
+		a.say("compartment %s: reader epoch %d, writer epoch %d", a.parts[c.ID].Name, c.ReaderEpoch(), c.Epoch)
+	}
+	return nil
+}
+
+// succeed is amend with a root that is to follow the nation's, or has. ErrUnrelated.
+func (s *Service) succeed(ctx context.Context, next *crypto.Root, change func(*State, *amendment) error) (CharterReport, error) {
+	rep, err := s.amend(ctx, next, change)
 	if errors.Is(err, ErrReplaced) { // or it has nothing to do with this nation
 		err = ErrUnrelated
 	}

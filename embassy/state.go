@@ -348,6 +348,25 @@ func (s *State) makeDirs(parts ...string) (string, error) {
 	return dir, nil
 }
 
+// removeDir removes a folder below the state directory, with all that is in it.
+// It is whole, or under a name that nothing reads, or not there.
+func (s *State) removeDir(parent, name string) error {
+	parent = filepath.Join(s.dir, parent)
+	dir := filepath.Join(parent, name)
+	if err := os.RemoveAll(dir + ".gone"); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, dir+".gone"); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := syncDir(parent); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir + ".gone")
+}
+
 const forgivenFile = "forgiven.json"
 
 // forgivenHeads are the heads of own chains when a target was last trusted

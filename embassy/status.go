@@ -217,7 +217,7 @@ func (s *Service) datasetStatus(ctx context.Context, state *State, keys *Keys, s
 		if l == nil {
 			comp, err := keys.Named(d.Compartment)
 			if err != nil {
-				return nil, nil, errors.Join(err, ErrNotInCharter)
+				return nil, nil, notInCharter(d.Compartment, err)
 			}
 			if l, err = s.openLedger(state, keys, comp); err != nil {
 				return nil, nil, err

@@ -86,6 +86,12 @@ func (st *stewardship) view(ctx context.Context, readers *Keys, uses func(commit
 		}
 	}
 	st.l.bring(ctx, st.l.members, patienceMin)
+	return st.look(ctx, keys, uses)
+}
+
+// look reads what the targets show of the compartment. It is an error when they do
+// not show all that stewards are known to have ordered.
+func (st *stewardship) look(ctx context.Context, keys *Keys, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
 	v, err := OpenView(ctx, ViewOptions{
 		Keys: keys, Members: st.s.order, Order: st.s.Ranked, Log: st.s.log, Warn: st.s.warn, Progress: st.s.progress, Now: st.s.now, uses: uses,
 	})
@@ -169,7 +175,7 @@ func fileOrders(o format.Order, objects map[format.OrderedKey][]format.Hash) ([]
 	records, err := format.SealOrders(o, objects)
 	var out []filing
 	for _, r := range records {
-		out = append(out, filing{r, o.Kind})
+		out = append(out, filing{object: r, order: o.Kind})
 	}
 	return out, err
 }

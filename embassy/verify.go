@@ -515,7 +515,7 @@ func (t *audit) walk(ctx context.Context) error {
 }
 
 // listedKinds are what entries list, in the order in which it is looked at.
-var listedKinds = []format.Kind{format.KindPack, format.KindIndex, format.KindSnapshot, format.KindRecord}
+var listedKinds = []format.Kind{format.KindPack, format.KindIndex, format.KindSnapshot, format.KindRecord, format.KindCheckpoint}
 
 // region looks at a compartment: first at objects, then at entries, so that
 // what is put back comes in the commit order.

@@ -108,6 +108,8 @@ type compartmentView struct {
 	chains map[chainKey]*readChain
 	bare   *bareView // nil where there is a charter
 	orders viewOrders
+	// checkpoint, if not nil, restates entries that are listed: those are not fetched.
+	checkpoint *format.Checkpoint
 
 	moving     turn            // to read moves
 	moves      map[spot][]move // by the pack that was replaced; nil: not read yet
@@ -135,7 +137,10 @@ type readChain struct {
 type readEntry struct {
 	format.Entry
 	hash format.Hash
-	adds uint32 // how many objects it adds
+	adds uint32 // how many objects it adds; 0 too where a checkpoint only names it
+	// restated: a checkpoint says what is in it, and the agent's signature was not
+	// seen.
+	restated bool
 	*listed
 }
 

@@ -303,7 +303,7 @@ func (v *View) readBare(ctx context.Context, l []bareName, root *crypto.Root) er
 			c := &Compartment{ID: n.compartment, Part: format.CompartmentPart{Name: n.compartment.String()}}
 			all[c.ID] = v.compartment(c, nil)
 			all[c.ID].bare = &bareView{snapshots: map[format.Hash]committed{}, keys: &bareKeys{
-				nation: v.keys.Charter.Nation, id: c.ID, roots: root.Ring(),
+				nation: v.keys.Charter.Nation, id: c.ID, roots: derivable(root, c.ID),
 				writers: map[uint32]*format.Writer{}, readers: map[uint32][]*crypto.Identity{},
 			}}
 		}

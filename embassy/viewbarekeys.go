@@ -20,7 +20,7 @@ const maxEpoch = 1024
 // epochs turn up in headers. Safe for concurrent use.
 type bareKeys struct {
 	nation, id format.ID
-	roots      []*crypto.Root
+	roots      []*crypto.Root // that it can be derived from
 
 	mu      sync.Mutex
 	writers map[uint32]*format.Writer     // that opened something

@@ -60,10 +60,13 @@ func (v *View) readChains(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := v.readCheckpoints(ctx, l); err != nil {
+		return err
+	}
 	r := &chainReader{view: v, listing: l, aside: map[entryName]bool{}, meter: newMeter(v.progress, v.now, "ledgers", "")}
 	defer r.meter.end()
 	r.meter.add(func(p *Progress) { p.FilesTotal = uint64(len(l.names)) })
-	names := slices.Collect(maps.Keys(l.names))
+	names := r.restate(slices.Collect(maps.Keys(l.names)))
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] }) // no host chooses what comes first
 	slices.SortStableFunc(names, func(a, b entryName) int {
 		return cmp.Compare(bits.OnesCount64(l.names[b].shown), bits.OnesCount64(l.names[a].shown))
@@ -171,15 +174,20 @@ func (r *chainReader) read(ctx context.Context, n entryName, vouched bool) (entr
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.enter(c, key, e)
+	before := entryName{n.ledger, n.chain, n.seq - 1, e.Prev}
+	return before, r.aside[before]
+}
+
+// enter puts an entry into its chain. The caller holds mu, or is alone.
+func (r *chainReader) enter(c *compartmentView, key chainKey, e *readEntry) {
 	ch := c.chains[key]
 	if ch == nil {
 		ch = &readChain{chainKey: key, entries: map[uint64][]*readEntry{}}
 		c.chains[key] = ch
 	}
-	ch.entries[n.seq] = append(ch.entries[n.seq], e)
-	ch.last = max(ch.last, n.seq)
-	before := entryName{n.ledger, n.chain, n.seq - 1, e.Prev}
-	return before, r.aside[before]
+	ch.entries[e.Seq] = append(ch.entries[e.Seq], e)
+	ch.last = max(ch.last, e.Seq)
 }
 
 // hole notes that an entry is not read.

@@ -16,6 +16,7 @@ type viewOrders struct {
 	retired, pinned map[snapshotKey]bool
 	held            map[[8]byte]bool // by Writer.DatasetName
 	unread          int              // orders that no member gives
+	unmet           bool             // some retirements do not count
 	rests           []format.Head    // what the last retirement that counts rests on
 
 	all  []givenOrder        // the first first
@@ -32,7 +33,8 @@ type snapshotKey struct {
 // place of the retired snapshots. Where that is not, the old ones are better than
 // none. An order that no
 // member gives is told: what it retires is shown then, and what it pins is not
-// known to be pinned.
+// known to be pinned. What a checkpoint
+// tells the outcome of is not read.
 func (v *View) readOrders(ctx context.Context) error {
 	for _, c := range v.compartments {
 		for _, ch := range c.sorted() {
@@ -46,10 +48,15 @@ func (v *View) readOrders(ctx context.Context) error {
 				last, c.orders.rests = i, slices.DeleteFunc(slices.Clone(o.e.Depends), v.void)
 			}
 		}
+		done := v.outcome(c, all, last)
 		for i, o := range all {
+			if i < done {
+				continue
+			}
 			if o.Kind == format.OrderMark || o.Kind == format.OrderDelete || o.Kind >= format.OrderReplace {
 				continue // large, and not about which snapshots a reader sees; or of a later version
 			}
+			c.orders.unmet = c.orders.unmet || o.Kind == format.OrderRetire && i > last
 			if err := v.readOrder(ctx, c, o, i, i <= last); ctx.Err() != nil {
 				return ctx.Err()
 			} else if err != nil {

@@ -69,7 +69,7 @@ func (v *View) readSnapshots(ctx context.Context) error {
 			}
 			if err != nil {
 				v.warn(Finding{Object: s.c.source.name(s.object), Err: fmt.Errorf("snapshot left out: %w", err)})
-				if !errors.Is(err, errNotItsDataset) {
+				if !errors.Is(err, errNotItsDataset) && !errors.Is(err, errNotCommitted) {
 					s.err = err
 					v.unread = append(v.unread, s)
 				}
@@ -213,6 +213,9 @@ func (v *View) summary(ctx context.Context, s committed) (SnapshotInfo, error) {
 		return SnapshotInfo{}, err
 	}
 	defer v.room.Release(room)
+	if err := v.vouch(ctx, s); err != nil {
+		return SnapshotInfo{}, err
+	}
 	_, summary, err := v.snapshot(ctx, s, nil)
 	if err != nil {
 		return SnapshotInfo{}, err

@@ -182,9 +182,10 @@ func TestAgentStateOpensNothing(t *testing.T) {
 	}
 	asReader := format.NewReader(agent.Identity, root.Identity())
 	identity := root.Reader(readers.ID, 1)
+	below := root.Derive("compartment", crypto.Context{Compartment: readers.ID})
 	secrets := map[string][]byte{
 		"root": root.Bytes(), "reader key": identity.Bytes(), "passphrase": []byte(passphrase),
-		"seed of the reader key": root.Derive("reader", crypto.Context{Compartment: readers.ID, Epoch: 1}).Bytes(),
+		"compartment secret": below.Bytes(), "seed of the reader key": below.Derive("reader", crypto.Context{Compartment: readers.ID, Epoch: 1}).Bytes(),
 	}
 	noteSession := func(name string, h format.Header) {
 		k, ctx := h.Keys[0], h.Scope

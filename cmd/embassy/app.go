@@ -81,7 +81,7 @@ func (con *console) app() *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			initCommand(con), configCommand(con), charterCommand(con), agentCommand(con), keysCommand(con), targetCommand(con), datasetCommand(con),
+			initCommand(con), configCommand(con), charterCommand(con), agentCommand(con), keysCommand(con), targetCommand(con), datasetCommand(con), compartmentCommand(con),
 			backupCommand(con), replicateCommand(con), verifyCommand(con), forgetCommand(con), pruneCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
 			diffCommand(con), dumpCommand(con), mountCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), auditCommand(con), serveCommand(con), catalogCommand(con),
 			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con),
@@ -177,6 +177,7 @@ type reader struct {
 	phrases string   // file; empty: ask
 	shares  []string // files; a quorum of them stands for the kit
 	key     string   // reader key file, instead of a kit
+	about   []string // facts for the audit record of their use
 }
 
 // readerFlags name what opens data.

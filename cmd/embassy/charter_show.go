@@ -56,6 +56,7 @@ type charterView struct {
 	SignedBy       string            `json:"signed_by"`
 	RestsOn        uint64            `json:"rests_on_charter"`
 	Compartments   []compartmentView `json:"compartments"`
+	Destroyed      []tombstoneView   `json:"destroyed_compartments"`
 	Agents         []agentView       `json:"agents"`
 	Administrators []string          `json:"administrator_fingerprints"`
 	Quorum         uint32            `json:"quorum"`
@@ -70,6 +71,12 @@ type compartmentView struct {
 	Shared     bool            `json:"shared"`
 	Datasets   []string        `json:"datasets"`
 	words      []string
+}
+
+type tombstoneView struct {
+	ID   string    `json:"id"`
+	Name string    `json:"name,omitempty"`
+	Time time.Time `json:"time"`
 }
 
 type recipientView struct {
@@ -119,7 +126,7 @@ func viewCharter(ch *format.Charter, object []byte, keys *embassy.Keys, me ident
 		schema: schemaV1, Seq: ch.Seq, Hash: format.HashOf(object).String(), Time: ch.When(), Nation: ch.Nation.String(),
 		NationKey: format.NationKey{Nation: ch.Nation, Signer: signer}.String(), Root: crypto.Fingerprint(ch.RootSigner),
 		Rotations: len(ch.Succession), SignedBy: signedBy(ch), RestsOn: ch.Rooted().Seq, Quorum: ch.Quorum,
-		Compartments: []compartmentView{}, Agents: []agentView{}, Administrators: []string{},
+		Compartments: []compartmentView{}, Destroyed: []tombstoneView{}, Agents: []agentView{}, Administrators: []string{},
 	}
 	for _, k := range ch.Compartments {
 		c := compartmentView{ID: k.ID.String(), Name: names[k.ID], Epoch: k.Epoch, Shared: k.Shared, Datasets: []string{}}
@@ -140,6 +147,9 @@ func viewCharter(ch *format.Charter, object []byte, keys *embassy.Keys, me ident
 			}
 		}
 		v.Compartments = append(v.Compartments, c)
+	}
+	for _, t := range ch.Destroyed {
+		v.Destroyed = append(v.Destroyed, tombstoneView{t.ID.String(), names[t.ID], t.When()})
 	}
 	for _, g := range ch.Agents {
 		a := agentView{
@@ -202,6 +212,9 @@ func printCharter(con *console, v charterView) error {
 		for _, d := range c.Datasets {
 			fmt.Fprintf(w, "  dataset\t%s\n", printable(d))
 		}
+	}
+	for _, t := range v.Destroyed {
+		fmt.Fprintf(w, "\t\ncompartment %s\t%s, destroyed on %s UTC\n", dash(printable(t.Name)), t.ID, moment(t.Time))
 	}
 	fmt.Fprintln(w)
 	if err := w.Flush(); err != nil {

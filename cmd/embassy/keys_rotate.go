@@ -58,11 +58,7 @@ func keysRotateCommand(con *console) *cli.Command {
 				"the new kit or shares.\n\n" +
 				"embassy keys rotate root --kit recovery-kit.txt --new-kit new-kit.txt\n" +
 				"embassy keys rotate root --share A --share B --new-shares new --custodians 3 --quorum 2",
-			Flags: append(rootFlags(),
-				&cli.StringFlag{Name: "new-kit", Usage: "keep the new root in the recovery kit `FILE`"}, newPhraseFlag(),
-				&cli.StringFlag{Name: "new-shares", Usage: "keep the new root in shares, in the folder `DIR`"},
-				&cli.IntFlag{Name: "custodians", Usage: "with --new-shares: make `N` shares, at most 32"},
-				&cli.IntFlag{Name: "quorum", Usage: "with --new-shares: any `M` of which are needed, at least 2"}, yesFlag()),
+			Flags:  append(newRootFlags(), yesFlag()),
 			Action: action(con, decodeRotateRoot, runRotateRoot),
 		}},
 	}
@@ -213,18 +209,41 @@ type rotateRootOptions struct {
 }
 
 func decodeRotateRoot(c *cli.Context) (rotateRootOptions, error) {
-	o := rotateRootOptions{
-		newPhraseOptions: newPhraseOptions{decodeReader(c), c.String("new-passphrase-file")},
-		newKit:           c.String("new-kit"), newShares: c.String("new-shares"),
-		custodians: c.Int("custodians"), quorum: c.Int("quorum"), yes: c.Bool("yes"),
-	}
-	if (o.newKit == "") == (o.newShares == "") {
-		return o, usage("say where the new root is kept: in a kit, --new-kit FILE, or in shares, --new-shares DIR --custodians 5 --quorum 3")
-	}
-	if o.newKit != "" && (c.IsSet("custodians") || c.IsSet("quorum")) {
-		return o, usage("--new-kit is for a root without custodians: give --new-shares DIR for one with")
+	o := decodeNewRoot(c)
+	o.yes = c.Bool("yes")
+	if err := o.check(c); err != nil {
+		return o, err
 	}
 	return o, noArguments(c)
+}
+
+// decodeNewRoot decodes the flags about the present root and the next one.
+func decodeNewRoot(c *cli.Context) rotateRootOptions {
+	return rotateRootOptions{
+		newPhraseOptions: newPhraseOptions{decodeReader(c), c.String("new-passphrase-file")},
+		newKit:           c.String("new-kit"), newShares: c.String("new-shares"),
+		custodians: c.Int("custodians"), quorum: c.Int("quorum"),
+	}
+}
+
+// check refuses a new root that is kept nowhere, or in two ways.
+func (o rotateRootOptions) check(c *cli.Context) error {
+	if (o.newKit == "") == (o.newShares == "") {
+		return usage("say where the new root is kept: in a kit, --new-kit FILE, or in shares, --new-shares DIR --custodians 5 --quorum 3")
+	}
+	if o.newKit != "" && (c.IsSet("custodians") || c.IsSet("quorum")) {
+		return usage("--new-kit is for a root without custodians: give --new-shares DIR for one with")
+	}
+	return nil
+}
+
+// newRootFlags are the flags about the present root and the next one.
+func newRootFlags() []cli.Flag {
+	return append(rootFlags(),
+		&cli.StringFlag{Name: "new-kit", Usage: "keep the new root in the recovery kit `FILE`"}, newPhraseFlag(),
+		&cli.StringFlag{Name: "new-shares", Usage: "keep the new root in shares, in the folder `DIR`"},
+		&cli.IntFlag{Name: "custodians", Usage: "with --new-shares: make `N` shares, at most 32"},
+		&cli.IntFlag{Name: "quorum", Usage: "with --new-shares: any `M` of which are needed, at least 2"})
 }
 
 // keeping is where the new root is.
@@ -256,21 +275,9 @@ func runRotateRoot(ctx context.Context, o rotateRootOptions, con *console) (err 
 	if err != nil {
 		return err
 	}
-	_, there, err := o.kept()
-	if err != nil {
-		return err
-	}
-	if there {
-		con.notef("%s is there already: going on with the root that it holds.", o.keeping())
-	} else if err := s.newRoot(ctx, con, service, o); err != nil {
-		return err
-	}
-	// It is read back before anything depends on it.
-	open, _, err := o.kept()
-	if err != nil {
-		return err
-	}
-	next, _, err := s.openKit(ctx, con, open)
+	next, err := s.nextRoot(ctx, con, service, o, "", func() error {
+		return con.confirmed(ctx, o.yes, "After a rotation of the root the old kits and shares open nothing that is written from then on, and the next backups store everything once more on every target.")
+	})
 	if err != nil {
 		return err
 	}
@@ -294,14 +301,37 @@ func runRotateRoot(ctx context.Context, o rotateRootOptions, con *console) (err 
 	return nil
 }
 
+// nextRoot returns the root that is to follow: the one that is kept already, or,
+// when people confirm that, a new one, which does not open the named compartment.
+// The caller wipes it.
+func (s *site) nextRoot(ctx context.Context, con *console, service *embassy.Service, o rotateRootOptions, without string, confirm func() error) (*crypto.Root, error) {
+	_, there, err := o.kept()
+	if err != nil {
+		return nil, err
+	}
+	if there {
+		con.notef("%s is there already: going on with the root that it holds.", o.keeping())
+	} else if err := s.newRoot(ctx, con, service, o, without, confirm); err != nil {
+		return nil, err
+	}
+	// It is read back before anything depends on it.
+	open, _, err := o.kept()
+	if err != nil {
+		return nil, err
+	}
+	open.about = o.about
+	next, _, err := s.openKit(ctx, con, open)
+	return next, err
+}
+
 // newRoot makes the root that is to follow, and keeps it.
-func (s *site) newRoot(ctx context.Context, con *console, service *embassy.Service, o rotateRootOptions) error {
+func (s *site) newRoot(ctx context.Context, con *console, service *embassy.Service, o rotateRootOptions, without string, confirm func() error) error {
 	if o.newShares != "" {
 		if err := crypto.CheckQuorum(o.quorum, o.custodians); err != nil {
 			return usage("--custodians %d --quorum %d: %s", o.custodians, o.quorum, err)
 		}
 	}
-	if err := con.confirmed(ctx, o.yes, "After a rotation of the root the old kits and shares open nothing that is written from then on, and the next backups store everything once more on every target."); err != nil {
+	if err := confirm(); err != nil {
 		return err
 	}
 	root, from, err := s.openKit(ctx, con, o.reader)
@@ -309,7 +339,7 @@ func (s *site) newRoot(ctx context.Context, con *console, service *embassy.Servi
 		return err
 	}
 	defer root.Wipe()
-	keep := embassy.RootKeeping{KitPath: o.newKit, SharesDir: o.newShares, Quorum: o.quorum, Custodians: o.custodians, Hints: from.Hints}
+	keep := embassy.RootKeeping{KitPath: o.newKit, SharesDir: o.newShares, Quorum: o.quorum, Custodians: o.custodians, Hints: from.Hints, Without: without}
 	if o.newKit != "" {
 		if keep.Passphrase, err = con.newPassphrase(ctx, o.newPhrases, "the new recovery kit"); err != nil {
 			return err

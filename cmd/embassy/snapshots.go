@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,6 +91,11 @@ func findDataset(keys *embassy.Keys, name string) (*embassy.Compartment, error) 
 				return c, nil
 			}
 			known = append(known, d.Name)
+		}
+	}
+	for _, d := range keys.Destroyed {
+		if slices.Contains(d.Datasets, name) {
+			return nil, fmt.Errorf("dataset %q: %w", name, d.Refusal())
 		}
 	}
 	if keys.Limit != "" {

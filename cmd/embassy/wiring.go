@@ -385,7 +385,7 @@ func (s *site) openKit(ctx context.Context, con *console, r reader) (*crypto.Roo
 	for _, note := range c.Notes {
 		con.warnf("%s", note)
 	}
-	s.record(con, embassy.DidOpenRoot, "", "with", cmp.Or(strings.Join(r.shares, " "), r.kit, s.config.Kit))
+	s.record(con, embassy.DidOpenRoot, "", append([]string{"with", cmp.Or(strings.Join(r.shares, " "), r.kit, s.config.Kit)}, r.about...)...)
 	return c.Root, c, nil
 }
 

@@ -32,7 +32,33 @@ type Charter struct {
 	// charter that the root signed. Only Agents and Parts may differ from it.
 	Base []byte `cbor:"14,keyasint,omitempty"`
 
+	// Destroyed tells of compartments that are no more, oldest first.
+	Destroyed []Tombstone `cbor:"15,keyasint,omitempty"`
+
 	base *Charter // what OpenCharter found in Base
+}
+
+// Tombstone is what a charter says of a compartment that was destroyed. Nothing
+// of it is written, read, or wanted any more.
+type Tombstone struct {
+	ID   ID    `cbor:"1,keyasint"`
+	Time int64 `cbor:"2,keyasint"` // unix nanoseconds
+	// Agents wrote it, and may have filed audit records in it.
+	Agents []ID `cbor:"3,keyasint"`
+}
+
+// When returns the time of the destruction, by the clock of who signed it.
+func (t Tombstone) When() time.Time { return time.Unix(0, t.Time).UTC() }
+
+// Tombstone returns what the charter says of a compartment that was destroyed;
+// nil: it was not.
+func (c *Charter) Tombstone(id ID) *Tombstone {
+	for i := range c.Destroyed {
+		if c.Destroyed[i].ID == id {
+			return &c.Destroyed[i]
+		}
+	}
+	return nil
 }
 
 // Handover makes another root the nation's. The root before signed it.
@@ -40,8 +66,9 @@ type Handover struct {
 	From      [16]byte `cbor:"1,keyasint"` // crypto.Verifier.ID of the root before
 	Signer    []byte   `cbor:"2,keyasint"` // crypto.Verifier of the new root
 	Recipient []byte   `cbor:"3,keyasint"` // crypto.Recipient of the new root
-	Earlier   []byte   `cbor:"4,keyasint"` // all roots before, sealed under the new one: crypto.Root.SealEarlier
+	Earlier   []byte   `cbor:"4,keyasint"` // the whole roots before, sealed under the new one: crypto.Root.SealEarlier
 	Sig       []byte   `cbor:"5,keyasint"`
+	Kept      []byte   `cbor:"6,keyasint,omitempty"` // what is left of those that were reduced: crypto.Root.SealKept
 }
 
 // CharterCompartment is the public face of a compartment.
@@ -103,6 +130,7 @@ const (
 	AgentPart  PartKind = 1 // to one agent, of one compartment
 	ReaderPart PartKind = 2 // to one reader key of one compartment
 	RootPart   PartKind = 3 // to the root: private to the nation's administration
+	NoticePart PartKind = 4 // to an agent of a compartment that was destroyed: its name, and no secret
 )
 
 // Part is a CompartmentPart sealed to one recipient.

@@ -16,7 +16,8 @@ const (
 	charterMagic = "EMBCHAR1"
 
 	// charterVersion2 is that of a charter that says what version 1 had no
-	// words for: another root, administrators' signatures, a grant from now on.
+	// words for: another root, administrators' signatures, a grant from now on, a
+	// compartment that was destroyed.
 	charterVersion2 = 2
 
 	maxRotations      = 64
@@ -66,7 +67,7 @@ func (c *Charter) version() uint8 {
 	since := slices.ContainsFunc(c.Compartments, func(k CharterCompartment) bool {
 		return slices.ContainsFunc(k.Recipients, func(r RecipientKey) bool { return r.Since > 0 })
 	})
-	if len(c.Succession) > 0 || len(c.Base) > 0 || since {
+	if len(c.Succession) > 0 || len(c.Base) > 0 || len(c.Destroyed) > 0 || since {
 		return charterVersion2
 	}
 	return Version
@@ -229,13 +230,13 @@ func (h Handover) signed() []byte {
 // Succeed records that next, which must know root, takes the place of root.
 // The charter is then signed by next.
 func (c *Charter) Succeed(root, next *crypto.Root) error {
-	earlier, err := next.SealEarlier(earlierContext(c.Nation))
+	earlier, kept, err := sealRing(next, c.Nation)
 	if err != nil {
 		return err
 	}
 	h := Handover{
 		From: root.Signer().Verifier().ID(), Signer: next.Signer().Verifier().Bytes(),
-		Recipient: next.Identity().Recipient().Bytes(), Earlier: earlier,
+		Recipient: next.Identity().Recipient().Bytes(), Earlier: earlier, Kept: kept,
 	}
 	h.Sig = root.Signer().Sign(h.context(c.Nation), h.signed())
 	c.Succession = append(slices.Clone(c.Succession), h)
@@ -243,7 +244,34 @@ func (c *Charter) Succeed(root, next *crypto.Root) error {
 	return nil
 }
 
-func earlierContext(nation ID) crypto.Context { return Scope{Nation: nation}.context(typeEarlier) }
+// sealRing seals the roots before a root: those that are whole, and what is left
+// of the others. nil: there are none such.
+func sealRing(root *crypto.Root, nation ID) (earlier, kept []byte, err error) {
+	scope := Scope{Nation: nation}
+	if earlier, err = root.SealEarlier(scope.context(typeEarlier)); err == nil {
+		kept, err = root.SealKept(scope.context(typeKept))
+	}
+	return earlier, kept, err
+}
+
+// openRing returns the root with those before it that sealRing sealed; the root
+// itself when there are none.
+func openRing(root *crypto.Root, nation ID, earlier, kept []byte) (*crypto.Root, error) {
+	scope := Scope{Nation: nation}
+	return root.OpenRing(scope.context(typeEarlier), earlier, scope.context(typeKept), kept)
+}
+
+// ringVersion is that of a kit or a share: 3 with what is left of roots that were
+// reduced, 2 with whole roots alone, 1 without any.
+func ringVersion(earlier, kept []byte) uint8 {
+	switch {
+	case len(kept) > 0:
+		return Version + 2
+	case len(earlier) > 0:
+		return Version + 1
+	}
+	return Version
+}
 
 // Ring returns the root with those before it, as the charter knows them. A
 // root that was replaced knows those before itself.
@@ -251,7 +279,7 @@ func (c *Charter) Ring(root *crypto.Root) (*crypto.Root, error) {
 	me := root.Signer().Verifier().Bytes()
 	for _, h := range c.Succession {
 		if bytes.Equal(h.Signer, me) {
-			return root.OpenEarlier(earlierContext(c.Nation), h.Earlier)
+			return openRing(root, c.Nation, h.Earlier, h.Kept)
 		}
 	}
 	return root, nil
@@ -298,7 +326,17 @@ func (c *Charter) check() error {
 	if len(c.Succession) > maxRotations {
 		return fmt.Errorf("%w: charter: %d rotations of the root", ErrMalformed, len(c.Succession))
 	}
+	gone := map[ID]bool{}
+	for _, t := range c.Destroyed {
+		if gone[t.ID] {
+			return fmt.Errorf("%w: charter: compartment %s is destroyed twice", ErrMalformed, t.ID)
+		}
+		gone[t.ID] = true
+	}
 	for _, k := range c.Compartments {
+		if gone[k.ID] {
+			return fmt.Errorf("%w: charter: compartment %s is destroyed", ErrMalformed, k.ID)
+		}
 		if len(k.Recipients) == 0 || len(k.Recipients) > MaxRecipients || k.Epoch == 0 {
 			return fmt.Errorf("%w: charter: compartment %s", ErrMalformed, k.ID)
 		}
@@ -309,6 +347,9 @@ func (c *Charter) check() error {
 			return fmt.Errorf("%w: charter: agent %s", ErrMalformed, a.ID)
 		}
 		seen[a.ID] = true
+		if slices.ContainsFunc(a.Compartments, func(id ID) bool { return gone[id] }) {
+			return fmt.Errorf("%w: charter: agent %s writes a compartment that is destroyed", ErrMalformed, a.ID)
+		}
 	}
 	return nil
 }

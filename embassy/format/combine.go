@@ -114,7 +114,7 @@ func Combine(given []NamedShare) (*Combined, error) {
 		return nil, fmt.Errorf("combine %d shares of ceremony %s: %w", len(c.Used), ref.Ceremony, err)
 	}
 	signer := root.Signer().Verifier()
-	whole, err := root.OpenEarlier(earlierContext(ref.Nation), ref.Earlier)
+	whole, err := openRing(root, ref.Nation, ref.Earlier, ref.Kept)
 	if err == nil {
 		root = whole
 	}

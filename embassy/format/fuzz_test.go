@@ -297,6 +297,45 @@ func FuzzGrant(f *testing.F) {
 	})
 }
 
+// FuzzCheckpoint reads any bytes as a checkpoint, or signs them as the body of one.
+func FuzzCheckpoint(f *testing.F) {
+	w := newWorld(f, 0)
+	object, err := format.SealCheckpoint(w.restated(), w.agent.Signer)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(object, true)
+	f.Add(mustCBOR(w.restated()), false)
+	scope := format.Scope{Nation: w.nation, Compartment: w.comp, Agent: w.scope.Agent}
+	f.Fuzz(func(t *testing.T, data []byte, whole bool) {
+		object := data
+		if !whole {
+			object = signedObject("EMBCKPT1", "checkpoint", scope, data, w.agent.Signer)
+		}
+		var c *format.Checkpoint
+		var err error
+		bounded(t, len(object), func() {
+			c, err = format.OpenCheckpoint(object, w.agent.Signer.Verifier(), w.nation, w.comp, w.scope.Agent)
+		})
+		if err != nil {
+			if class(err) != "malformed" && class(err) != "authentication" {
+				t.Fatal(err)
+			}
+			return
+		}
+		for i := range c.Chains {
+			for seq := range c.Chains[i].Len() {
+				if _, err := c.Entry(&c.Chains[i], seq+1); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if again, err := format.SealCheckpoint(*c, w.agent.Signer); err != nil || !bytes.Equal(again, object) {
+			t.Fatalf("written again it is another object: %v", err)
+		}
+	})
+}
+
 // Counts and lengths that claim more than there is must cost nothing.
 func TestOversizedCounts(t *testing.T) {
 	w := newWorld(t, 0)

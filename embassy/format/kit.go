@@ -19,9 +19,10 @@ type Kit struct {
 	RootRecipient []byte         `cbor:"5,keyasint"` // crypto.Recipient
 	Wrapped       crypto.Wrapped `cbor:"6,keyasint"`
 	Hints         []byte         `cbor:"7,keyasint,omitempty"` // Hints, sealed to the root
-	// Earlier holds the roots before this one: crypto.Root.SealEarlier. A kit
-	// that has it is of version 2.
+	// Earlier holds the roots before this one, and Kept what is left of those that
+	// were reduced: crypto.Root.SealEarlier and SealKept. The version says which there are.
 	Earlier []byte `cbor:"8,keyasint,omitempty"`
+	Kept    []byte `cbor:"9,keyasint,omitempty"`
 }
 
 // Hints is what a kit knows of the world. Anybody who holds the kit can
@@ -51,18 +52,14 @@ func NewKit(root *crypto.Root, nation ID, passphrase []byte, now time.Time) (*Ki
 	if err != nil {
 		return nil, err
 	}
-	earlier, err := root.SealEarlier(earlierContext(nation))
+	earlier, kept, err := sealRing(root, nation)
 	if err != nil {
 		return nil, err
 	}
-	k := &Kit{
-		Version: Version, Nation: nation, Created: now.UnixNano(), Wrapped: w, Earlier: earlier,
+	return &Kit{
+		Version: ringVersion(earlier, kept), Nation: nation, Created: now.UnixNano(), Wrapped: w, Earlier: earlier, Kept: kept,
 		RootSigner: root.Signer().Verifier().Bytes(), RootRecipient: root.Identity().Recipient().Bytes(),
-	}
-	if len(earlier) > 0 {
-		k.Version++ // it has a word that version 1 lacks
-	}
-	return k, nil
+	}, nil
 }
 
 // Unwrap returns the root; crypto.ErrAuthentication for a wrong passphrase.
@@ -76,7 +73,7 @@ func (k *Kit) Unwrap(passphrase []byte) (*crypto.Root, error) {
 		root.Wipe()
 		return nil, crypto.ErrAuthentication
 	}
-	ring, err := root.OpenEarlier(earlierContext(k.Nation), k.Earlier)
+	ring, err := openRing(root, k.Nation, k.Earlier, k.Kept)
 	if ring != root {
 		root.Wipe() // the ring has a copy
 	}
@@ -173,7 +170,7 @@ func ParseKit(text []byte) (*Kit, error) {
 	if err := decode(raw, k); err != nil {
 		return nil, fmt.Errorf("recovery kit: %w", err)
 	}
-	if want := uint8(Version + min(1, len(k.Earlier))); k.Version != want {
+	if k.Version != ringVersion(k.Earlier, k.Kept) {
 		return nil, fmt.Errorf("%w: recovery kit of version %d", ErrMalformed, k.Version)
 	}
 	return k, nil

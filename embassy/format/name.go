@@ -10,10 +10,11 @@ type Kind uint8
 
 // The kinds, and the folder each lies in.
 const (
-	KindPack     Kind = 1
-	KindIndex    Kind = 2
-	KindSnapshot Kind = 3
-	KindRecord   Kind = 4
+	KindPack       Kind = 1
+	KindIndex      Kind = 2
+	KindSnapshot   Kind = 3
+	KindRecord     Kind = 4
+	KindCheckpoint Kind = 5
 )
 
 func (k Kind) String() string {
@@ -26,6 +27,8 @@ func (k Kind) String() string {
 		return "snapshot"
 	case KindRecord:
 		return "record"
+	case KindCheckpoint:
+		return "checkpoint"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -35,6 +38,8 @@ func (k Kind) MaxSize() uint64 {
 	switch k {
 	case KindPack:
 		return MaxPackSize
+	case KindCheckpoint:
+		return MaxCheckpointSize
 	case KindIndex:
 		return MaxIndexSize
 	case KindSnapshot, KindRecord:

@@ -37,7 +37,7 @@ var operations = map[string]func(input) (any, error){
 	"chunk": opChunk,
 	"cuts":  opCuts,
 	"grant": opGrant, "readerkey": opReaderKey, "partnerkey": opPartnerKey,
-	"request": opRequest, "order": opOrder,
+	"request": opRequest, "order": opOrder, "checkpoint": opCheckpoint,
 }
 
 // id16 is an ID, zero when it is not given.
@@ -115,12 +115,13 @@ func opNames(in input) (any, error) {
 	}
 	return map[string]any{
 		"chain": chain, "seq": seq, "hash": hash,
-		"charter": format.CharterName(s.Nation, in.Seq, h),
-		"entry":   format.EntryName(s.Nation, s.Compartment, s.Agent, s.Chain, in.Seq, h),
-		"pack":    format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindPack, h),
-		"index":   format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindIndex, h),
-		"snap":    format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindSnapshot, h),
-		"record":  format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindRecord, h),
+		"charter":    format.CharterName(s.Nation, in.Seq, h),
+		"entry":      format.EntryName(s.Nation, s.Compartment, s.Agent, s.Chain, in.Seq, h),
+		"pack":       format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindPack, h),
+		"index":      format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindIndex, h),
+		"snap":       format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindSnapshot, h),
+		"record":     format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindRecord, h),
+		"checkpoint": format.ObjectName(s.Nation, s.Compartment, s.Agent, format.KindCheckpoint, h),
 	}, nil
 }
 
@@ -403,9 +404,20 @@ func opRing(in input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var roots [][]byte
+	var roots []any
 	for _, r := range root.Ring() {
-		roots = append(roots, r.Bytes())
+		comp := id16(in.Compartment)
+		switch whole := r.Bytes(); {
+		case !bytes.Equal(whole, make([]byte, len(whole))):
+			roots = append(roots, whole)
+		case r.Holds(comp):
+			roots = append(roots, map[string]any{
+				"root signer": r.Signer().Bytes(), "root identity": r.Identity().Bytes(), "partner identity": r.Partner().Bytes(),
+				"reader identity": r.Reader(comp, in.Epoch).Bytes(), "writer secret": r.Writer(comp, in.Epoch).Bytes(), "compartment id of secret": r.CompartmentID("secret"),
+			})
+		default:
+			roots = append(roots, "it does not hold the compartment")
+		}
 	}
 	return roots, nil
 }

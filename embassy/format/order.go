@@ -241,7 +241,7 @@ func (o *Order) check() error {
 			}
 		}
 		snapshots := o.Kind == OrderRetire || o.Kind == OrderPin || o.Kind == OrderUnpin
-		if p.Kind < KindPack || p.Kind > KindRecord || snapshots && p.Kind != KindSnapshot {
+		if p.Kind < KindPack || p.Kind > KindCheckpoint || snapshots && p.Kind != KindSnapshot {
 			return fmt.Errorf("%w: %s of a %s", ErrMalformed, o.Kind, p.Kind)
 		}
 		if len(p.Hashes) == 0 {

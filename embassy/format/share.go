@@ -26,8 +26,9 @@ type Share struct {
 	RootSigner []byte `cbor:"8,keyasint"`            // crypto.Verifier
 	Value      []byte `cbor:"9,keyasint"`            // of crypto.SplitRoot
 	Wrapped    []byte `cbor:"10,keyasint"`           // the root, sealed by crypto.SplitRoot
-	Earlier    []byte `cbor:"11,keyasint,omitempty"` // as in a kit; with it the version is 2
+	Earlier    []byte `cbor:"11,keyasint,omitempty"` // as in a kit, and so is the version
 	Signature  []byte `cbor:"12,keyasint,omitempty"` // by the root, of all but itself
+	Kept       []byte `cbor:"13,keyasint,omitempty"` // as in a kit
 
 	// Hints stand beside the share, sealed to the root. They are not signed,
 	// and anybody can replace them. Without them, HintsFault says why.
@@ -42,12 +43,12 @@ func NewShares(root *crypto.Root, nation ID, quorum, n int, h Hints, now time.Ti
 	if err != nil {
 		return nil, err
 	}
-	earlier, err := root.SealEarlier(earlierContext(nation))
+	earlier, kept, err := sealRing(root, nation)
 	if err != nil {
 		return nil, err
 	}
 	first := Share{
-		Version: shareVersion(earlier), Earlier: earlier, Nation: nation, Created: now.UnixNano(), Of: uint8(n), Quorum: uint8(quorum),
+		Version: ringVersion(earlier, kept), Earlier: earlier, Kept: kept, Nation: nation, Created: now.UnixNano(), Of: uint8(n), Quorum: uint8(quorum),
 		RootSigner: root.Signer().Verifier().Bytes(), Hints: hints,
 	}
 	rand.Read(first.Ceremony[:]) // never fails
@@ -68,9 +69,6 @@ func NewShares(root *crypto.Root, nation ID, quorum, n int, h Hints, now time.Ti
 	}
 	return shares, nil
 }
-
-// shareVersion is 2 with a word that version 1 lacks.
-func shareVersion(earlier []byte) uint8 { return uint8(Version + min(1, len(earlier))) }
 
 // Wipe forgets the secret of the share.
 func (s *Share) Wipe() { clear(s.Value) }
@@ -101,7 +99,7 @@ func (s *Share) body() []byte {
 // Check returns nil if the share is whole and the root that it names signed it.
 // That it is of the right root, people see by the fingerprint.
 func (s *Share) Check() error {
-	if s.Version != shareVersion(s.Earlier) {
+	if s.Version != ringVersion(s.Earlier, s.Kept) {
 		return fmt.Errorf("%w: share of version %d", ErrMalformed, s.Version)
 	}
 	if err := crypto.CheckQuorum(int(s.Quorum), int(s.Of)); err != nil {

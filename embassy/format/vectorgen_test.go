@@ -45,6 +45,9 @@ func makeVectors(t *testing.T) map[string]*vectorFile {
 	cryptotest.SetGlobalRandom(t, 4)
 	g.rotations()
 	g.orders()
+	g.checkpoints()
+	cryptotest.SetGlobalRandom(t, 5)
+	g.destruction()
 	return g.files
 }
 
@@ -336,7 +339,7 @@ func (g *generator) ledger() {
 	}
 	bad("another number", func(e *format.Entry) { e.Seq, e.Prev = 2, hash("1") })
 	bad("first with a previous", func(e *format.Entry) { e.Prev = hash("0") })
-	bad("object of an unknown kind", func(e *format.Entry) { e.Adds[0].Kind = 5 })
+	bad("object of an unknown kind", func(e *format.Entry) { e.Adds[0].Kind = 6 })
 	bad("object of no bytes", func(e *format.Entry) { e.Adds[0].Size = 0 })
 	bad("pack beyond its bound", func(e *format.Entry) { e.Adds[0].Size = 64<<20 + 1 })
 	bad("index beyond its bound", func(e *format.Entry) { e.Adds[1].Size = 32<<20 + 1 })

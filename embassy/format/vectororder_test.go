@@ -83,7 +83,7 @@ func (g *generator) orders() {
 			o.Objects[0].Agent, o.Objects[1].Agent = other, agent
 		}
 	})
-	change("mark", "a kind that entries do not list", func(o *format.Order) { o.Objects[1].Kind = 5 })
+	change("mark", "a kind that entries do not list", func(o *format.Order) { o.Objects[1].Kind = 6 })
 	change("mark", "a dataset", func(o *format.Order) { o.Dataset = name[:] })
 	change("retire", "a pack retired", func(o *format.Order) { o.Kind = format.OrderRetire })
 	change("hold", "objects held", func(o *format.Order) { o.Kind, o.Dataset = format.OrderHold, name[:] })

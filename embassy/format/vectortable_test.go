@@ -92,6 +92,10 @@ var refusals = map[string][faultKinds]refusal{
 		{"refusals: earlier roots: altered field", auth}, {"refusals: earlier roots: wrong nation", auth}, {"they are of all compartments", ""},
 		{"refusals: earlier roots: wrong type", auth}, {"a root has no epoch", ""}, {"refusals: earlier roots: swapped recipient", auth},
 	},
+	"kept keys": {
+		{"destroy: kept keys: altered keys", auth}, {"destroy: kept keys: wrong nation", auth}, {"see the compartments that they are of", ""},
+		{"destroy: kept keys: wrong type", auth}, {"a root has no epoch", ""}, {"destroy: kept keys: swapped recipient", auth},
+	},
 	"audit record": {
 		{"audit: altered field", auth}, {"audit: wrong nation", auth}, {"it names its compartment: see the deed", ""},
 		{"audit: signed as an entry", auth}, {"audit: number 0", malformed}, {"audit: signed by another agent", auth},
@@ -99,6 +103,10 @@ var refusals = map[string][faultKinds]refusal{
 	"audit deed": {
 		{"audit: deed altered", auth}, {"audit: deed of another nation", auth}, {"audit: deed of another compartment", auth},
 		{"audit: deed sealed as a summary", auth}, {"audit: deed of another epoch", auth}, {"audit: another writer secret", auth},
+	},
+	"checkpoint": {
+		{"checkpoint: altered field", auth}, {"checkpoint: signed for another nation", auth}, {"checkpoint: signed for another compartment", auth},
+		{"checkpoint: signed as an entry", auth}, {"any valid one is right", ""}, {"checkpoint: signed by another agent", auth},
 	},
 	"share": {
 		{"share: altered value", auth}, {"share: wrong nation", auth}, {"it is of all compartments", ""},

@@ -28,6 +28,11 @@ var (
 		o.ExtraReturnErrors = 0
 		return o.DecMode()
 	}())
+	checkpointMode = must(func() (cbor.DecMode, error) {
+		o := decOptions
+		o.MaxArrayElements = maxRestatedChains
+		return o.DecMode()
+	}())
 	handoverMode = must(func() (cbor.DecMode, error) {
 		o := decOptions
 		o.MaxArrayElements = maxRotations
@@ -55,8 +60,10 @@ func encodeRecord[T any](v T) ([]byte, error) {
 
 // decode reads CBOR into v and refuses bytes that encode would not have
 // written.
-func decode(b []byte, v any) error {
-	if err := decMode.Unmarshal(b, v); err != nil {
+func decode(b []byte, v any) error { return decodeIn(decMode, b, v) }
+
+func decodeIn(mode cbor.DecMode, b []byte, v any) error {
+	if err := mode.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
 	if again, err := encMode.Marshal(v); err != nil || !bytes.Equal(again, b) {

@@ -97,7 +97,7 @@ func TestKinds(t *testing.T) {
 		max  uint64
 	}{
 		format.KindPack: {"pack", 64 << 20}, format.KindIndex: {"index", 32 << 20}, format.KindSnapshot: {"snapshot", 16 << 20},
-		format.KindRecord: {"record", 16 << 20}, 0: {"kind 0", 0}, 5: {"kind 5", 0},
+		format.KindRecord: {"record", 16 << 20}, 0: {"kind 0", 0}, format.KindCheckpoint: {"checkpoint", 64 << 20}, 6: {"kind 6", 0},
 	} {
 		if k.String() != want.name || k.MaxSize() != want.max {
 			t.Errorf("%d: %s of at most %d bytes", uint8(k), k, k.MaxSize())
