@@ -65,7 +65,7 @@ func (o PruneOptions) opens(c *Compartment) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("repack of compartment %s: %w: %s", c.Part.Name, ErrNotGranted, cmp.Or(o.Readers.Limit, "name the compartments that they open"))
+	return fmt.Errorf("repack of compartment %s: %w: %s", c.Part.Name, ErrNotGranted, cmp.Or(o.Readers.Limit, "name the compartments that they do open"))
 }
 
 // PrunedCompartment is what was ordered about a compartment.
