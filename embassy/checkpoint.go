@@ -162,7 +162,7 @@ func (v *View) readCheckpoints(ctx context.Context, l *listing) error {
 		listed[n.ledger/len(agents)]++
 	}
 	for i, c := range v.compartments {
-		if v.known != nil || listed[i] < worthCheckpoint {
+		if v.known != nil || listed[i] < cmp.Or(v.pays, worthCheckpoint) {
 			continue
 		}
 		f := &checkpointFinder{charter: v.keys.Charter, compartment: c.ID, members: v.members, tell: v.warn, usable: func(cp *format.Checkpoint) bool {

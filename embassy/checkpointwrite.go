@@ -11,13 +11,8 @@ import (
 	"embassy/embassy/format"
 )
 
-const (
-	// checkpointEvery is how many entries a checkpoint may lack before a prune
-	// writes another one.
-	checkpointEvery = 256
-	// checkpointsKept are the newest ones, which stay; a prune deletes the others.
-	checkpointsKept = 2
-)
+// checkpointsKept are the newest ones, which stay; a prune deletes the others.
+const checkpointsKept = 2
 
 // listedPoint is a checkpoint that an entry of a steward lists.
 type listedPoint struct {
@@ -104,7 +99,7 @@ func (p *prunePlan) checkpoint(ctx context.Context) error {
 			}
 		}
 	}
-	if lacks < checkpointEvery {
+	if lacks < p.o.checkpointEvery() {
 		return nil
 	}
 	if err := p.restateObjects(&cp); err != nil {

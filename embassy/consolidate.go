@@ -251,6 +251,18 @@ func (w *rewriting) replace(ctx context.Context, replaced []format.Replaced, hea
 	for _, r := range replaced {
 		folder := format.OrderedKey{Agent: r.Agent, Kind: format.KindPack}
 		olds[folder] = append(olds[folder], r.Pack)
+		p.done[p.listed[spot{r.Agent, r.Pack}]] = true
+	}
+	needed := func(h *stock) bool { return h.used && !p.done[h] }
+	for _, e := range p.indexed { // nor is an index needed, of which no pack is
+		for _, at := range e.indexes {
+			if !needed(p.listed[at]) || slices.ContainsFunc(e.packs, needed) {
+				continue
+			}
+			p.done[p.listed[at]] = true
+			folder := format.OrderedKey{Agent: at.agent, Kind: format.KindIndex}
+			olds[folder] = append(olds[folder], at.hash)
+		}
 	}
 	orders, err := p.orders(format.OrderMark, olds)
 	if err != nil {

@@ -157,7 +157,7 @@ func (s *Service) mayDestroy(ctx context.Context, state *State, keys *Keys, c *C
 			return err
 		}
 	}
-	_, view, err := st.look(ctx, st.keys, nil)
+	_, view, err := st.look(ctx, ViewOptions{})
 	if err != nil {
 		return fmt.Errorf("compartment %s: whether it is under a hold: %w", c.Part.Name, err)
 	}

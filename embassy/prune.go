@@ -45,9 +45,12 @@ type PruneOptions struct {
 	MaxRemove    float64       // share of the bytes on a target, above which nothing is deleted there; what moved does not count
 	DryRun       bool          // order and delete nothing
 	Join         int           // as many short packs of about one size are joined; 0: 16
+	Checkpoint   int           // a checkpoint is written when the last one lacks as many entries, and looked for; 0: 256, and 64
 	Readers      *Keys         // of readers: packs of which much is not used any more are rewritten; nil: none is
 	MaxRepack    uint64        // bytes that are copied at most; 0: no bound
 }
+
+func (o PruneOptions) checkpointEvery() uint64 { return uint64(cmp.Or(o.Checkpoint, 256)) }
 
 func (o PruneOptions) joinAt() int { return max(2, cmp.Or(o.Join, 16)) }
 
@@ -199,7 +202,10 @@ type stock struct {
 }
 
 // indexedEntry is what an entry lists of packs and indexes.
-type indexedEntry struct{ packs, indexes []*stock }
+type indexedEntry struct {
+	packs   []*stock
+	indexes []spot
+}
 
 // prunePlan is what is known, and to be ordered, of one compartment.
 type prunePlan struct {
@@ -223,7 +229,8 @@ type prunePlan struct {
 	points []listedPoint
 
 	indexed  []indexedEntry
-	taken    map[*stock]bool // packs that are repacked by this run
+	taken    map[*stock]bool // packs that this run repacks
+	done     map[*stock]bool // packs that this run has replaced, and their indexes
 	replaced map[*stock]move // packs that others took the place of, for all that use them
 }
 

@@ -95,7 +95,11 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		}
 	}
 	u := new(uses)
-	v, c, err := p.view(ctx, p.o.Readers, u.add)
+	keys, err := p.opened(p.o.Readers)
+	if err != nil {
+		return err
+	}
+	v, c, err := p.view(ctx, ViewOptions{Keys: keys, Checkpoint: p.o.Checkpoint, uses: u.add})
 	if err != nil {
 		return err
 	}
@@ -106,7 +110,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	p.ended = map[chainKey]uint64{}
 	p.v = v
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
-	p.replaced, p.taken = map[*stock]move{}, map[*stock]bool{}
+	p.replaced, p.taken, p.done = map[*stock]move{}, map[*stock]bool{}, map[*stock]bool{}
 	whole := p.restatedWhole()
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
@@ -164,7 +168,8 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 // finds, a snapshot until it is retired, a checkpoint while it is one of the newest,
 // a record always.
 func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u *uses, early bool) {
-	var packs, indexes []*stock
+	var packs []*stock
+	var indexes []spot
 	for i, a := range all.Adds {
 		if a.Kind == 0 {
 			continue // it was deleted
@@ -185,7 +190,7 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 			h.late = max(h.late, u.of(e, i))
 			packs = append(packs, h)
 		case format.KindIndex:
-			indexes = append(indexes, h)
+			indexes = append(indexes, at)
 		case format.KindSnapshot:
 			h.used = h.used || slices.Contains(all.Snapshots, a.Hash) && !c.orders.retired[snapshotKey{all.Agent, a.Hash}]
 		default:
@@ -241,8 +246,8 @@ func (p *prunePlan) follow(c *compartmentView) {
 	}
 	for _, e := range p.indexed {
 		used := slices.ContainsFunc(e.packs, func(h *stock) bool { return h.used })
-		for _, h := range e.indexes {
-			h.used = h.used || used
+		for _, at := range e.indexes {
+			p.listed[at].used = p.listed[at].used || used
 		}
 	}
 }

@@ -84,7 +84,7 @@ func foreign(dataset string) error {
 }
 
 func (st *stewardship) forget(ctx context.Context, o ForgetOptions, rep *ForgetReport) (safe bool, err error) {
-	v, c, err := st.view(ctx, nil, nil)
+	v, c, err := st.view(ctx, ViewOptions{})
 	if err != nil {
 		return false, err
 	}
@@ -192,7 +192,7 @@ func (s *Service) Pin(ctx context.Context, id string, pinned bool) (info Snapsho
 	err = s.stewarding(ctx, nil, func(all []*stewardship) error {
 		var at *stewardship
 		for _, st := range all {
-			v, _, err := st.view(ctx, nil, nil)
+			v, _, err := st.view(ctx, ViewOptions{})
 			if err != nil {
 				return fmt.Errorf("compartment %s: %w", st.comp.Part.Name, err)
 			}
@@ -235,7 +235,7 @@ func (s *Service) Hold(ctx context.Context, dataset string, held bool) error {
 			if !st.rules(dataset) {
 				continue
 			}
-			_, c, err := st.view(ctx, nil, nil)
+			_, c, err := st.view(ctx, ViewOptions{})
 			if err != nil || c.held(dataset) == held {
 				return err
 			}

@@ -129,6 +129,11 @@ func (m *simMachine) prune(r *rand.Rand, alone bool) {
 			s.violate("%s: prune orders nothing in the best of worlds: %v", m.name, c.Err)
 		}
 	}
+	for _, h := range s.hosts {
+		if slices.ContainsFunc(h.names(), func(name string) bool { return strings.Contains(name, "/checkpoint/") }) {
+			s.count("checkpoint held")
+		}
+	}
 	for _, t := range rep.Targets {
 		if t.Objects > 0 {
 			s.count("deleted")

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,27 +75,18 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 }
 
 // view reads what the targets show of the compartment, once they have what this
-// machine wrote. readers, if not nil, are keys that open contents; uses is as in
-// ViewOptions.
-func (st *stewardship) view(ctx context.Context, readers *Keys, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
-	keys := st.keys
-	if readers != nil {
-		mine := *readers
-		mine.Compartments = slices.DeleteFunc(slices.Clone(mine.Compartments), func(c *Compartment) bool { return c.ID != st.comp.ID || c.Reader == nil })
-		if keys = &mine; len(mine.Compartments) == 0 {
-			return nil, nil, fmt.Errorf("repack of compartment %s: %w", st.comp.Part.Name, ErrNotGranted)
-		}
-	}
+// machine wrote. o may name keys, a checkpoint and what is told of snapshots.
+func (st *stewardship) view(ctx context.Context, o ViewOptions) (*View, *compartmentView, error) {
 	st.l.bring(ctx, st.l.members, patienceMin)
-	return st.look(ctx, keys, uses)
+	return st.look(ctx, o)
 }
 
 // look reads what the targets show of the compartment. It is an error when they do
 // not show all that stewards are known to have ordered.
-func (st *stewardship) look(ctx context.Context, keys *Keys, uses func(committed, []format.Refs)) (*View, *compartmentView, error) {
-	v, err := OpenView(ctx, ViewOptions{
-		Keys: keys, Members: st.s.order, Order: st.s.Ranked, Log: st.s.log, Warn: st.s.warn, Progress: st.s.progress, Now: st.s.now, uses: uses,
-	})
+func (st *stewardship) look(ctx context.Context, o ViewOptions) (*View, *compartmentView, error) {
+	o.Keys = cmp.Or(o.Keys, st.keys)
+	o.Members, o.Order, o.Log, o.Warn, o.Progress, o.Now = st.s.order, st.s.Ranked, st.s.log, st.s.warn, st.s.progress, st.s.now
+	v, err := OpenView(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,6 +133,19 @@ func (st *stewardship) wholeChains(c *compartmentView) error {
 		}
 	}
 	return nil
+}
+
+// opened returns the keys of readers for this compartment alone; nil for nil.
+func (st *stewardship) opened(readers *Keys) (*Keys, error) {
+	if readers == nil {
+		return nil, nil
+	}
+	mine := *readers
+	mine.Compartments = slices.DeleteFunc(slices.Clone(mine.Compartments), func(c *Compartment) bool { return c.ID != st.comp.ID || c.Reader == nil })
+	if len(mine.Compartments) == 0 {
+		return nil, fmt.Errorf("repack of compartment %s: %w", st.comp.Part.Name, ErrNotGranted)
+	}
+	return &mine, nil
 }
 
 // region returns the compartment as an atlas has it.

@@ -29,6 +29,8 @@ type ViewOptions struct {
 	Warn     func(Finding)                      // nil: dropped; called from several goroutines
 	Progress func(Progress)                     // nil: none
 	Now      func() time.Time                   // nil: time.Now
+	// Checkpoint is from how many entries on a checkpoint is looked for; 0: 64.
+	Checkpoint int
 
 	known  []knownEntry         // if not nil, the entries to be read, whatever the members list
 	spoilt map[format.Hash]bool // objects that are known to be bad; not changed while the View is used
@@ -91,6 +93,7 @@ type View struct {
 	known    []knownEntry
 	spoilt   map[format.Hash]bool
 	uses     func(committed, []format.Refs)
+	pays     int // ViewOptions.Checkpoint
 
 	doubts  atomic.Int64              // bad copies and spoilt objects that were met
 	silence atomic.Pointer[error]     // of the last object that no member gave, and some for want of an answer
@@ -191,7 +194,7 @@ func newView(o ViewOptions) (*View, error) {
 	v := &View{
 		keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members,
 		signers: map[format.ID]*crypto.Verifier{}, room: semaphore.NewWeighted(4 * format.MaxSnapshotSize),
-		known: o.known, spoilt: o.spoilt, uses: o.uses, holes: map[format.Head]format.ID{},
+		known: o.known, spoilt: o.spoilt, uses: o.uses, pays: o.Checkpoint, holes: map[format.Head]format.ID{},
 	}
 	if v.now == nil {
 		v.now = time.Now

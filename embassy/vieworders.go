@@ -31,10 +31,9 @@ type snapshotKey struct {
 // readOrders reads what the stewards ordered about snapshots. A retirement counts
 // where the entry of one, or of a later one, sees what it rests on: what took the
 // place of the retired snapshots. Where that is not, the old ones are better than
-// none. An order that no
-// member gives is told: what it retires is shown then, and what it pins is not
-// known to be pinned. What a checkpoint
-// tells the outcome of is not read.
+// none. An order that no member gives is told: what it retires is shown then, and
+// what it pins is not known to be pinned. What a checkpoint tells the outcome of is
+// not read.
 func (v *View) readOrders(ctx context.Context) error {
 	for _, c := range v.compartments {
 		for _, ch := range c.sorted() {
