@@ -27,6 +27,7 @@ const (
 	DidTrust       Did = "trust"
 	DidForget      Did = "forget"
 	DidPrune       Did = "prune"
+	DidRepack      Did = "repack"
 	DidPin         Did = "pin"
 	DidUnpin       Did = "unpin"
 	DidHold        Did = "hold"

@@ -70,7 +70,7 @@ func (p *packer) add(ctx context.Context, kind format.ChunkKind, id chunk.ID, en
 			return nil
 		}
 		if len(p.open[kind]) == p.limit(kind) {
-			p.dispatch(kind, p.fullest(kind))
+			p.dispatch(kind, p.fullest(kind), false)
 		}
 		// The lock is not held while waiting for a buffer: others may fill what
 		// is open, and packs that land need it.
@@ -110,8 +110,9 @@ func (p *packer) fullest(kind format.ChunkKind) *format.PackBuilder {
 	return slices.MinFunc(p.open[kind], func(a, b *format.PackBuilder) int { return a.Free() - b.Free() })
 }
 
-// dispatch seals a pack beside the run and offers it. p.mu is held.
-func (p *packer) dispatch(kind format.ChunkKind, b *format.PackBuilder) {
+// dispatch seals a pack beside the run and offers it; last says that none comes
+// after it that would be fuller. p.mu is held.
+func (p *packer) dispatch(kind format.ChunkKind, b *format.PackBuilder, last bool) {
 	p.open[kind] = slices.DeleteFunc(p.open[kind], func(o *format.PackBuilder) bool { return o == b })
 	p.packs++
 	p.seal.Go(func() error {
@@ -123,7 +124,7 @@ func (p *packer) dispatch(kind format.ChunkKind, b *format.PackBuilder) {
 		for i, e := range pack.Dir {
 			ids[i] = e.ID
 		}
-		if p.tight && len(pack.Data) < p.full {
+		if p.tight && (last || len(pack.Data) < p.full) {
 			if pack, err = format.Join([]*format.Writer{p.writer}, pack.Data); err != nil {
 				return err
 			}
@@ -158,6 +159,6 @@ func (p *packer) flush() {
 			p.out.release(b.Buffer())
 			continue
 		}
-		p.dispatch(format.DataChunk, b)
+		p.dispatch(format.DataChunk, b, true)
 	}
 }

@@ -47,12 +47,29 @@ type PruneOptions struct {
 	Join         int           // as many short packs of about one size are joined; 0: 16
 	Checkpoint   int           // a checkpoint is written when the last one lacks as many entries, and looked for; 0: 256, and 64
 	Readers      *Keys         // of readers: packs of which much is not used any more are rewritten; nil: none is
-	MaxRepack    uint64        // bytes that are rewritten at most; 0: no bound
+	MaxRepack    uint64        // bytes that are copied at most; 0: no bound
 }
 
 func (o PruneOptions) checkpointEvery() uint64 { return uint64(cmp.Or(o.Checkpoint, 256)) }
 
 func (o PruneOptions) joinAt() int { return max(2, cmp.Or(o.Join, 16)) }
+
+// opens returns an error that wraps ErrNotGranted when packs of a compartment shall
+// be rewritten, and the keys do not open all of it.
+func (o PruneOptions) opens(c *Compartment) error {
+	if o.Readers == nil {
+		return nil
+	}
+	for _, r := range o.Readers.Compartments {
+		if r.ID == c.ID && r.Reader != nil && r.Lacks != "" {
+			return fmt.Errorf("repack of compartment %s: %w: %s", c.Part.Name, ErrNotGranted, r.Lacks)
+		}
+		if r.ID == c.ID && r.Reader != nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("repack of compartment %s: %w: %s", c.Part.Name, ErrNotGranted, cmp.Or(o.Readers.Limit, "name the compartments that they do open"))
+}
 
 // PrunedCompartment is what was ordered about a compartment.
 type PrunedCompartment struct {
@@ -66,6 +83,7 @@ type PrunedCompartment struct {
 	JoinedInto    uint64   // the packs that took their place
 	Repacked      uint64   // packs that were rewritten; of a dry run: would be
 	RepackedBytes uint64   // of them
+	RepackedLive  uint64   // bytes of what is used in them, which is copied; the rest goes with the old packs
 	Waits         []string // for what those that wait do, in words for a person
 	Err           error    // why nothing, or not all, could be ordered
 }
@@ -93,10 +111,17 @@ type PruneReport struct {
 
 // Prune marks what no snapshot uses, orders the deletion of what an earlier run
 // marked and every agent has given up, and deletes on every target what was
-// ordered to go, be it by this run or an earlier one.
+// ordered to go, be it by this run or an earlier one. It also joins short packs, and,
+// with keys of readers, rewrites packs with much waste; these must open every
+// compartment that is pruned, else nothing is done and the error wraps ErrNotGranted.
 func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	rep := PruneReport{Started: s.now(), DryRun: o.DryRun}
 	err := s.stewarding(ctx, o.Compartments, func(all []*stewardship) error {
+		for _, st := range all {
+			if err := o.opens(st.comp); err != nil {
+				return err
+			}
+		}
 		a, err := s.openAtlas(ctx)
 		if err != nil {
 			return err

@@ -48,6 +48,7 @@ func (p *prunePlan) repack(ctx context.Context) error {
 		for _, s := range group {
 			p.out.Repacked++
 			p.out.RepackedBytes += s.size
+			p.out.RepackedLive += s.live
 			p.taken[s.stock] = true
 		}
 		for len(group) > 0 && !p.o.DryRun {

@@ -31,6 +31,8 @@ type pruneReport struct {
 		Marked    int      `json:"marked"`
 		Waiting   int      `json:"waiting"`
 		Deletable int      `json:"deletable"`
+		Joined    int      `json:"joined"`
+		Repacked  int      `json:"repacked"`
 		Waits     []string `json:"waits_for"`
 		Error     string   `json:"error"`
 	} `json:"compartments"`
@@ -267,6 +269,7 @@ type pruning struct {
 	tries    map[string][]attempt // to back up, by dataset
 	took     map[string]time.Duration
 	contents [][]byte
+	moved    struct{ joined, repacked int } // packs, as the prunes say that were not killed
 }
 
 // attempt is one run of backup, that may have been killed.
@@ -276,18 +279,41 @@ type attempt struct {
 }
 
 // change makes another source of contents, of which many were there before, and
-// keeps a copy of it.
+// keeps a copy of it. What small wrote stays.
 func (p *pruning) change(s *site) {
 	p.t.Helper()
-	d := p.datasets[s]
-	source, name := d.sources[0], d.name
-	if err := os.RemoveAll(source); err != nil {
+	source := p.datasets[s].sources[0]
+	old, err := os.ReadDir(source)
+	for _, e := range old {
+		if err == nil && e.Name() != "small" {
+			err = os.RemoveAll(filepath.Join(source, e.Name()))
+		}
+	}
+	if err != nil {
 		p.t.Fatal(err)
 	}
 	for i := range 5 {
 		write(p.t, filepath.Join(source, fmt.Sprintf("%d", i%3), fmt.Sprintf("file-%d", i)), p.contents[p.rng.IntN(len(p.contents))])
 	}
 	write(p.t, filepath.Join(source, "new"), noise(byte(p.rng.Uint32()), 100_000+p.rng.IntN(mib)))
+	p.keep(s)
+}
+
+// small backs up one more small file so many times: short packs, to be joined.
+func (p *pruning) small(s *site, times int) {
+	p.t.Helper()
+	for range times {
+		name := fmt.Sprintf("%016x", p.rng.Uint64())
+		write(p.t, filepath.Join(p.datasets[s].sources[0], "small", name), []byte(name))
+		p.keep(s)
+		s.backup(0)
+	}
+}
+
+// keep copies a source as it is before an attempt.
+func (p *pruning) keep(s *site) {
+	p.t.Helper()
+	source, name := p.datasets[s].sources[0], p.datasets[s].name
 	keep := filepath.Join(p.t.TempDir(), "copy")
 	copyTree(p.t, source, keep)
 	p.tries[name] = append(p.tries[name], attempt{time.Now(), keep})
@@ -303,8 +329,25 @@ func (p *pruning) ends(run *running, killed bool, codes ...int) result {
 	return r
 }
 
-func (p *pruning) startPrune() *running {
-	return p.a.launch(embassyProgram, "--json", "prune", "--grace", "0", "--max-remove", "100%")
+// startPrune begins a prune; half of those that may repack do.
+func (p *pruning) startPrune(may bool) *running {
+	line := []string{"--json", "prune", "--grace", "0", "--max-remove", "100%"}
+	if may && p.rng.IntN(2) == 0 {
+		line = append(line, "--repack", "--reader-key", "desk.key")
+	}
+	return p.a.launch(embassyProgram, line...)
+}
+
+// count adds what a prune that was not killed says that it moved.
+func (p *pruning) count(r result) {
+	p.t.Helper()
+	var rep pruneReport
+	if err := json.Unmarshal([]byte(r.stdout), &rep); err != nil {
+		p.t.Fatalf("%q: %v\n%s", r.args, err, r.stdout)
+	}
+	for _, c := range rep.Compartments {
+		p.moved.joined, p.moved.repacked = p.moved.joined+c.Joined, p.moved.repacked+c.Repacked
+	}
 }
 
 // round changes both sources, backs one up, and then the other beside some prunes.
@@ -315,6 +358,10 @@ func (p *pruning) round(n int) {
 		if p.rng.IntN(2) == 0 {
 			quiet()
 		}
+	}
+	join := n%4 == 1
+	if join {
+		p.small(p.b, 16) // as many as are joined
 	}
 	p.change(p.a)
 	p.change(p.b)
@@ -327,10 +374,13 @@ func (p *pruning) round(n int) {
 
 	// Slow enough for a mark and the deletion, or not.
 	backup := p.b.launch(embassyProgram, "--json", "backup", "--limit-upload", []string{"none", "2MB"}[p.rng.IntN(2)])
-	prune := p.startPrune()
-	for range p.rng.IntN(4) {
-		p.ends(prune, false, 0, 4)
-		prune = p.startPrune()
+	prune, more := p.startPrune(!join), p.rng.IntN(4)
+	if n == 1 {
+		more = max(1, more) // at least one tells what it joined
+	}
+	for range more {
+		p.count(p.ends(prune, false, 0, 4))
+		prune = p.startPrune(!join)
 	}
 	victim, name := prune, "prune"
 	if p.rng.IntN(2) == 0 {
@@ -348,6 +398,7 @@ func (p *pruning) round(n int) {
 	backedUp := p.ends(backup, victim == backup, 0)
 	p.t.Logf("round %d: %s killed after %v: prune %d after %v, backup %d after %v", n, name, after, pruned.code, pruned.took, backedUp.code, backedUp.took)
 	if pruned.code >= 0 {
+		p.count(pruned)
 		p.took["prune"] = pruned.took
 	}
 	if backedUp.code == 0 {
@@ -424,7 +475,7 @@ func (p *pruning) same(l live, program string, args ...string) {
 }
 
 // TestPruneKilled lets one machine back up while another, the steward, prunes,
-// and kills one of the two at any moment. What is listed restores.
+// joins and repacks, and kills one of the two at any moment. What is listed restores.
 func TestPruneKilled(t *testing.T) {
 	t.Parallel()
 	for _, dedup := range []string{"agent", "compartment"} {
@@ -489,8 +540,9 @@ func TestPruneKilled(t *testing.T) {
 			p.a.fromEachAlone(stores, data, archive)
 			left := stores[0].keys("pack")
 			gone := slices.DeleteFunc(slices.Collect(maps.Keys(before)), func(key string) bool { return slices.Contains(left, key) })
-			if t.Logf("%d packs are gone, %d are left", len(gone), len(left)); len(gone) == 0 {
-				t.Error("no prune deleted a pack")
+			t.Logf("%d packs are gone, %d are left; %+v", len(gone), len(left), p.moved)
+			if len(gone) == 0 || p.moved.joined == 0 || p.moved.repacked == 0 {
+				t.Error("no prune deleted a pack, or none joined or repacked some")
 			}
 		})
 	}

@@ -13,6 +13,12 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
+type pruneOptions struct {
+	embassy.PruneOptions
+	reader
+	repack bool
+}
+
 func pruneCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:      "prune",
@@ -24,34 +30,68 @@ func pruneCommand(con *console) *cli.Command {
 			"beside it are safe, and one that is stopped anywhere is gone on with by the next.\n\n" +
 			"A target loses nothing while it lacks what the snapshots that are left need, and nothing that an object lock\n" +
 			"still keeps. If more than --max-remove of what a target has were to go, nothing goes there: look at the\n" +
-			"numbers with --dry-run, and run it again with a greater share if they are meant.\n\n" +
+			"numbers with --dry-run, and run it again with a greater share if they are meant. What was joined or repacked\n" +
+			"does not count: it only moved.\n\n" +
+			"Each run also joins short packs of many small backups into full ones. That needs no key, and keeps start-up\n" +
+			"and listings short.\n\n" +
+			"What is not used any more, but shares a pack with what is, goes by --repack alone: it copies what is used out\n" +
+			"of packs with much waste, the most wasteful first, until waste is 2% of what is used. Which chunks are used\n" +
+			"only a reader can tell: it takes the recovery kit, shares or a reader key, and no daemon may run meanwhile.\n" +
+			"Run it now and then, say once a month after embassy forget, when a dry run shows that it frees enough:\n\n" +
+			"  embassy prune --repack --dry-run\n" +
+			"  embassy prune --repack --max-repack 50GiB\n\n" +
+			"Joined and repacked packs are replaced before they are marked, and go with a later run as all that is marked:\n" +
+			"until then a target holds both.\n\n" +
 			"WAITING counts what is marked and may not be deleted yet; the lines below say for what. Only the steward of a\n" +
 			"compartment prunes, with credentials that may delete: embassy target check --print-policy steward.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "grace", Usage: "delete what was marked at least `D` ago, such as 36h or 7d, or 0", Value: "7d"},
 			&cli.StringFlag{Name: "max-remove", Usage: "delete nothing on a target of which more than this `SHARE` would go", Value: "50%"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be marked and deleted, but change nothing"},
-		},
+			&cli.BoolFlag{Name: "repack", Usage: "also rewrite packs of which much is not used any more; needs a reader's key"},
+			&cli.StringFlag{Name: "max-repack", Usage: "with --repack: copy at most `SIZE` in one run, such as 50GiB (default: no bound)"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be marked, joined, repacked and deleted, but change nothing"},
+		}, readerFlags()...),
 		Action: action(con, decodePrune, runPrune),
 	}
 }
 
-func decodePrune(c *cli.Context) (o embassy.PruneOptions, err error) {
-	o.Compartments, o.DryRun = c.Args().Slice(), c.Bool("dry-run")
+func decodePrune(c *cli.Context) (o pruneOptions, err error) {
+	o.Compartments, o.DryRun, o.repack, o.reader = c.Args().Slice(), c.Bool("dry-run"), c.Bool("repack"), decodeReader(c)
 	if o.Grace, err = parseAge("grace", c.String("grace")); err != nil {
 		return o, err
 	}
 	if o.MaxRemove, err = config.ParseShare(c.String("max-remove")); err != nil {
 		return o, usage("--max-remove %s; write a share such as 50%%", err)
 	}
+	for _, name := range []string{"max-repack", "kit", "share", "reader-key"} {
+		if c.IsSet(name) && !o.repack {
+			return o, usage("--%s is for --repack: all else that prune does needs no key", name)
+		}
+	}
+	if c.IsSet("max-repack") {
+		most, err := config.ParseSize(c.String("max-repack"))
+		if err != nil {
+			return o, usage("--max-repack: %s; write bytes with a unit, such as 500MB or 50GiB", err)
+		}
+		o.MaxRepack = uint64(most)
+	}
 	return o, nil
 }
 
-func runPrune(ctx context.Context, o embassy.PruneOptions, con *console) error {
+func runPrune(ctx context.Context, o pruneOptions, con *console) error {
+	if con.shared != nil && o.repack {
+		return errDaemonReads
+	}
+	keys := func(s *site) (err error) {
+		if o.repack {
+			o.Readers, err = s.rootKeys(ctx, con, o.reader)
+		}
+		return err
+	}
 	var report embassy.PruneReport
-	err := con.using(limits{}, nil, func(s *site, service *embassy.Service) (err error) {
-		report, err = service.Prune(ctx, o)
-		recordPruned(s, con, o, report)
+	err := con.using(limits{}, keys, func(s *site, service *embassy.Service) (err error) {
+		report, err = service.Prune(ctx, o.PruneOptions)
+		o.record(s, con, report, err)
 		return s.brief(err)
 	})
 	if err != nil {
@@ -68,11 +108,23 @@ func runPrune(ctx context.Context, o embassy.PruneOptions, con *console) error {
 	return reported(report.Exit)
 }
 
-// recordPruned writes a record for each compartment in which a deletion was
-// ordered, and one for what went of earlier orders.
-func recordPruned(s *site, con *console, o embassy.PruneOptions, r embassy.PruneReport) {
-	if r.DryRun {
+// record writes a record for each compartment in which a deletion was ordered, one
+// for what went of earlier orders, and one for each repack, however it ended.
+func (o pruneOptions) record(s *site, con *console, r embassy.PruneReport, failure error) {
+	if o.DryRun {
 		return
+	}
+	if o.repack && failure != nil {
+		s.record(con, embassy.DidRepack, "not finished: "+oneLine(failure))
+	} else if o.repack {
+		for _, c := range r.Compartments {
+			outcome := plural(c.Repacked, "pack", "packs") + " rewritten"
+			if c.Err != nil {
+				outcome = "not finished: " + oneLine(c.Err)
+			}
+			s.record(con, embassy.DidRepack, outcome, "compartment", c.Compartment,
+				"bytes", fmt.Sprint(c.RepackedBytes), "used", fmt.Sprint(c.RepackedLive))
+		}
 	}
 	var targets []string
 	for _, t := range r.Targets {
@@ -95,19 +147,25 @@ func recordPruned(s *site, con *console, o embassy.PruneOptions, r embassy.Prune
 }
 
 func printPrune(out io.Writer, r embassy.PruneReport) error {
-	marked, deletable, deleted := "MARKED", "ORDERED", "DELETED"
+	marked, joined, repacked, deletable, deleted := "MARKED", "JOINED", "REPACKED", "ORDERED", "DELETED"
 	if r.DryRun {
-		marked, deletable, deleted = "TO MARK", "TO ORDER", "TO DELETE"
+		marked, joined, repacked, deletable, deleted = "TO MARK", "TO JOIN", "TO REPACK", "TO ORDER", "TO DELETE"
 	}
 	w := table(out)
-	fmt.Fprintf(w, "COMPARTMENT\tLIVE\t%s\tBYTES\tWAITING\t%s\tSTATE\n", marked, deletable)
+	fmt.Fprintf(w, "COMPARTMENT\tLIVE\t%s\tBYTES\tWAITING\t%s\t%s\t%s\tSTATE\n", marked, deletable, joined, repacked)
 	for _, c := range r.Compartments {
-		state := "ok"
+		state, short, waste := "ok", "-", "-"
 		if c.Err != nil {
-			state = "nothing ordered: " + oneLine(c.Err)
+			state = "NOT DONE: " + oneLine(c.Err)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Compartment, plural(c.Live, "pack", "packs"), plural(c.Marked, "object", "objects"),
-			size(c.MarkedBytes), count(c.Waiting), count(c.Deletable), printable(state))
+		if c.Joined > 0 {
+			short = fmt.Sprintf("%s into %s", plural(c.Joined, "pack", "packs"), count(c.JoinedInto))
+		}
+		if c.Repacked > 0 {
+			waste = fmt.Sprintf("%s, %s to %s", plural(c.Repacked, "pack", "packs"), size(c.RepackedBytes), size(c.RepackedLive))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Compartment, plural(c.Live, "pack", "packs"), plural(c.Marked, "object", "objects"),
+			size(c.MarkedBytes), count(c.Waiting), count(c.Deletable), short, waste, printable(state))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -147,33 +205,38 @@ func share(part, whole uint64) string {
 
 // pruneVerdict says what a run did, and what its exit code means.
 func pruneVerdict(r embassy.PruneReport) string {
-	var marked, waiting uint64
+	var waiting uint64
 	for _, c := range r.Compartments {
-		marked, waiting = marked+c.Marked, waiting+c.Waiting
+		waiting += c.Marked + c.Waiting + c.Joined + c.Repacked
 	}
 	switch {
 	case r.Exit == 5:
 		return "INTEGRITY FAILURE: a target or a ledger must not be trusted; see embassy status"
 	case r.Exit != 0:
-		return "NOT COMPLETE: not everything was ordered and deleted, as the tables say; the next run goes on"
+		return "NOT COMPLETE: not everything was done, as the tables say; the next run goes on"
 	case r.DryRun:
-		return "dry run, nothing marked and nothing deleted"
-	case marked+waiting > 0:
-		return fmt.Sprintf("done; %s for a later run", plural(marked+waiting, "object is marked, and waits", "objects are marked, and wait"))
+		return "dry run, nothing was changed"
+	case waiting > 0:
+		return fmt.Sprintf("done; %s for a later run", plural(waiting, "object is marked, and waits", "objects are marked, and wait"))
 	}
 	return "done; nothing waits"
 }
 
 // prunedCompartment is embassy.PrunedCompartment in JSON.
 type prunedCompartment struct {
-	Compartment string   `json:"compartment"`
-	Live        uint64   `json:"live_packs"`
-	Marked      uint64   `json:"marked"`
-	MarkedBytes uint64   `json:"bytes_marked"`
-	Waiting     uint64   `json:"waiting"`
-	Deletable   uint64   `json:"deletable"`
-	Waits       []string `json:"waits_for"`
-	Error       string   `json:"error,omitempty"`
+	Compartment   string   `json:"compartment"`
+	Live          uint64   `json:"live_packs"`
+	Marked        uint64   `json:"marked"`
+	MarkedBytes   uint64   `json:"bytes_marked"`
+	Waiting       uint64   `json:"waiting"`
+	Deletable     uint64   `json:"deletable"`
+	Joined        uint64   `json:"joined"` // packs; of a dry run: would be
+	JoinedInto    uint64   `json:"joined_into"`
+	Repacked      uint64   `json:"repacked"` // packs; of a dry run: would be
+	RepackedBytes uint64   `json:"bytes_repacked"`
+	RepackedLive  uint64   `json:"bytes_repacked_used"` // of them; they are copied
+	Waits         []string `json:"waits_for"`
+	Error         string   `json:"error,omitempty"`
 }
 
 // prunedTarget is embassy.PrunedTarget in JSON.
@@ -200,7 +263,8 @@ func printPruneJSON(out io.Writer, r embassy.PruneReport) error {
 	}{schemaV1, r.DryRun, r.Started.UTC(), r.Elapsed.Seconds(), r.Exit, []prunedCompartment{}, []prunedTarget{}}
 	for _, c := range r.Compartments {
 		doc.Compartments = append(doc.Compartments, prunedCompartment{
-			c.Compartment, c.Live, c.Marked, c.MarkedBytes, c.Waiting, c.Deletable, append([]string{}, c.Waits...), message(c.Err),
+			c.Compartment, c.Live, c.Marked, c.MarkedBytes, c.Waiting, c.Deletable,
+			c.Joined, c.JoinedInto, c.Repacked, c.RepackedBytes, c.RepackedLive, append([]string{}, c.Waits...), message(c.Err),
 		})
 	}
 	for _, t := range r.Targets {

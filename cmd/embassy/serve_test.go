@@ -334,6 +334,8 @@ func TestServeSharesTheCatalog(t *testing.T) {
 		{2, "set limits in ", []string{"replicate", "--limit-upload", "1MB"}},
 		{0, "", []string{"catalog", "rebuild", "--from", "helsinki"}},
 		{0, "helsinki ", []string{"target", "list"}},
+		{0, "nothing was changed", []string{"prune", "--dry-run"}},
+		{1, "must not hold a reader's key", []string{"prune", "--repack", "--dry-run"}},
 	} {
 		if code, stdout, stderr := p.run(line.args...); code != line.code || !strings.Contains(stdout+stderr, line.says) {
 			t.Errorf("%q: %d\n%s%s", line.args, code, stdout, stderr)

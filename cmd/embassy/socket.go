@@ -37,6 +37,9 @@ const (
 	maxRequest     = 1 << 20          // bytes
 )
 
+// errDaemonReads: a command that a daemon was asked to run would take a reader's key.
+var errDaemonReads = errors.New("a daemon runs here, and must not hold a reader's key: stop it, run this again, then start it")
+
 // request is the first and only thing that a client says.
 type request struct {
 	Protocol int      `json:"protocol"`

@@ -69,7 +69,7 @@ func decodeVerify(c *cli.Context) (o verifyOptions, err error) {
 
 func runVerify(ctx context.Context, o verifyOptions, con *console) error {
 	if con.shared != nil && o.Level == embassy.Decrypt {
-		return errors.New("a daemon runs here, and must not hold a reader's key: stop it, run this again, then start it")
+		return errDaemonReads
 	}
 	check := func(s *site) (err error) {
 		if err := knownTargets(s.config, o.Targets...); err != nil || o.Level != embassy.Decrypt {
