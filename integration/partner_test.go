@@ -44,6 +44,7 @@ func newHouse(t *testing.T, nation string, compartments ...string) *house {
 		writeNoise(t, filepath.Join(h.source(c), "first"), 3*mib)
 	}
 	write(t, h.path("embassy.yaml"), []byte(text.String()))
+	cheapKit(t, h.path("kit.txt"), nation)
 	h.embassy(0, "init")
 	return h
 }

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"embassy/integration/kit"
 	"embassy/integration/minio"
 )
 
@@ -148,11 +149,23 @@ func also(settings string) string {
 	return ", " + settings
 }
 
-// found makes the nation: configuration, root, kit, agent, charter.
+// found makes the nation: configuration, agent, charter, and root, whose kit
+// opens at once.
 func (s *site) found(datasets ...dataset) {
 	s.t.Helper()
 	s.configure(datasets...)
+	cheapKit(s.t, s.path("kit.txt"), s.nation)
 	s.exits(0, "init")
+}
+
+// cheapKit writes the kit that init goes on with. To open it costs nothing.
+func cheapKit(t testing.TB, path, nation string) {
+	t.Helper()
+	root, err := kit.Write(path, nation, []byte(passphrase))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Wipe()
 }
 
 // result is a process that has ended.
