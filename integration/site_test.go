@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"embassy/embassy/format"
 	"embassy/integration/kit"
 	"embassy/integration/minio"
 )
@@ -154,14 +155,23 @@ func also(settings string) string {
 func (s *site) found(datasets ...dataset) {
 	s.t.Helper()
 	s.configure(datasets...)
-	cheapKit(s.t, s.path("kit.txt"), s.nation)
+	s.cheapKit()
 	s.exits(0, "init")
 }
 
 // cheapKit writes the kit that init goes on with. To open it costs nothing.
-func cheapKit(t testing.TB, path, nation string) {
+func (s *site) cheapKit() {
+	s.t.Helper()
+	var known []format.TargetHint
+	for _, st := range s.stores {
+		known = append(known, format.TargetHint{Name: st.name, URL: st.url(), Jurisdiction: st.jurisdiction})
+	}
+	cheapKit(s.t, s.path("kit.txt"), s.nation, known...)
+}
+
+func cheapKit(t testing.TB, path, nation string, known ...format.TargetHint) {
 	t.Helper()
-	root, err := kit.Write(path, nation, []byte(passphrase))
+	root, err := kit.Write(path, nation, []byte(passphrase), known...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,8 @@ import (
 )
 
 // Write writes the kit of a new root, with which init goes on, to a file that
-// does not exist. The caller wipes the root.
-func Write(path, nation string, passphrase []byte) (*crypto.Root, error) {
+// does not exist. The kit knows these targets. The caller wipes the root.
+func Write(path, nation string, passphrase []byte, known ...format.TargetHint) (*crypto.Root, error) {
 	root := crypto.NewRoot()
 	id := format.NationID(root.Signer().Verifier(), root.Identity().Recipient())
 	kit := format.Kit{
@@ -23,7 +23,7 @@ func Write(path, nation string, passphrase []byte) (*crypto.Root, error) {
 	cheap := crypto.WrapParams{Time: 1, MemoryKiB: 64, Threads: 1}
 	var err error
 	if kit.Wrapped, err = cheap.WrapRoot(root, passphrase, crypto.Context{Type: "recovery kit", Nation: id}); err == nil {
-		err = kit.SetHints(format.Hints{Time: time.Now().UnixNano(), Charter: 1})
+		err = kit.SetHints(format.Hints{Time: time.Now().UnixNano(), Charter: 1, Targets: known})
 	}
 	if err == nil {
 		err = embassy.WriteKit(path, nation, &kit)
