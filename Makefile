@@ -78,9 +78,9 @@ judges:
 		exit 1; \
 	fi
 
-# These tests, of any package, run once, without the race detector, which makes them many times
-# slower: death at every step, random worlds, sizes, memory, damage. The code
-# that they run, others run under the race detector.
+# These tests, of any package, run once, without the race detector, which makes
+# them many times slower: death at every step, random worlds, sizes, memory,
+# damage. The code that they run, others run under the race detector.
 ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestPruneCrashAtEveryStep TestBackupCrashAtEveryStep TestVerifyRepairCrashAtEveryStep \
 	TestBackupChangingFile TestBackupKnowsManyTinyFiles TestBackupLargeFile \
