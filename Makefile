@@ -78,6 +78,16 @@ judges:
 		exit 1; \
 	fi
 
+# These tests, of any package, run once, without the race detector, which makes
+# them many times slower: death at every step, random worlds, sizes, memory,
+# damage. The code that they run, others run under the race detector.
+ONCE := TestScripts TestSimulation TestAnyTree TestYear \
+	TestPruneCrashAtEveryStep TestBackupCrashAtEveryStep TestVerifyRepairCrashAtEveryStep \
+	TestBackupChangingFile TestBackupKnowsManyTinyFiles TestBackupLargeFile \
+	TestBrowseMemory TestBrowseBadCopies TestDumpBadCopies \
+	TestViewBigEntries TestVerifyOutageIsNobodysFault TestVerifyManyNamesAreNoDeadTarget \
+	TestLargeRecordsAreCollected TestCorruptFiles
+
 test: tools lint cross ## everything: tools, lint, all tests with the race detector, cross-build
 	@set -e; race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \
 	if ! command -v "$$cc" >/dev/null; then missing="a C compiler ($$cc)"; \
@@ -86,8 +96,13 @@ test: tools lint cross ## everything: tools, lint, all tests with the race detec
 		if [ "$$CI" = true ]; then echo "the race detector needs $$missing" >&2; exit 1; fi; \
 		echo "the race detector is skipped: it needs $$missing"; race=; \
 	fi; \
-	set -- $(GO) test $$race -count=1 -timeout 20m -skip '^(TestScripts|TestSimulation|TestAnyTree|TestPruneCrashAtEveryStep|TestYear)$$' ./...; echo "$$@"; "$$@"; \
-	set -- $(GO) test -count=1 -timeout 15m -run '^(TestScripts|TestSimulation|TestAnyTree|TestPruneCrashAtEveryStep|TestYear)$$' ./cmd/embassy ./embassy; echo "$$@"; "$$@"; \
+	dirs=; for name in $(ONCE); do \
+		found=$$(grep -rl --include='*_test.go' "^func $$name(" catalog chunk cmd crypto embassy integration targets) || { echo "ONCE names $$name: no such test" >&2; exit 1; }; \
+		for file in $$found; do dirs="$$dirs ./$${file%/*}"; done; \
+	done; \
+	dirs=$$(printf '%s\n' $$dirs | sort -u); once="^($$(echo $(ONCE) | tr ' ' '|'))\$$"; \
+	set -- $(GO) test $$race -count=1 -timeout 20m -skip "$$once" ./...; echo "$$@"; "$$@"; \
+	set -- $(GO) test -count=1 -timeout 15m -run "$$once" $$dirs; echo "$$@"; "$$@"; \
 	set -- env GODEBUG=fips140=on $(GO) test -count=1 -timeout 15m ./crypto ./chunk ./embassy/format ./cmd/embassy-rescue; echo "$$@"; "$$@"
 
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck, go.mod, import rules

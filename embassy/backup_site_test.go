@@ -20,6 +20,7 @@ import (
 	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
+	"embassy/integration/kit"
 	"embassy/targets"
 )
 
@@ -125,21 +126,8 @@ func (s *site) settle() {
 // little to try.
 func (s *site) init() {
 	s.t.Helper()
-	root := crypto.NewRoot()
-	nation := format.NationID(root.Signer().Verifier(), root.Identity().Recipient())
-	kit := format.Kit{
-		Version: format.Version, Nation: nation, Created: time.Now().UnixNano(),
-		RootSigner: root.Signer().Verifier().Bytes(), RootRecipient: root.Identity().Recipient().Bytes(),
-	}
-	var err error
-	cheap := crypto.WrapParams{Time: 1, MemoryKiB: 64, Threads: 1}
-	if kit.Wrapped, err = cheap.WrapRoot(root, passphrase, crypto.Context{Type: "recovery kit", Nation: nation}); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := kit.SetHints(format.Hints{Time: time.Now().UnixNano(), Charter: 1}); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := embassy.WriteKit(s.kit(), s.config.Nation, &kit); err != nil {
+	root, err := kit.Write(s.kit(), s.config.Nation, passphrase)
+	if err != nil {
 		s.t.Fatal(err)
 	}
 	if _, err := s.start().Init(s.t.Context(), embassy.InitOptions{

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"embassy/embassy/format"
 )
 
 // house is one nation's machine, with directories for targets.
@@ -28,9 +30,11 @@ func newHouse(t *testing.T, nation string, compartments ...string) *house {
 	write(t, h.path("phrase"), []byte(passphrase+"\n"))
 	var text strings.Builder
 	fmt.Fprintf(&text, "nation: %s\nstate_dir: ./state\nkit: ./kit.txt\ntargets:\n", nation)
+	var known []format.TargetHint
 	for _, name := range []string{"one", "two"} {
 		must(t, os.Mkdir(h.path(name), 0o700))
 		h.urls = append(h.urls, "dir:"+h.path(name))
+		known = append(known, format.TargetHint{Name: name, URL: "dir:" + h.path(name), Jurisdiction: strings.ToUpper(nation)})
 		fmt.Fprintf(&text, "  - {name: %s, url: %q, jurisdiction: %s}\n", name, "dir:"+h.path(name), strings.ToUpper(nation))
 	}
 	text.WriteString("compartments:\n")
@@ -44,6 +48,7 @@ func newHouse(t *testing.T, nation string, compartments ...string) *house {
 		writeNoise(t, filepath.Join(h.source(c), "first"), 3*mib)
 	}
 	write(t, h.path("embassy.yaml"), []byte(text.String()))
+	cheapKit(t, h.path("kit.txt"), nation, known...)
 	h.embassy(0, "init")
 	return h
 }

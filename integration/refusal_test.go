@@ -57,6 +57,7 @@ func TestBadTargets(t *testing.T) {
 			bad := s.stores[last]
 			c.spoil(t, s, bad)
 			s.configure(d)
+			s.cheapKit()
 			r := s.exits(0, "init")
 			if !strings.Contains(r.stdout, "target "+bad.name) || !strings.Contains(r.stdout, c.init) {
 				t.Errorf("init does not say that %s %s:\n%s", bad.name, c.init, r.stdout)

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"embassy/embassy/format"
+	"embassy/integration/kit"
 	"embassy/integration/minio"
 )
 
@@ -148,11 +150,32 @@ func also(settings string) string {
 	return ", " + settings
 }
 
-// found makes the nation: configuration, root, kit, agent, charter.
+// found makes the nation: configuration, agent, charter, and root, whose kit
+// opens at once.
 func (s *site) found(datasets ...dataset) {
 	s.t.Helper()
 	s.configure(datasets...)
+	s.cheapKit()
 	s.exits(0, "init")
+}
+
+// cheapKit writes the kit that init goes on with. To open it costs nothing.
+func (s *site) cheapKit() {
+	s.t.Helper()
+	var known []format.TargetHint
+	for _, st := range s.stores {
+		known = append(known, format.TargetHint{Name: st.name, URL: st.url(), Jurisdiction: st.jurisdiction})
+	}
+	cheapKit(s.t, s.path("kit.txt"), s.nation, known...)
+}
+
+func cheapKit(t testing.TB, path, nation string, known ...format.TargetHint) {
+	t.Helper()
+	root, err := kit.Write(path, nation, []byte(passphrase), known...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Wipe()
 }
 
 // result is a process that has ended.

@@ -19,6 +19,7 @@ import (
 	"embassy/embassy/config"
 	"embassy/embassy/format"
 	"embassy/embassy/policy"
+	"embassy/integration/kit"
 	"embassy/targets"
 )
 
@@ -34,7 +35,7 @@ type lost struct {
 var nation = sync.OnceValues(makeNation)
 
 // makeNation backs up two datasets to two folders and deletes all else. The
-// folder outlives one test, because wrapping a root is slow on purpose.
+// folder outlives one test.
 func makeNation() (lost, error) {
 	home, err := os.MkdirTemp("", "rescue")
 	if err != nil {
@@ -50,6 +51,7 @@ func makeNation() (lost, error) {
 			PACE: policy.PACE{Primary: []string{"a"}, Alternate: []string{"b"}}}},
 	}
 	var members []*embassy.Member
+	var known []format.TargetHint
 	for i, name := range []string{"a", "b"} {
 		n.vaults[i] = filepath.Join(home, "vault-"+name)
 		t, err := targets.CreateDir(n.vaults[i])
@@ -58,6 +60,7 @@ func makeNation() (lost, error) {
 		}
 		url := "dir:" + n.vaults[i]
 		c.Targets = append(c.Targets, config.Target{Name: name, URL: url})
+		known = append(known, format.TargetHint{Name: name, URL: url})
 		members = append(members, embassy.NewMember(name, url, "", t, nil, time.Now))
 	}
 	for i, name := range []string{"land", "population"} { // population comes back first
@@ -83,6 +86,11 @@ func makeNation() (lost, error) {
 	if err := os.WriteFile(n.phrase, append(phrase, '\n'), 0o600); err != nil {
 		return n, err
 	}
+	root, err := kit.Write(n.kit, c.Nation, phrase, known...)
+	if err != nil {
+		return n, err
+	}
+	root.Wipe()
 	if _, err := s.Init(ctx, embassy.InitOptions{Passphrase: phrase, KitPath: n.kit, AgentName: "here", Steward: true}); err != nil {
 		return n, err
 	}

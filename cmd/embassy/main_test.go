@@ -15,6 +15,7 @@ import (
 	"embassy/cmd/internal/strict"
 	"embassy/crypto"
 	"embassy/embassy"
+	"embassy/integration/kit"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/urfave/cli/v2"
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"embassy": main})
 }
 
+const scriptPhrase = "correct horse battery staple"
+
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -31,11 +34,11 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("EMBASSY_PASSPHRASE_FILE", e.WorkDir+"/phrase")
-			return os.WriteFile(e.WorkDir+"/phrase", []byte("correct horse battery staple\n"), 0o600)
+			return os.WriteFile(e.WorkDir+"/phrase", []byte(scriptPhrase+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exitsWith, "json": jsonHas, "sametree": sameTree, "objects": objects,
-			"expand": expand, "damage": damage, "spoil": spoil,
+			"expand": expand, "damage": damage, "spoil": spoil, "cheapkit": cheapKit,
 		},
 	})
 }
@@ -108,6 +111,13 @@ func objects(ts *testscript.TestScript, _ bool, args []string) {
 		fmt.Fprintln(&names, p.path, p.size)
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(names.String()), 0o600))
+}
+
+// cheapkit FILE writes the kit that init goes on with. To open it costs nothing.
+func cheapKit(ts *testscript.TestScript, _ bool, args []string) {
+	root, err := kit.Write(ts.MkAbs(args[0]), "ee", []byte(scriptPhrase))
+	ts.Check(err)
+	root.Wipe()
 }
 
 // expand FILE replaces $WORK in a file.
