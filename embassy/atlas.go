@@ -226,30 +226,32 @@ func (r *region) fetch(ctx context.Context, l *line, seq uint64, name string, si
 	return nil, fmt.Errorf("%s: %w", name, errors.Join(errs...))
 }
 
-// news reports whether a target shows, or may show, an entry of a steward that this
-// machine has not learned: it may order that something goes.
+// news reports whether a target shows an entry of a steward that this machine has not
+// learned, or does not answer: something may have been ordered to go meanwhile.
 func (r *region) news(ctx context.Context, m *Member) bool {
-	for _, agent := range r.a.charter.Compartment(r.id).Stewards {
-		prefix := format.LedgerPrefix(r.a.key.Nation, r.id, agent)
-		heads := map[format.ID]uint64{}
+	for _, ln := range r.lines {
+		if !r.steward(ln.Agent) {
+			continue
+		}
+		head, err := ln.valid()
+		if err != nil {
+			return true
+		}
+		prefix := format.LedgerPrefix(r.a.key.Nation, r.id, ln.Agent)
+		tries := 0
 		for info, err := range m.names(ctx, prefix) {
 			if err != nil {
-				return true
+				return !answered(err)
 			}
-			chain, seq, _, err := format.ParseEntryName(strings.TrimPrefix(info.Name, prefix))
-			if err != nil {
+			chain, seq, h, err := format.ParseEntryName(strings.TrimPrefix(info.Name, prefix))
+			if err != nil || chain != ln.Chain || seq <= head || tries >= maxForged {
 				continue
 			}
-			head, ok := heads[chain]
-			if !ok {
-				k, _, err := r.a.s.catalog.KnownHead(Line{r.id, agent, chain})
-				if err != nil {
+			tries++
+			if object, err := m.fetchSized(ctx, info.Name, info.Size, format.MaxEntrySize, h); err == nil {
+				if _, err := format.OpenEntry(object, ln.signer, ln.want(seq)); err == nil {
 					return true
 				}
-				head, heads[chain] = k.Seq, k.Seq
-			}
-			if seq > head {
-				return true
 			}
 		}
 	}

@@ -34,6 +34,7 @@ func (p *prunePlan) consolidate(ctx context.Context) error {
 	if p.o.DryRun {
 		return nil
 	}
+	var errs []error
 	for len(groups) > 0 {
 		n, packs := 0, 0
 		for n < len(groups) && packs < joinAtOnce {
@@ -41,11 +42,14 @@ func (p *prunePlan) consolidate(ctx context.Context) error {
 			n++
 		}
 		if err := p.join(ctx, groups[:n]); err != nil {
-			return err
+			errs = append(errs, fmt.Errorf("join packs: %w", err))
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		groups = groups[n:]
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // short is a pack that is to be joined with others.
@@ -105,11 +109,14 @@ func (p *prunePlan) join(ctx context.Context, groups [][]short) error {
 	var g errgroup.Group
 	g.SetLimit(2)
 	var replaced []format.Replaced
-	made := make([]format.Hash, len(groups))
+	made, bad := make([]format.Hash, len(groups)), make([]error, len(groups))
 	for i, group := range groups {
 		g.Go(func() error {
 			group, pack, err := p.joined(ctx, group)
-			groups[i] = group
+			if groups[i] = group; err != nil && ctx.Err() == nil {
+				groups[i], bad[i] = nil, err // the others are joined
+				return nil
+			}
 			if err != nil || len(group) == 0 {
 				return err
 			}
@@ -122,17 +129,18 @@ func (p *prunePlan) join(ctx context.Context, groups [][]short) error {
 		})
 	}
 	if err := w.end(g.Wait()); err != nil {
-		return fmt.Errorf("join packs: %w", err)
+		return err
 	}
 	for i, group := range groups {
 		for _, s := range group {
 			replaced = append(replaced, format.NewReplaced(s.agent, s.hash, made[i:i+1]))
 		}
 	}
-	if len(replaced) == 0 {
-		return nil
+	var err error
+	if len(replaced) > 0 {
+		err = w.replace(ctx, replaced, nil)
 	}
-	return w.replace(ctx, replaced, nil)
+	return errors.Join(append(bad, err)...)
 }
 
 // joined fetches packs, and joins those that it returns: all that readers go by where

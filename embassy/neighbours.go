@@ -275,7 +275,13 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 				}
 				continue
 			}
-			ids, err := l.foreign(e, p, r.steward(ln.Agent))
+			from := []format.ID{e.Agent}
+			if only != nil {
+				from = append(from, l.chain.scope.Agent)
+			} else if r.steward(ln.Agent) {
+				from = nil
+			}
+			ids, err := l.foreign(e, p, from)
 			if err != nil {
 				return fmt.Errorf("index %s, pack %s: %w", a.Hash, p.Hash, err)
 			}
@@ -294,9 +300,9 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 }
 
 // foreign returns the ids of the chunks in a pack of another agent. Of another
-// writer epoch there are none that this run could look for. A steward's pack holds
-// what others sealed.
-func (l *ledger) foreign(e format.Entry, p format.IndexedPack, steward bool) (ids []chunk.ID, err error) {
+// writer epoch there are none that this run could look for. from are the agents that
+// may have sealed what is in it; nil: all.
+func (l *ledger) foreign(e format.Entry, p format.IndexedPack, from []format.ID) (ids []chunk.ID, err error) {
 	w := l.comp.Current()
 	for _, s := range p.Segments {
 		h, dir, err := format.OpenDirectory(w, s.Head, s.Dir, s.Length)
@@ -306,7 +312,7 @@ func (l *ledger) foreign(e format.Entry, p format.IndexedPack, steward bool) (id
 		if err != nil {
 			return nil, err
 		}
-		if h.Scope.Nation != e.Nation || h.Scope.Compartment != e.Compartment || h.Scope.Agent != e.Agent && !steward {
+		if h.Scope.Nation != e.Nation || h.Scope.Compartment != e.Compartment || from != nil && !slices.Contains(from, h.Scope.Agent) {
 			return nil, fmt.Errorf("%w: a segment from elsewhere", format.ErrMalformed)
 		}
 		for _, d := range dir {
@@ -399,7 +405,7 @@ func (l *ledger) inheritEntry(ctx context.Context, r *region, ln *line, seq uint
 				return err
 			}
 			for _, h := range p.Packs() {
-				if known || p.Agent == l.chain.scope.Agent {
+				if known && r.steward(p.Agent) || p.Agent == l.chain.scope.Agent {
 					mine[h] = true
 				}
 			}

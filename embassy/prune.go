@@ -229,10 +229,10 @@ type prunePlan struct {
 	points []listedPoint
 
 	indexed  []indexedEntry
-	taken    map[*stock]bool // packs that this run repacks
-	done     map[*stock]bool // packs that this run has replaced, and their indexes
-	replaced map[*stock]move // packs that others took the place of, for all that use them
-	brought  map[picked]bool // packs in entries that order to replace others
+	taken    map[*stock]bool   // packs that this run repacks
+	done     map[*stock]bool   // packs that this run has replaced, and their indexes
+	replaced map[*stock][]move // packs that others took the place of, for all that use them
+	brought  map[picked]bool   // packs in entries that order to replace others
 }
 
 // run makes the plan, and orders what follows from it.

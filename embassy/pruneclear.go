@@ -188,7 +188,8 @@ func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown
 		if h == nil {
 			continue
 		}
-		_, found[i].moved = p.replaced[h]
+		// What was joined is all there; of what was rewritten, the rest goes.
+		found[i].moved = slices.ContainsFunc(p.replaced[h], func(m move) bool { return m.heads == nil && len(m.packs) > 0 })
 		p.heirs(h, heirs, told)
 	}
 	for by := range told {
@@ -224,16 +225,14 @@ func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown
 // heirs adds what took the place of a pack, and of that in turn, and to told the
 // entries that say so.
 func (p *prunePlan) heirs(h *stock, heirs map[spot]*stock, told map[*readEntry]bool) {
-	m, ok := p.replaced[h]
-	if !ok {
-		return
-	}
-	told[m.by] = true
-	for _, hash := range m.packs {
-		at := spot{m.by.Agent, hash}
-		if n := p.listed[at]; n != nil && heirs[at] == nil {
-			heirs[at] = n
-			p.heirs(n, heirs, told)
+	for _, m := range p.replaced[h] {
+		told[m.by] = true
+		for _, hash := range m.packs {
+			at := spot{m.by.Agent, hash}
+			if n := p.listed[at]; n != nil && heirs[at] == nil {
+				heirs[at] = n
+				p.heirs(n, heirs, told)
+			}
 		}
 	}
 }

@@ -110,7 +110,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	p.ended = map[chainKey]uint64{}
 	p.v = v
 	p.listed, p.used = map[spot]*stock{}, map[format.Hash]bool{}
-	p.replaced, p.taken, p.done, p.brought = map[*stock]move{}, map[*stock]bool{}, map[*stock]bool{}, map[picked]bool{}
+	p.replaced, p.taken, p.done, p.brought = map[*stock][]move{}, map[*stock]bool{}, map[*stock]bool{}, map[picked]bool{}
 	whole := p.restatedWhole()
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
@@ -209,39 +209,48 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 // follow finds out which packs are used: those that snapshots refer to, or that took
 // the place of such; and their indexes.
 func (p *prunePlan) follow(c *compartmentView) {
-	type old struct {
-		*stock
+	type step struct {
+		old *stock
 		move
+		by []*stock // that took its place
 	}
-	orders := make([][]old, len(c.moveOrders))
+	var steps []step
 	for at, moves := range c.moves {
+		o := p.listed[at]
 		for _, m := range moves {
-			if h := p.listed[at]; h != nil {
-				orders[m.place] = append(orders[m.place], old{h, m})
+			if o == nil {
+				break
+			}
+			st := step{old: o, move: m}
+			for _, h := range m.packs {
+				if n := p.listed[spot{m.by.Agent, h}]; n != nil && p.brought[picked{m.by, h}] { // readers seek it in that entry
+					st.by = append(st.by, n)
+				}
+			}
+			steps = append(steps, st)
+		}
+	}
+	for more := true; more; { // what took the place of a pack has its users, whichever order they go by
+		more = false
+		for _, st := range steps {
+			for _, n := range st.by {
+				if n.late < st.old.late {
+					n.late, more = st.old.late, true
+				}
+				if n.owner == n.by.Agent && st.old.owner != n.owner {
+					n.owner, more = st.old.owner, true
+				}
 			}
 		}
 	}
-	for _, all := range orders {
-		for _, o := range all {
-			whole := o.heads == nil || int(o.late) <= 1+o.place // for all users
-			late := o.late
-			if o.heads != nil {
-				late = min(late, int32(1+o.place))
-			}
-			for _, h := range o.packs {
-				n := p.listed[spot{o.move.by.Agent, h}]
-				if n == nil || !p.brought[picked{o.move.by, h}] { // readers seek it in that entry
-					whole = false
-					continue
-				}
-				n.late, n.owner = max(n.late, late), o.owner
-			}
-			if whole {
-				o.meant = o.meant || o.late > 0
-				o.late = 0
-				p.replaced[o.stock] = o.move
-			}
+	for _, st := range steps {
+		if len(st.by) == len(st.packs) && (st.heads == nil || int(st.old.late) <= 1+st.place) { // for all users
+			p.replaced[st.old] = append(p.replaced[st.old], st.move)
 		}
+	}
+	for o := range p.replaced {
+		o.meant = o.meant || o.late > 0
+		o.late = 0
 	}
 	for _, h := range p.listed {
 		if h.kind == format.KindPack {
@@ -379,7 +388,7 @@ type lying struct {
 	kind     format.Kind // 0: it is none that entries list
 	size     uint64
 	modified time.Time
-	moved    bool // others took its place
+	moved    bool // all of it is in others, too
 }
 
 // each calls f for everything that a target lists in the compartment. begin is

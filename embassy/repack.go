@@ -247,7 +247,21 @@ func (p *prunePlan) rewritePacks(ctx context.Context, group []short, live map[ui
 		}
 		replaced = append(replaced, format.NewReplaced(s.agent, s.hash, by))
 	}
-	return w.replace(ctx, replaced, p.v.Heads())
+	return w.replace(ctx, replaced, p.tips())
+}
+
+// tips are the last entries of all chains, and of every branch of one that forks.
+func (p *prunePlan) tips() (tips []format.Head) {
+	for _, ch := range p.c.sorted() {
+		for _, n := range ch.numbers() {
+			for _, e := range ch.entries[n] {
+				if !slices.ContainsFunc(ch.entries[n+1], func(next *readEntry) bool { return next.Prev == e.hash }) {
+					tips = append(tips, format.Head{Chain: ch.chain, Seq: n, Hash: e.hash})
+				}
+			}
+		}
+	}
+	return tips
 }
 
 // openEach opens a chunk, so that it is known to be right.

@@ -27,8 +27,8 @@ type move struct {
 
 // moveOrder is one order to replace packs.
 type moveOrder struct {
-	place int                       // among the orders to replace packs in the compartment, the first one's is 0
-	given int                       // among all orders
+	place int                         // among the orders to replace packs in the compartment, the first one's is 0
+	given int                         // among all orders
 	heads map[format.ID][]format.Head // it is for snapshots of these entries and their ancestors, by chain; nil: for all
 	blind bool                        // some of heads are not shown, and may retire snapshots
 
