@@ -86,7 +86,7 @@ ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestBackupChangingFile TestBackupKnowsManyTinyFiles TestBackupLargeFile \
 	TestBrowseMemory TestBrowseBadCopies TestDumpBadCopies \
 	TestViewBigEntries TestVerifyOutageIsNobodysFault TestVerifyManyNamesAreNoDeadTarget \
-	TestLargeRecordsAreCollected TestCorruptFiles
+	TestLargeRecordsAreCollected TestCorruptFiles TestSpace TestDestroyCrash
 
 test: tools lint cross ## everything: tools, lint, all tests with the race detector, cross-build
 	@set -e; race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \
