@@ -30,6 +30,8 @@ type clearing struct {
 	plans []*prunePlan
 	o     PruneOptions
 
+	waste uint64 // bytes of packs that were rewritten, but for what took their place
+
 	mu      sync.Mutex
 	out     PrunedTarget
 	refused int // and no lock says why
@@ -55,7 +57,7 @@ func (c *clearing) run(ctx context.Context) error {
 		}
 		all = append(all, found...)
 	}
-	var bytes, lost uint64
+	bytes, lost := uint64(0), c.waste
 	for _, o := range all {
 		bytes += o.size
 		if !o.moved {
@@ -183,15 +185,22 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 // any of that does. shown are the entries that the target lists.
 func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown map[format.Head]bool) error {
 	heirs, told := map[spot]*stock{}, map[*readEntry]bool{}
+	var rewritten uint64
 	for i := range found {
 		h := p.listed[found[i].spot]
 		if h == nil {
 			continue
 		}
-		// What was joined is all there; of what was rewritten, the rest goes.
-		found[i].moved = slices.ContainsFunc(p.replaced[h], func(m move) bool { return m.heads == nil && len(m.packs) > 0 })
 		p.heirs(h, heirs, told)
+		whole := slices.ContainsFunc(p.replaced[h], func(m move) bool { return m.heads == nil && len(m.packs) > 0 }) // joined: all is there
+		if found[i].moved = whole || len(p.replaced[h]) > 0; !whole && found[i].moved {
+			rewritten += h.size
+		}
 	}
+	for _, h := range heirs { // of what was rewritten, the rest goes
+		rewritten -= min(rewritten, h.size)
+	}
+	c.waste += rewritten
 	for by := range told {
 		if !shown[format.Head{Chain: by.Chain, Seq: by.Seq, Hash: by.hash}] { // behind a fork
 			return fmt.Errorf("it has not entry %d of chain %s, which tells what took the place of what is to go: %w", by.Seq, by.Chain, ErrLacks)

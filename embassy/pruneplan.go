@@ -388,7 +388,7 @@ type lying struct {
 	kind     format.Kind // 0: it is none that entries list
 	size     uint64
 	modified time.Time
-	moved    bool // all of it is in others, too
+	moved    bool // others took its place
 }
 
 // each calls f for everything that a target lists in the compartment. begin is
