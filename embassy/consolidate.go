@@ -63,14 +63,14 @@ func (s short) object() object { return object{s.kind, s.hash, s.size, s.agent, 
 // shorts returns the packs that are to be joined, oldest first: of one agent each,
 // and no more than fit into one pack.
 func (p *prunePlan) shorts() ([][]short, error) {
-	full := uint64(p.s.packSize())
+	full, before := uint64(p.s.packSize()), p.s.now().Add(-p.o.JoinAfter)
 	type tier struct {
 		owner format.ID
 		size  int // about log4 of it
 	}
 	tiers := map[tier][]short{}
 	for at, h := range p.listed {
-		if h.kind != format.KindPack || !h.used || h.lost || h.early || p.taken[h] || h.size >= full/2 {
+		if h.kind != format.KindPack || !h.used || h.lost || h.early || p.taken[h] || h.size >= full/2 || h.by.When().After(before) {
 			continue
 		}
 		if fate, err := p.s.catalog.Fate(p.comp.ID, at.hash); err != nil || fate.Marked.Given() {

@@ -44,6 +44,7 @@ type PruneOptions struct {
 	Grace        time.Duration // between the mark and the deletion
 	MaxRemove    float64       // share of the bytes on a target, above which nothing is deleted there; what moved does not count
 	DryRun       bool          // order and delete nothing
+	JoinAfter    time.Duration // only packs of such an age are joined: younger ones mostly go with the snapshots that are forgotten
 	Join         int           // as many short packs of about one size are joined; 0: 16
 	Checkpoint   int           // a checkpoint is written when the last one lacks as many entries, and looked for; 0: 256, and 64
 	Readers      *Keys         // of readers: packs of which much is not used any more are rewritten; nil: none is

@@ -428,7 +428,7 @@ func (w *yearWorld) tidy(minAge, grace time.Duration) (forget, prune time.Durati
 		w.t.Fatalf("forget: exit code %d, %v", rep.Exit, err)
 	}
 	forget, began = time.Since(began), time.Now()
-	pruned, err := svc.Prune(w.t.Context(), embassy.PruneOptions{Grace: grace, MaxRemove: 1})
+	pruned, err := svc.Prune(w.t.Context(), embassy.PruneOptions{Grace: grace, MaxRemove: 1, JoinAfter: 14 * 24 * time.Hour})
 	if err != nil || pruned.Exit != 0 {
 		w.t.Fatalf("prune: %+v, %v", pruned, err)
 	}

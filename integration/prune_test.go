@@ -331,7 +331,7 @@ func (p *pruning) ends(run *running, killed bool, codes ...int) result {
 
 // startPrune begins a prune; half of those that may repack do.
 func (p *pruning) startPrune(may bool) *running {
-	line := []string{"--json", "prune", "--grace", "0", "--max-remove", "100%"}
+	line := []string{"--json", "prune", "--grace", "0", "--join-after", "0", "--max-remove", "100%"}
 	if may && p.rng.IntN(2) == 0 {
 		line = append(line, "--repack", "--reader-key", "desk.key")
 	}

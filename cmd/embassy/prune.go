@@ -30,10 +30,11 @@ func pruneCommand(con *console) *cli.Command {
 			"beside it are safe, and one that is stopped anywhere is gone on with by the next.\n\n" +
 			"A target loses nothing while it lacks what the snapshots that are left need, and nothing that an object lock\n" +
 			"still keeps. If more than --max-remove of what a target has were to go, nothing goes there: look at the\n" +
-			"numbers with --dry-run, and run it again with a greater share if they are meant. What was joined or repacked\n" +
-			"does not count: it only moved.\n\n" +
-			"Each run also joins short packs of many small backups into full ones. That needs no key, and keeps start-up\n" +
-			"and listings short.\n\n" +
+			"numbers with --dry-run, and run it again with a greater share if they are meant. What a join or a repack\n" +
+			"moved does not count.\n\n" +
+			"Each run also joins short packs of many small backups into full ones, once they are --join-after old: most\n" +
+			"younger ones go by themselves when their snapshots are forgotten. That needs no key, and keeps start-up and\n" +
+			"listings short.\n\n" +
 			"What is not used any more, but shares a pack with what is, goes by --repack alone: it copies what is used out\n" +
 			"of packs with much waste, the most wasteful first, until waste is 2% of what is used. Which chunks are used\n" +
 			"only a reader can tell: it takes the recovery kit, shares or a reader key, and no daemon may run meanwhile.\n" +
@@ -47,6 +48,7 @@ func pruneCommand(con *console) *cli.Command {
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "grace", Usage: "delete what was marked at least `D` ago, such as 36h or 7d, or 0", Value: "7d"},
 			&cli.StringFlag{Name: "max-remove", Usage: "delete nothing on a target of which more than this `SHARE` would go", Value: "50%"},
+			&cli.StringFlag{Name: "join-after", Usage: "join short packs that are at least `D` old, such as 36h or 7d, or 0", Value: "14d"},
 			&cli.BoolFlag{Name: "repack", Usage: "also rewrite packs of which much is not used any more; needs a reader's key"},
 			&cli.StringFlag{Name: "max-repack", Usage: "with --repack: copy at most `SIZE` in one run, such as 50GiB (default: no bound)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be marked, joined, repacked and deleted, but change nothing"},
@@ -58,6 +60,9 @@ func pruneCommand(con *console) *cli.Command {
 func decodePrune(c *cli.Context) (o pruneOptions, err error) {
 	o.Compartments, o.DryRun, o.repack, o.reader = c.Args().Slice(), c.Bool("dry-run"), c.Bool("repack"), decodeReader(c)
 	if o.Grace, err = parseAge("grace", c.String("grace")); err != nil {
+		return o, err
+	}
+	if o.JoinAfter, err = parseAge("join-after", c.String("join-after")); err != nil {
 		return o, err
 	}
 	if o.MaxRemove, err = config.ParseShare(c.String("max-remove")); err != nil {
