@@ -241,6 +241,10 @@ func (t *audit) snapshots(ctx context.Context) error {
 	if err := t.silent(ctx, v); err != nil {
 		return err
 	}
+	behind, err := t.behind()
+	if err != nil {
+		return err
+	}
 	tell := func(s committed, what string, cause error, proven bool) {
 		switch {
 		case t.unfit[s.hash]: // told
@@ -273,9 +277,28 @@ func (t *audit) snapshots(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		tell(s, snapshotLine(info.Summary, info.Hash), cause, proven && v.shows(s))
+		tell(s, snapshotLine(info.Summary, info.Hash), cause, proven && v.shows(s) && !behind[s.c.ID])
 	}
 	return nil
+}
+
+// behind returns the compartments of which the target lacks what stewards wrote: who
+// has it alone cannot tell what took the place of a pack.
+func (t *audit) behind() (map[format.ID]bool, error) {
+	out := map[format.ID]bool{}
+	for _, r := range t.v.a.regions {
+		for _, l := range r.lines {
+			if !r.steward(l.Agent) {
+				continue
+			}
+			n, err := l.claimOn(t.m)
+			if err != nil {
+				return nil, err
+			}
+			out[r.id] = out[r.id] || n < l.last
+		}
+	}
+	return out, nil
 }
 
 // known returns the entries that the target should hold, and that were looked
