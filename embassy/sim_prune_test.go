@@ -176,6 +176,9 @@ func (s *sim) ordered(e *simEntry) {
 		if o == nil || e.Agent != s.nation.ids[0] || e.Compartment != s.nation.places[0] {
 			continue
 		}
+		for _, r := range o.Replaced {
+			s.moved[r.Pack] = append(s.moved[r.Pack], e)
+		}
 		for _, of := range o.Objects {
 			for _, h := range of.All() {
 				switch o.Kind {
@@ -187,6 +190,20 @@ func (s *sim) ordered(e *simEntry) {
 			}
 		}
 	}
+}
+
+// awaits reports whether a host that was behind got entries of which packs were
+// replaced and deleted meanwhile, and has not what took their place: those entries
+// come later in the chain.
+func (s *sim) awaits(h *simHost) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for pack, by := range s.moved {
+		if s.going[pack] != nil && !slices.ContainsFunc(by, func(e *simEntry) bool { return h.has(e.name) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // goes returns the entry by which an object is to be deleted, or nil.

@@ -170,6 +170,7 @@ type sim struct {
 	orders    map[format.Hash]*format.Order // records of the steward that any host ever got
 	retired   map[format.Hash]bool          // snapshots, by entries that were signed
 	going     map[format.Hash]*simEntry     // what such entries say is to be deleted
+	moved     map[format.Hash][]*simEntry   // packs, and the entries that replace them
 	log       []string
 	violation string
 	tally     map[string]int // what happened
@@ -254,7 +255,7 @@ func (s *sim) note(format string, args ...any) {
 func newSim(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, dir string, sabotage func(targets.Target) targets.Target) *sim {
 	s := &sim{t: t, seed: seed, nation: n, keys: keys, dir: dir, sabotage: sabotage,
 		rng: rand.New(rand.NewPCG(seed, 0)), entries: map[string]*simEntry{}, tally: map[string]int{},
-		orders: map[format.Hash]*format.Order{}, retired: map[format.Hash]bool{}, going: map[format.Hash]*simEntry{}}
+		orders: map[format.Hash]*format.Order{}, retired: map[format.Hash]bool{}, going: map[format.Hash]*simEntry{}, moved: map[format.Hash][]*simEntry{}}
 	for i := range 4 {
 		s.hosts = append(s.hosts, newSimHost(s, fmt.Sprintf("t%d", i)))
 	}
