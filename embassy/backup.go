@@ -421,11 +421,7 @@ type backupRun struct {
 
 func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backupRun, error) {
 	w := l.comp.Current()
-	scope := format.Scope{
-		Nation: l.chain.scope.Nation, Compartment: l.comp.ID, Agent: l.chain.scope.Agent,
-		Chain: l.chain.id(), Epoch: w.Epoch,
-	}
-	session, err := format.NewSession(scope, l.comp.Recipients)
+	session, err := format.NewSession(l.scope(w.Epoch), l.comp.Recipients)
 	if err != nil {
 		return nil, err
 	}
@@ -459,6 +455,13 @@ func (l *ledger) newRun(ctx context.Context, d config.Dataset, dry bool) (*backu
 		names: newNames(), dry: dry,
 	}
 	return r, nil
+}
+
+// scope is that of what this machine seals in a writer epoch.
+func (l *ledger) scope(epoch uint32) format.Scope {
+	return format.Scope{
+		Nation: l.chain.scope.Nation, Compartment: l.comp.ID, Agent: l.chain.scope.Agent, Chain: l.chain.id(), Epoch: epoch,
+	}
 }
 
 // newFanout returns what brings new packs to the targets.

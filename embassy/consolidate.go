@@ -20,7 +20,7 @@ import (
 const joinAtOnce = 1 << 12
 
 // consolidate joins short packs, segment by segment: it needs no key of a reader,
-// and reads nothing. Packs of about one size are joined when there are enough of
+// and opens no chunk. Packs of about one size are joined when there are enough of
 // them, or when they fill a pack, so that each byte is moved a few times only, ever.
 func (p *prunePlan) consolidate(ctx context.Context) error {
 	groups, err := p.shorts()
@@ -60,6 +60,11 @@ type short struct {
 
 func (s short) object() object { return object{s.kind, s.hash, s.size, s.agent, s.by.shown} }
 
+// compare is for the order of age.
+func (s short) compare(o short) int {
+	return cmp.Or(cmp.Compare(s.by.Time, o.by.Time), slices.Compare(s.hash[:], o.hash[:]))
+}
+
 // shorts returns the packs that are to be joined, oldest first: of one agent each,
 // and no more than fit into one pack.
 func (p *prunePlan) shorts() ([][]short, error) {
@@ -84,9 +89,7 @@ func (p *prunePlan) shorts() ([][]short, error) {
 	}
 	var out [][]short
 	for _, all := range tiers {
-		slices.SortFunc(all, func(a, b short) int {
-			return cmp.Or(cmp.Compare(a.by.Time, b.by.Time), slices.Compare(a.hash[:], b.hash[:]))
-		})
+		slices.SortFunc(all, short.compare)
 		for len(all) > 0 {
 			n, size := 0, uint64(0)
 			for n < len(all) && size+all[n].size <= full {
@@ -197,17 +200,11 @@ func (p *prunePlan) joinable(s short, data []byte) error {
 		return err
 	}
 	for _, seg := range parsed.Segments {
-		h, _, err := format.OpenDirectory(p.comp.Current(), seg.Head, seg.Dir, seg.Length)
-		if errors.Is(err, format.ErrMalformed) {
-			return err
-		}
-		if w, e := p.comp.Writer(h.Scope.Epoch); err != nil && e == nil {
-			_, _, err = format.OpenDirectory(w, seg.Head, seg.Dir, seg.Length)
-		}
+		h, _, err := p.c.directory(seg)
 		if err != nil {
 			return err
 		}
-		if h.Scope.Nation != p.keys.Charter.Nation || h.Scope.Compartment != p.comp.ID || h.Scope.Agent != s.agent && !p.v.steward(p.c, s.agent) {
+		if !p.v.belongs(p.c, s.agent, h.Scope) {
 			return fmt.Errorf("%w: a segment of agent %s is from elsewhere", format.ErrMalformed, h.Scope.Agent)
 		}
 	}

@@ -193,7 +193,7 @@ func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown
 		}
 		p.heirs(h, heirs, told)
 		whole := slices.ContainsFunc(p.replaced[h], func(m move) bool { return m.heads == nil && len(m.packs) > 0 }) // joined: all is there
-		if found[i].moved = whole || len(p.replaced[h]) > 0; !whole && found[i].moved {
+		if found[i].moved = len(p.replaced[h]) > 0; found[i].moved && !whole {
 			rewritten += h.size
 		}
 	}

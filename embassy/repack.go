@@ -189,9 +189,7 @@ func (p *prunePlan) wasteful(t *table, live map[uint64]bool) [][]short {
 		if !worth(group) {
 			delete(groups, owner)
 		}
-		slices.SortFunc(group, func(a, b short) int {
-			return cmp.Or(cmp.Compare(a.by.Time, b.by.Time), slices.Compare(a.hash[:], b.hash[:]))
-		})
+		slices.SortFunc(group, short.compare)
 	}
 	return slices.SortedFunc(maps.Values(groups), func(a, b []short) int { return slices.Compare(a[0].owner[:], b[0].owner[:]) })
 }
@@ -321,8 +319,7 @@ func (r *repacker) packer(epoch uint32) (*packer, error) {
 		return nil, err
 	}
 	to := slices.DeleteFunc(slices.Clone(r.p.c.Recipients), func(to format.Recipient) bool { return to.Since > epoch })
-	scope := r.p.l.chain.scope
-	session, err := format.NewSession(format.Scope{Nation: scope.Nation, Compartment: scope.Compartment, Agent: scope.Agent, Chain: r.p.l.chain.id(), Epoch: epoch}, to)
+	session, err := format.NewSession(r.p.l.scope(epoch), to)
 	if err != nil {
 		return nil, err
 	}

@@ -394,15 +394,14 @@ func (b *tableBuilder) place(by *readEntry, p format.IndexedPack) error {
 	var segments []segmentRef
 	var places [][]format.DirEntry
 	for _, s := range p.Segments {
-		h, dir, err := b.directory(s)
+		h, dir, err := b.c.directory(s)
 		if err == nil && uint64(len(s.Head)) > s.Length {
 			err = fmt.Errorf("%w: header beyond its segment", format.ErrMalformed)
 		}
 		if err != nil {
 			return fmt.Errorf("pack %s: %w", p.Hash, err)
 		}
-		joined := h.Scope.Agent != o.agent && b.view.steward(b.c, o.agent)
-		if h.Scope.Nation != b.view.keys.Charter.Nation || h.Scope.Compartment != b.c.ID || (h.Scope.Agent != o.agent && !joined) {
+		if !b.view.belongs(b.c, o.agent, h.Scope) {
 			return fmt.Errorf("%w: pack %s holds a segment from elsewhere", format.ErrMalformed, p.Hash)
 		}
 		segments = append(segments, segmentRef{pack: n, offset: uint32(s.Offset), head: uint32(len(s.Head)), epoch: h.Scope.Epoch})
@@ -428,13 +427,19 @@ func (b *tableBuilder) place(by *readEntry, p format.IndexedPack) error {
 	return nil
 }
 
+// belongs reports whether a segment of that scope may lie in an agent's folder. A
+// steward joins what others sealed.
+func (v *View) belongs(c *compartmentView, agent format.ID, s format.Scope) bool {
+	return s.Nation == v.keys.Charter.Nation && s.Compartment == c.ID && (s.Agent == agent || v.steward(c, agent))
+}
+
 // directory opens a sealed directory with the writer secret of its epoch,
 // which stands in the header.
-func (b *tableBuilder) directory(s format.IndexedSegment) (format.Header, []format.DirEntry, error) {
-	w := b.c.Current()
+func (c *compartmentView) directory(s format.IndexedSegment) (format.Header, []format.DirEntry, error) {
+	w := c.Current()
 	h, dir, err := format.OpenDirectory(w, s.Head, s.Dir, s.Length)
 	if err != nil && h.Scope.Epoch != w.Epoch && !errors.Is(err, format.ErrMalformed) {
-		if w, err = b.c.Writer(h.Scope.Epoch); err == nil {
+		if w, err = c.Writer(h.Scope.Epoch); err == nil {
 			h, dir, err = format.OpenDirectory(w, s.Head, s.Dir, s.Length)
 		}
 	}

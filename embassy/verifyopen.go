@@ -48,11 +48,10 @@ func (c *compartmentView) eachInPack(data []byte, fn func(s format.Scope, e form
 	if err != nil {
 		return err
 	}
-	b := &tableBuilder{c: c}
 	opener := newOpener(c)
 	defer opener.close()
 	for _, s := range p.Segments {
-		h, dir, err := b.directory(s)
+		h, dir, err := c.directory(s)
 		if err != nil {
 			return fmt.Errorf("segment at %d: directory: %w", s.Offset, err)
 		}
@@ -102,10 +101,9 @@ func (t *audit) openIndex(ctx context.Context, c *compartmentView, o thing, data
 	if unsound != nil {
 		return unsound, nil
 	}
-	b := &tableBuilder{c: c}
 	for _, p := range packs {
 		for _, s := range p.Segments {
-			if _, _, err := b.directory(s); err != nil {
+			if _, _, err := c.directory(s); err != nil {
 				return fmt.Errorf("directory of pack %s: %w", p.Hash, err), nil
 			}
 		}
