@@ -86,7 +86,8 @@ ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestBackupChangingFile TestBackupKnowsManyTinyFiles TestBackupLargeFile \
 	TestBrowseMemory TestBrowseBadCopies TestDumpBadCopies \
 	TestViewBigEntries TestVerifyOutageIsNobodysFault TestVerifyManyNamesAreNoDeadTarget \
-	TestLargeRecordsAreCollected TestCorruptFiles TestSpace TestDestroyCrash
+	TestLargeRecordsAreCollected TestCorruptFiles TestSpace TestDestroyCrash \
+	TestBroughtUpAfterReplacement
 
 test: tools lint cross ## everything: tools, lint, all tests with the race detector, cross-build
 	@set -e; race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,10 @@ type region struct {
 
 	revoked map[format.ID]uint64 // of the chains of revoked agents, the last entry that counts
 
+	reading  turn            // held while replaced is read
+	replaced map[spot][]heir // nil: not read yet
+	led      sync.Map        // names of entries on a target that replace packs, as ahead found them
+
 	sought     bool               // a checkpoint was looked for
 	checkpoint *format.Checkpoint // nil: none was found
 }
@@ -67,8 +72,9 @@ type line struct {
 	aheadTo  uint64                 // up to this number
 
 	mu    sync.Mutex
-	heads map[string]uint64 // so many first entries each listed member has
-	tops  map[string]uint64 // the last known entry that it shows, whatever is missing before
+	heads map[string]uint64   // so many first entries each listed member has
+	tops  map[string]uint64   // the last known entry that it shows, whatever is missing before, but for those
+	leads map[string][]uint64 // that went ahead of their turn, ascending
 
 	compared sync.Once
 	trunk    uint64 // so many first known entries this machine wrote too
@@ -131,13 +137,42 @@ func (l *line) compare() (n uint64, parted bool, err error) {
 	return n, false, err
 }
 
-// claimOn returns the last entry that a target shows, or ever showed: it should
-// hold that, and all before.
-func (l *line) claimOn(m *Member) (uint64, error) {
+// claim is what a target should hold of a line: the entries up to one, and some
+// that went ahead of their turn.
+type claim struct {
+	l     *line
+	to    uint64
+	leads []uint64 // ascending
+}
+
+// numbers yields the numbers of the entries, ascending.
+func (c claim) numbers() iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for seq := uint64(1); seq <= c.to; seq++ {
+			if !yield(seq) {
+				return
+			}
+		}
+		for _, seq := range c.leads {
+			if seq > c.to && !yield(seq) {
+				return
+			}
+		}
+	}
+}
+
+func (c claim) has(seq uint64) bool {
+	_, leads := slices.BinarySearch(c.leads, seq)
+	return seq <= c.to || leads
+}
+
+// claimOn returns what a target should hold: up to the last entry that it shows, or
+// ever showed, and what it shows that went ahead.
+func (l *line) claimOn(m *Member) (claim, error) {
 	seen, err := l.seenOn(m)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return min(max(seen, l.tops[m.Name]), l.last), err
+	return claim{l, min(max(seen, l.tops[m.Name]), l.last), l.leads[m.Name]}, err
 }
 
 // reached books how far a target was brought.
@@ -162,6 +197,11 @@ func (l *line) entry(ctx context.Context, seq uint64) (format.Entry, []byte, err
 	}
 	e, err := format.OpenEntry(object, l.signer, l.want(seq))
 	return e, object, err
+}
+
+// added returns an object that an entry of the line adds, from any target but to.
+func (l *line) added(ctx context.Context, e format.Entry, a format.Listed, to *Member) ([]byte, error) {
+	return l.r.fetch(ctx, l, e.Seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, to)
 }
 
 // want is what an entry of that number must say of its place.
@@ -408,7 +448,7 @@ func (a *atlas) place() {
 		}
 	}
 	for _, c := range a.charter.Compartments {
-		r := &region{a: a, id: c.ID, name: names[c.ID], rank: config.DefaultPriority, revoked: map[format.ID]uint64{}}
+		r := &region{a: a, id: c.ID, name: names[c.ID], rank: config.DefaultPriority, revoked: map[format.ID]uint64{}, reading: newTurn()}
 		placed, ok := a.s.site.Compartment(r.name)
 		switch {
 		case ok:

@@ -257,7 +257,7 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 	}
 	learn := func(id format.ID, t trials) error {
 		l := &line{Line: Line{Compartment: r.id, Agent: agent.ID, Chain: id}, r: r, signer: signer, trials: t,
-			heads: map[string]uint64{}, tops: map[string]uint64{}}
+			heads: map[string]uint64{}, tops: map[string]uint64{}, leads: map[string][]uint64{}}
 		if err := l.learn(ctx, agent, all); err != nil {
 			return err
 		}

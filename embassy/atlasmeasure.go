@@ -13,11 +13,20 @@ import (
 // measure finds out how far a member has come, and whether it shows less than
 // it showed.
 func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes []format.Hash) error {
-	var first, last, top uint64 // the end of the first entries without a gap; the greatest number; hidden ones too
+	replacing, err := l.replacing() // these may go ahead of their turn
+	if err != nil {
+		return err
+	}
+	var leads []uint64
+	var first, last, top uint64 // the end of the first entries without a gap; the greatest number; hidden ones too, but for those that went ahead
 	for i, h := range hashes {
 		seq := uint64(i) + 1
 		if shown.shows(m, seq, h, true) {
-			top = seq
+			if _, may := slices.BinarySearch(replacing, seq); may && first < seq-1 {
+				leads = append(leads, seq)
+			} else {
+				top = seq
+			}
 		}
 		if shown.shows(m, seq, h, false) {
 			if last = seq; first == seq-1 {
@@ -25,7 +34,7 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 			}
 		}
 	}
-	l.heads[m.Name], l.tops[m.Name] = first, top
+	l.heads[m.Name], l.tops[m.Name], l.leads[m.Name] = first, top, leads
 	a := l.r.a
 	s := a.s
 	seen, ok, err := s.catalog.SeenHead(m.Name, l.Line)

@@ -40,7 +40,7 @@ type chain struct {
 func (s *State) openChain(compartment format.ID) (*chain, error) {
 	id, err := s.currentChain(compartment)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s.newChain(compartment, nil)
+		return s.newChain(compartment, nil, 0)
 	}
 	if err != nil {
 		return nil, err
@@ -63,9 +63,9 @@ func (s *State) currentChain(compartment format.ID) (format.ID, error) {
 	return id, err
 }
 
-// newChain starts a chain and makes it the current one. It continues old, if
-// that is not nil and has an entry.
-func (s *State) newChain(compartment format.ID, old *chain) (*chain, error) {
+// newChain starts a chain and makes it the current one. It continues old up to the
+// last entry that is still this machine's; 0: nothing.
+func (s *State) newChain(compartment format.ID, old *chain, last uint64) (*chain, error) {
 	parent, err := s.makeDirs("chains", compartment.String())
 	if err != nil {
 		return nil, err
@@ -76,8 +76,8 @@ func (s *State) newChain(compartment format.ID, old *chain) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old != nil && old.head() > 0 {
-		line := fmt.Sprintf("%s %d %s\n", old.id(), old.head(), old.hash(old.head()))
+	if last > 0 {
+		line := fmt.Sprintf("%s %d %s\n", old.id(), last, old.hash(last))
 		if err := writeFile(c.dir, filepath.Join(c.dir, continues), []byte(line)); err != nil {
 			return nil, err
 		}

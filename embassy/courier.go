@@ -61,6 +61,9 @@ type courier struct {
 	// ready, if not nil, reports whether a target has the entries of other
 	// chains that the entry depends on.
 	ready func(ctx context.Context, m *Member, e format.Entry) (bool, error)
+	// heirs, if not nil, sees to it that a target has what took the place of packs
+	// that an entry adds and that are gone. It reports false as complete does.
+	heirs func(ctx context.Context, m *Member, e format.Entry, gone []format.Hash, copying bool) (bool, error)
 	// sent is told of every object that was put; may be nil.
 	sent func(m *Member, bytes uint64, entry bool)
 }
@@ -155,9 +158,17 @@ func (c *courier) tell(m *Member, bytes uint64, entry bool) {
 	}
 }
 
-// complete puts what a target lacks of the objects that an entry adds, and
-// reports whether the target has all of them.
+// complete puts what a target lacks of the objects that an entry adds, and what
+// took the place of those that are gone. It reports whether the target has all of
+// that.
 func (c *courier) complete(ctx context.Context, m *Member, e format.Entry, copying bool) (bool, error) {
+	if gone, err := c.gone(e); err != nil {
+		return false, err
+	} else if len(gone) > 0 && c.heirs != nil {
+		if ok, err := c.heirs(ctx, m, e, gone, copying); err != nil || !ok {
+			return false, err
+		}
+	}
 	for _, objects := range stages(e) {
 		missing, others, err := c.missing(ctx, m, e, objects)
 		if err != nil || others {
@@ -171,6 +182,21 @@ func (c *courier) complete(ctx context.Context, m *Member, e format.Entry, copyi
 		}
 	}
 	return true, nil
+}
+
+// gone returns the packs that an entry adds and that were ordered to go.
+func (c *courier) gone(e format.Entry) (gone []format.Hash, err error) {
+	for _, a := range e.Adds {
+		if a.Kind != format.KindPack {
+			continue
+		}
+		if yes, err := c.s.deleted(e.Compartment, a.Hash); err != nil {
+			return nil, err
+		} else if yes {
+			gone = append(gone, a.Hash)
+		}
+	}
+	return gone, nil
 }
 
 // missing returns what a target lacks of some objects that an entry adds.

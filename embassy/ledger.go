@@ -81,7 +81,7 @@ func (s *Service) openLedger(state *State, keys *Keys, comp *Compartment) (*ledg
 		spool: &spool{dir: dir, max: s.site.Spool.MaxBytes}, audits: state.logbook(),
 		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{}, meeting: semaphore.NewWeighted(1),
 	}
-	l.courier = &courier{s: s, since: s.now(), ready: l.ready, object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
+	l.courier = &courier{s: s, since: s.now(), ready: l.ready, heirs: l.heirs, object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
 		// A crash may have come between a put and its note: then the target
 		// itself has it.
 		return l.object(ctx, a, append(l.others(to), to))
@@ -126,7 +126,13 @@ func (l *ledger) prepare(ctx context.Context) error {
 		if err := l.s.catalog.Forget(); err != nil {
 			return err
 		}
-		if l.chain, err = l.state.newChain(l.comp.ID, l.chain); err != nil {
+		last := l.chain.head()
+		if l.alarm != nil { // what no target has is the other one's to write
+			if last, err = l.shownUpTo(); err != nil {
+				return err
+			}
+		}
+		if l.chain, err = l.state.newChain(l.comp.ID, l.chain, last); err != nil {
 			return err
 		}
 		if err := l.distrust(); err != nil {
@@ -197,6 +203,18 @@ func (l *ledger) seenOn(m *Member) (seen SeenHead, ok bool, err error) {
 		return SeenHead{}, false, err
 	}
 	return seen, true, nil
+}
+
+// shownUpTo returns the last entry of the own chain that any target showed.
+func (l *ledger) shownUpTo() (last uint64, err error) {
+	for _, m := range l.members {
+		seen, _, err := l.seenOn(m)
+		if err != nil {
+			return 0, err
+		}
+		last = max(last, seen.Seq)
+	}
+	return last, nil
 }
 
 // found is what judge last booked.

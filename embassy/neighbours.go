@@ -255,7 +255,7 @@ func (l *ledger) meetEntry(ctx context.Context, r *region, ln *line, e format.En
 		if a.Kind != format.KindIndex || gone {
 			continue
 		}
-		object, err := r.fetch(ctx, ln, e.Seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, nil)
+		object, err := ln.added(ctx, e, a, nil)
 		if err != nil {
 			return err
 		}
@@ -329,7 +329,7 @@ func (l *ledger) inherit(ctx context.Context, r *region) error {
 		if l.meets || ln.Agent == l.chain.scope.Agent || !r.steward(ln.Agent) {
 			continue
 		}
-		replacing, _, err := readNote[[]uint64](l.s.catalog, ln.noteKey(replacingNote))
+		replacing, err := ln.replacing()
 		if err != nil {
 			return err
 		}
@@ -360,22 +360,6 @@ func (l *ledger) inherit(ctx context.Context, r *region) error {
 	return nil
 }
 
-// replacingNote, and the line: the entries of a steward that replace packs.
-const replacingNote = "replacing"
-
-// noteReplacing notes an entry of a steward that replaces packs.
-func (l *line) noteReplacing(e format.Entry) error {
-	if !slices.ContainsFunc(e.Orders, func(o format.Ordered) bool { return o.Kind == format.OrderReplace }) {
-		return nil
-	}
-	cat := l.r.a.s.catalog
-	all, _, err := readNote[[]uint64](cat, l.noteKey(replacingNote))
-	if err != nil || slices.Contains(all, e.Seq) {
-		return err
-	}
-	return keepNote(cat, l.noteKey(replacingNote), append(all, e.Seq))
-}
-
 // inheritEntry learns of one entry that replaces packs.
 func (l *ledger) inheritEntry(ctx context.Context, r *region, ln *line, seq uint64) error {
 	e, _, err := ln.entry(ctx, seq)
@@ -385,29 +369,19 @@ func (l *ledger) inheritEntry(ctx context.Context, r *region, ln *line, seq uint
 	if safe, err := l.safe(ctx, ln, e); err != nil || !safe {
 		return cmp.Or(err, errors.New("too few targets have them yet"))
 	}
+	replaced, err := ln.replaced(ctx, e)
+	if err != nil {
+		return err
+	}
 	mine := map[format.Hash]bool{}
-	for _, given := range e.Orders {
-		a, ok := e.Listed(given)
-		if !ok || given.Kind != format.OrderReplace {
-			continue
-		}
-		object, err := r.fetch(ctx, ln, seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, nil)
+	for _, p := range replaced {
+		_, known, err := l.s.catalog.PackByHash(p.Pack) // it was made of this agent's before
 		if err != nil {
 			return err
 		}
-		o, err := format.OpenOrder(object, e.Nation, e.Compartment, given.Kind)
-		if err != nil {
-			continue // nobody goes by it
-		}
-		for _, p := range o.Replaced {
-			_, known, err := l.s.catalog.PackByHash(p.Pack) // it was made of this agent's before
-			if err != nil {
-				return err
-			}
-			for _, h := range p.Packs() {
-				if known && r.steward(p.Agent) || p.Agent == l.chain.scope.Agent {
-					mine[h] = true
-				}
+		for _, h := range p.Packs() {
+			if known && r.steward(p.Agent) || p.Agent == l.chain.scope.Agent {
+				mine[h] = true
 			}
 		}
 	}

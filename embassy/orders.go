@@ -28,10 +28,7 @@ func (r *region) steward(agent format.ID) bool {
 // that its writer has read.
 func (l *line) obey(ctx context.Context, e format.Entry) error {
 	if l.r.steward(l.Agent) {
-		err := l.r.a.s.obey(e, func(a format.Listed) ([]byte, error) {
-			name := format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash)
-			return l.r.fetch(ctx, l, e.Seq, name, a.Size, a.Hash, nil)
-		})
+		err := l.r.a.s.obey(e, func(a format.Listed) ([]byte, error) { return l.added(ctx, e, a, nil) })
 		if err == nil {
 			err = l.noteReplacing(e)
 		}

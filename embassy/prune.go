@@ -344,7 +344,8 @@ func (p *prunePlan) fence(mark Order, owner format.ID) (waits []string, err erro
 			if l.Line == p.l.chain.line() {
 				continue // this machine goes by its own orders: no backup runs beside a prune
 			}
-			if at, ok := p.ended[chainKey{l.Agent, l.Chain}]; ok && l.last <= at {
+			key := chainKey{l.Agent, l.Chain}
+			if at, ok := p.ended[key]; ok && l.last <= at && p.c.chains[key].fork == 0 {
 				continue // another chain took its place, and nobody goes on with it
 			}
 			h := p.heeds[l.Line][mark.Chain.String()]
@@ -356,7 +357,7 @@ func (p *prunePlan) fence(mark Order, owner format.ID) (waits []string, err erro
 			case h.Seq >= mark.Seq && known && k.Hash == h.Hash:
 			case h.Seq >= mark.Seq && known:
 				waits = append(waits, fmt.Sprintf("agent %s, which names another entry %d of the steward's chain than is known: somebody else signed it; if that cannot be explained: embassy agent revoke", p.name(agent.ID), h.Seq))
-			case p.ended[chainKey{l.Agent, l.Chain}] > 0:
+			case p.ended[key] > 0:
 				waits = append(waits, fmt.Sprintf("chain %s of agent %s, on which a clone of its machine went on: only embassy agent revoke ends it", l.Chain, p.name(agent.ID)))
 			default:
 				waits = append(waits, fmt.Sprintf("agent %s to back up, and so to say that it has read the mark; if it is lost: embassy agent suspend or revoke", p.name(agent.ID)))

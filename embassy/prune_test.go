@@ -261,6 +261,52 @@ func TestPruneFence(t *testing.T) {
 	s.verified()
 }
 
+// An agent's machine was cloned, and what it wrote itself reached nobody before the
+// clone wrote: the chain is the clone's, and nothing goes before that has read the mark.
+func TestPruneWaitsForClone(t *testing.T) {
+	s := newSite(t, 3, 2)
+	n := s.neighbour()
+	n.write("kept", random(1, 60000))
+	n.mustBackup(0)
+	n.write("dropped", random(2, 60000))
+	n.mustBackup(0)
+	twin := n.clone(t)
+	twin.config.Datasets[0].Name = "land"
+	twin.write("kept", random(1, 60000))
+	n.wrap = onlyTo()
+	for i := range 2 {
+		n.write("more", random(uint64(3+i), 60000))
+		n.mustBackup(4)
+	}
+	twin.mustBackup(0)
+	n.wrap = nil
+	n.wipe()
+	n.write("kept", random(1, 60000))
+	n.mustBackup(5) // a new chain
+	v, err := s.view(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := s.start().Forget(t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: 1}, MinAge: new(time.Duration)})
+	if err != nil || rep.Forgotten == 0 || rep.Forgotten >= len(v.Snapshots("")) {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	if c := s.prune(0).Compartments[0]; c.Marked == 0 {
+		t.Fatalf("%+v", c)
+	}
+	n.mustBackup(0) // has read it
+	for range 2 {
+		if c := s.prune(0).Compartments[0]; c.Deletable != 0 || len(c.Waits) != 1 || !strings.Contains(c.Waits[0], "clone") {
+			t.Errorf("%+v", c)
+		}
+	}
+	twin.mustBackup(0)
+	if c := s.prune(0).Compartments[0]; c.Deletable == 0 {
+		t.Errorf("once the clone has read the mark: %+v", c)
+	}
+	s.verified()
+}
+
 // wantedAgain returns a steward, and an agent whose sources hold again what was
 // forgotten, and is not marked yet.
 func wantedAgain(t *testing.T) (s, n *site) {

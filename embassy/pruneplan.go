@@ -141,7 +141,9 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 		return err
 	}
 	p.sparePoints()
-	p.follow(c)
+	if err := p.follow(c); err != nil {
+		return err
+	}
 	lost := 0
 	for at, h := range p.listed {
 		if h.kind == format.KindPack && h.used {
@@ -208,11 +210,12 @@ func (p *prunePlan) enter(c *compartmentView, e *readEntry, all format.Entry, u 
 
 // follow finds out which packs are used: those that snapshots refer to, or that took
 // the place of such; and their indexes.
-func (p *prunePlan) follow(c *compartmentView) {
+func (p *prunePlan) follow(c *compartmentView) error {
 	type step struct {
 		old *stock
 		move
-		by []*stock // that took its place
+		by    []*stock // that took its place
+		apart bool     // it is behind a fork, where replicators do not follow: while the pack is there, it stays
 	}
 	var steps []step
 	for at, moves := range c.moves {
@@ -222,6 +225,13 @@ func (p *prunePlan) follow(c *compartmentView) {
 				break
 			}
 			st := step{old: o, move: m}
+			if ch := c.chains[chainKey{m.by.Agent, m.by.Chain}]; ch.fork > 0 && m.by.Seq >= ch.fork {
+				gone, err := p.s.deleted(p.comp.ID, at.hash)
+				if err != nil {
+					return err
+				}
+				st.apart = !gone
+			}
 			for _, h := range m.packs {
 				if n := p.listed[spot{m.by.Agent, h}]; n != nil && p.brought[picked{m.by, h}] { // readers seek it in that entry
 					st.by = append(st.by, n)
@@ -244,7 +254,7 @@ func (p *prunePlan) follow(c *compartmentView) {
 		}
 	}
 	for _, st := range steps {
-		if len(st.by) == len(st.packs) && (st.heads == nil || int(st.old.late) <= 1+st.place) { // for all users
+		if !st.apart && len(st.by) == len(st.packs) && (st.heads == nil || int(st.old.late) <= 1+st.place) { // for all users
 			p.replaced[st.old] = append(p.replaced[st.old], st.move)
 		}
 	}
@@ -263,6 +273,7 @@ func (p *prunePlan) follow(c *compartmentView) {
 			p.listed[at].used = p.listed[at].used || used
 		}
 	}
+	return nil
 }
 
 // underWay returns the last entry of a chain that belongs to a finished backup:

@@ -372,7 +372,8 @@ func (t *audit) reach(at vouch, rest []gap) error {
 	if err != nil || n != at.seq-1 {
 		return err
 	}
-	to, err := at.l.claimOn(t.m)
+	claim, err := at.l.claimOn(t.m)
+	to := claim.to
 	for _, g := range rest {
 		if g.by[0].l == at.l {
 			to = g.by[0].seq - 1

@@ -166,6 +166,7 @@ func (r *replication) openOwn(ctx context.Context) error {
 			return err
 		}
 		l.courier.looks, l.courier.sent, l.courier.ready = true, r.sent, region.ready
+		l.courier.heirs = region.heirsOf(l.courier)
 		r.own[region.name] = l
 	}
 	return nil
@@ -357,12 +358,8 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 		return err
 	}
 	part := upTo{l, to}
-	c := &courier{
-		s: r.s, since: r.since, looks: true, ready: region.ready, sent: r.sent,
-		object: func(ctx context.Context, e format.Entry, a format.Listed, to *Member) ([]byte, error) {
-			return region.fetch(ctx, l, e.Seq, format.ObjectName(e.Nation, e.Compartment, e.Agent, a.Kind, a.Hash), a.Size, a.Hash, to)
-		},
-	}
+	c := &courier{s: r.s, since: r.since, looks: true, ready: region.ready, sent: r.sent, object: l.added}
+	c.heirs = region.heirsOf(c)
 	if r.o.Shards > 1 {
 		c.share = func(h format.Hash) bool {
 			return int(binary.BigEndian.Uint64(h[:8])%uint64(r.o.Shards)) == r.o.Shard

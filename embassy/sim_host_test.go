@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -334,26 +335,34 @@ func (e *simEntry) prev() string {
 }
 
 // lacks names what a target lacks of what must lie there before the entry. What
-// the steward ordered to go is not needed.
+// the steward ordered to go is not needed, but an entry that took its place is; that
+// may go ahead of its turn.
 func (s *sim) lacks(e *simEntry, mem *targets.Mem) string {
-	need := []string{}
-	sizes := map[string]int64{}
-	if b := e.prev(); b != "" {
-		need = append(need, b)
+	has := func(name string, size int64) bool {
+		info, err := mem.Stat(context.Background(), name)
+		return err == nil && (size == 0 || size == info.Size)
+	}
+	if b := e.prev(); b != "" && !e.replaces() && !has(b, 0) {
+		return b
 	}
 	for _, a := range e.Adds {
-		if s.goes(a.Hash) == nil {
-			need = append(need, e.object(a))
-			sizes[e.object(a)] = int64(a.Size)
+		if has(e.object(a), int64(a.Size)) {
+			continue
 		}
-	}
-	for _, name := range need {
-		info, err := mem.Stat(context.Background(), name)
-		if err != nil || sizes[name] > 0 && sizes[name] != info.Size {
-			return name
+		goes, heirs := s.goes(a.Hash)
+		if goes == nil {
+			return e.object(a)
+		}
+		if len(heirs) > 0 && !slices.ContainsFunc(heirs, func(h *simEntry) bool { return has(h.name, 0) }) {
+			return "what took the place of " + e.object(a)
 		}
 	}
 	return ""
+}
+
+// replaces reports whether the entry replaces packs.
+func (e *simEntry) replaces() bool {
+	return slices.ContainsFunc(e.Orders, func(o format.Ordered) bool { return o.Kind == format.OrderReplace })
 }
 
 // nameHash is the hash that a name promises.

@@ -192,25 +192,12 @@ func (s *sim) ordered(e *simEntry) {
 	}
 }
 
-// awaits reports whether a host that was behind got entries of which packs were
-// replaced and deleted meanwhile, and has not what took their place: those entries
-// come later in the chain.
-func (s *sim) awaits(h *simHost) bool {
+// goes returns the entry by which an object is to be deleted, or nil, and those that
+// replace it.
+func (s *sim) goes(h format.Hash) (by *simEntry, heirs []*simEntry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for pack, by := range s.moved {
-		if s.going[pack] != nil && !slices.ContainsFunc(by, func(e *simEntry) bool { return h.has(e.name) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// goes returns the entry by which an object is to be deleted, or nil.
-func (s *sim) goes(h format.Hash) *simEntry {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.going[h]
+	return s.going[h], s.moved[h]
 }
 
 // deleting checks that the steward ordered what is about to be deleted, in an
@@ -223,7 +210,7 @@ func (h *simHost) deleting(name string) {
 	if err != nil || !h.honest() {
 		return
 	}
-	if e := h.s.goes(hash); e == nil || !h.has(e.name) {
+	if e, _ := h.s.goes(hash); e == nil || !h.has(e.name) {
 		h.s.violate("%s is deleted on %s, and no entry there orders it", name, h.name)
 	}
 }

@@ -289,11 +289,11 @@ func (t *audit) behind() (map[format.ID]bool, error) {
 			if !r.steward(l.Agent) {
 				continue
 			}
-			n, err := l.claimOn(t.m)
+			claim, err := l.claimOn(t.m)
 			if err != nil {
 				return nil, err
 			}
-			out[r.id] = out[r.id] || n < l.last
+			out[r.id] = out[r.id] || claim.to < l.last
 		}
 	}
 	return out, nil
@@ -305,11 +305,11 @@ func (t *audit) known() ([]knownEntry, error) {
 	out := []knownEntry{}
 	for _, r := range t.v.a.regions {
 		for _, l := range r.lines {
-			n, err := l.claimOn(t.m)
+			claim, err := l.claimOn(t.m)
 			if err != nil {
 				return nil, err
 			}
-			for seq := uint64(1); seq <= n; seq++ {
+			for seq := range claim.numbers() {
 				k, ok, err := t.v.s.catalog.KnownEntry(l.Line, seq)
 				if err != nil {
 					return nil, err

@@ -17,27 +17,27 @@ import (
 	"embassy/targets"
 )
 
-// claims returns how far a target should hold each line, by agent and chain,
-// and the agents in order.
-func (r *region) claims(m *Member) (claims map[format.ID]map[format.ID]vouch, agents []format.ID, err error) {
-	claims = map[format.ID]map[format.ID]vouch{}
+// claims returns what a target should hold of each line, by agent and chain, and
+// the agents in order.
+func (r *region) claims(m *Member) (claims map[format.ID]map[format.ID]claim, agents []format.ID, err error) {
+	claims = map[format.ID]map[format.ID]claim{}
 	for _, l := range r.lines {
-		n, err := l.claimOn(m)
+		on, err := l.claimOn(m)
 		if err != nil {
 			return nil, nil, err
 		}
 		if claims[l.Agent] == nil {
-			claims[l.Agent] = map[format.ID]vouch{}
+			claims[l.Agent] = map[format.ID]claim{}
 			agents = append(agents, l.Agent)
 		}
-		claims[l.Agent][l.Chain] = vouch{l, n}
+		claims[l.Agent][l.Chain] = on
 	}
 	return claims, agents, nil
 }
 
 // objects yields what a target should hold of one kind of an agent's objects,
-// in ascending order of names. claims says how far it claims each chain.
-func (r *region) objects(agent format.ID, kind format.Kind, claims map[format.ID]vouch) iter.Seq2[thing, error] {
+// in ascending order of names. claims says what it claims of each chain.
+func (r *region) objects(agent format.ID, kind format.Kind, claims map[format.ID]claim) iter.Seq2[thing, error] {
 	nation := r.a.key.Nation
 	return func(yield func(thing, error) bool) {
 		var o thing
@@ -47,7 +47,7 @@ func (r *region) objects(agent format.ID, kind format.Kind, claims map[format.ID
 				return
 			}
 			claim, ok := claims[k.Chain]
-			if !ok || k.Seq > claim.seq {
+			if !ok || !claim.has(k.Seq) {
 				continue
 			}
 			if o.r == nil || k.Hash != o.hash {
@@ -69,15 +69,15 @@ func (r *region) objects(agent format.ID, kind format.Kind, claims map[format.ID
 	}
 }
 
-// entries yields the entries of a line up to one, in ascending order of names.
-func (r *region) entries(last vouch) iter.Seq2[thing, error] {
+// entries yields the entries of a line that are claimed, in ascending order of names.
+func (r *region) entries(c claim) iter.Seq2[thing, error] {
 	return func(yield func(thing, error) bool) {
-		for seq := uint64(1); seq <= last.seq; seq++ {
-			k, ok, err := r.a.s.catalog.KnownEntry(last.l.Line, seq)
+		for seq := range c.numbers() {
+			k, ok, err := r.a.s.catalog.KnownEntry(c.l.Line, seq)
 			if err == nil && !ok {
-				err = fmt.Errorf("ledger entry %d of %s is not in the catalog", seq, last.l.Chain)
+				err = fmt.Errorf("ledger entry %d of %s is not in the catalog", seq, c.l.Chain)
 			}
-			o := thing{r: r, name: last.l.name(seq, k.Hash), hash: k.Hash, sizes: []uint64{k.Size}, by: []vouch{{last.l, seq}}}
+			o := thing{r: r, name: c.l.name(seq, k.Hash), hash: k.Hash, sizes: []uint64{k.Size}, by: []vouch{{c.l, seq}}}
 			if !yield(o, err) || err != nil {
 				return
 			}
@@ -470,12 +470,12 @@ func (t *audit) inspectCharters(ctx context.Context) error {
 	joined := false
 	for _, r := range t.v.a.regions {
 		for _, l := range r.lines {
-			n, err := l.claimOn(t.m)
+			claim, err := l.claimOn(t.m)
 			if err != nil {
 				return err
 			}
 			_, member := r.member(t.m)
-			joined = joined || member && n > 0
+			joined = joined || member && claim.to > 0
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -131,7 +131,7 @@ type readChain struct {
 	chainKey
 	entries map[uint64][]*readEntry // by number; several where the chain forks
 	last    uint64                  // greatest number
-	forked  bool                    // two entries have one number
+	fork    uint64                  // the first number that two entries have; 0: none
 	heard   []heard                 // what its writer had read of the stewards' chains
 }
 

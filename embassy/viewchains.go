@@ -301,7 +301,9 @@ func (v *View) inspect(c *compartmentView, ch *readChain) {
 		es := ch.entries[n]
 		slices.SortFunc(es, func(a, b *readEntry) int { return slices.Compare(a.hash[:], b.hash[:]) })
 		if len(es) > 1 {
-			ch.forked = true
+			if ch.fork == 0 {
+				ch.fork = n
+			}
 			tell("the agent signed %d entries with number %d: a cloned or captured machine", len(es), n)
 		}
 		for _, e := range es {

@@ -57,7 +57,7 @@ func (o *moveOrder) covers(s committed) (yes, sure bool) {
 	if retired, ok := s.c.orders.when[snapshotKey{s.ch.agent, s.hash}]; s.seq > last || ok && retired < o.given {
 		return false, true
 	}
-	if !s.ch.forked && s.ch.entry(heads[0].Seq, heads[0].Hash) != nil {
+	if s.ch.fork == 0 && s.ch.entry(heads[0].Seq, heads[0].Hash) != nil {
 		return true, !o.blind
 	}
 	o.mu.Lock()
