@@ -50,9 +50,7 @@ type region struct {
 
 	revoked map[format.ID]uint64 // of the chains of revoked agents, the last entry that counts
 
-	reading  turn            // held while replaced is read
-	replaced map[spot][]heir // nil: not read yet
-	led      sync.Map        // names of entries on a target that replace packs, as ahead found them
+	led sync.Map // by leading: nil of entries that a target was found to have, or need not; or why it cannot have it
 
 	sought     bool               // a checkpoint was looked for
 	checkpoint *format.Checkpoint // nil: none was found
@@ -448,7 +446,7 @@ func (a *atlas) place() {
 		}
 	}
 	for _, c := range a.charter.Compartments {
-		r := &region{a: a, id: c.ID, name: names[c.ID], rank: config.DefaultPriority, revoked: map[format.ID]uint64{}, reading: newTurn()}
+		r := &region{a: a, id: c.ID, name: names[c.ID], rank: config.DefaultPriority, revoked: map[format.ID]uint64{}}
 		placed, ok := a.s.site.Compartment(r.name)
 		switch {
 		case ok:

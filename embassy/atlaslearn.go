@@ -92,7 +92,7 @@ func (l *line) forged(s *sighting, name string) error {
 }
 
 // noteKey is the key of a note on the line.
-func (l *line) noteKey(what string) string {
+func (l Line) noteKey(what string) string {
 	return fmt.Sprintf("%s/%s/%s/%s", what, l.Compartment, l.Agent, l.Chain)
 }
 

@@ -13,7 +13,7 @@ import (
 // measure finds out how far a member has come, and whether it shows less than
 // it showed.
 func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes []format.Hash) error {
-	replacing, err := l.replacing() // these may go ahead of their turn
+	replacing, err := l.r.a.s.replacing(l.Line) // these may go ahead of their turn
 	if err != nil {
 		return err
 	}
@@ -74,10 +74,47 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 			s.fault(m.Name, FaultMissing, lost, errors.New("is not there any more"+remedy))
 		}
 	}
+	for _, seq := range replacing { // what went ahead is to stay too
+		if seq <= max(first, held) || seq > uint64(len(hashes)) {
+			continue
+		}
+		placed, err := s.catalog.Placed(m.Name, hashes[seq-1])
+		if err != nil {
+			return err
+		}
+		if shown.shows(m, seq, hashes[seq-1], false) {
+			if placed.IsZero() {
+				err = s.catalog.Place(m.Name, hashes[seq-1], s.now())
+			}
+		} else if !placed.IsZero() || a.booked[faultID{m.Name, FaultMissing, l.name(seq, hashes[seq-1])}] {
+			err = l.lostLead(ctx, m, seq, hashes[seq-1])
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if first == 0 {
 		return nil
 	}
 	return s.saw(m, l.Line, SeenHead{Seq: first, Hash: hashes[first-1], At: s.now()})
+}
+
+// lostLead books that a member does not show an entry any more that went ahead of its
+// turn, and holds it to that.
+func (l *line) lostLead(ctx context.Context, m *Member, seq uint64, h format.Hash) error {
+	s, name := l.r.a.s, l.name(seq, h)
+	gone, err := l.r.a.booked[faultID{m.Name, FaultMissing, name}], error(nil)
+	if !gone {
+		gone, err = l.unshown(ctx, m, seq, h)
+	}
+	if err != nil || !gone {
+		return err
+	}
+	if i, known := slices.BinarySearch(l.leads[m.Name], seq); !known {
+		l.leads[m.Name] = slices.Insert(l.leads[m.Name], i, seq)
+	}
+	s.fault(m.Name, FaultMissing, name, errors.New("is not there any more"+remedy))
+	return nil
 }
 
 // name is an entry's name on every target.
@@ -90,6 +127,16 @@ func (l *line) name(seq uint64, h format.Hash) string {
 // once is enough. It reports whether the entry is not there, and whoever runs
 // this machine has not forgiven it meanwhile.
 func (l *line) gone(ctx context.Context, m *Member, seq uint64, h format.Hash) (bool, error) {
+	gone, err := l.unshown(ctx, m, seq, h)
+	if err != nil || !gone {
+		return false, err
+	}
+	_, ok, err := l.r.a.s.catalog.SeenHead(m.Name, l.Line)
+	return ok, err
+}
+
+// unshown is gone, whatever was forgiven.
+func (l *line) unshown(ctx context.Context, m *Member, seq uint64, h format.Hash) (bool, error) {
 	a := l.r.a
 	name := l.name(seq, h)
 	for try := 0; ; try++ {
@@ -114,8 +161,7 @@ func (l *line) gone(ctx context.Context, m *Member, seq uint64, h format.Hash) (
 		}
 	}
 	a.waited[m.Name] = true
-	_, ok, err := a.s.catalog.SeenHead(m.Name, l.Line)
-	return ok, err
+	return true, nil
 }
 
 // forgive clears what the book holds against names in an agent's ledger that

@@ -109,7 +109,7 @@ func TestBackupCrashAtEveryStep(t *testing.T) {
 }
 
 // whole restores a snapshot into a fresh folder: what is listed is complete.
-func whole(t *testing.T, v *embassy.View, snap embassy.SnapshotInfo) {
+func whole(t testing.TB, v *embassy.View, snap embassy.SnapshotInfo) {
 	t.Helper()
 	if _, err := v.Restore(t.Context(), embassy.RestoreOptions{
 		Snapshots: []embassy.SnapshotInfo{snap}, To: t.TempDir(),

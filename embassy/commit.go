@@ -190,7 +190,9 @@ func (l *ledger) advance(ctx context.Context, m *Member, copying bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.courier.advance(ctx, l.chain, m, head, copying)
+	if _, err = l.courier.advance(ctx, l.chain, m, head, copying); errors.Is(err, errWaits) && copying {
+		err = cmp.Or(l.leadAll(ctx, m), err)
+	}
 	return err
 }
 

@@ -75,10 +75,10 @@ func (p *prunePlan) shorts() ([][]short, error) {
 	}
 	tiers := map[tier][]short{}
 	for at, h := range p.listed {
-		if h.kind != format.KindPack || !h.used || h.lost || h.early || p.taken[h] || h.size >= full/2 || h.by.When().After(before) {
+		if h.kind != format.KindPack || p.taken[h] || h.size >= full/2 || h.by.When().After(before) {
 			continue
 		}
-		if fate, err := p.s.catalog.Fate(p.comp.ID, at.hash); err != nil || fate.Marked.Given() {
+		if ok, err := p.movable(at, h); err != nil || !ok {
 			if err != nil {
 				return nil, err
 			}
@@ -104,6 +104,15 @@ func (p *prunePlan) shorts() ([][]short, error) {
 	}
 	slices.SortFunc(out, func(a, b []short) int { return slices.Compare(a[0].hash[:], b[0].hash[:]) })
 	return out, nil
+}
+
+// movable reports whether others may take a pack's place: not, if it is marked.
+func (p *prunePlan) movable(at spot, h *stock) (bool, error) {
+	if !h.used || h.lost || h.early {
+		return false, nil
+	}
+	fate, err := p.s.catalog.Fate(p.comp.ID, at.hash)
+	return !fate.Marked.Given(), err
 }
 
 // join joins groups of packs, and orders that the results take their place.

@@ -61,9 +61,9 @@ type courier struct {
 	// ready, if not nil, reports whether a target has the entries of other
 	// chains that the entry depends on.
 	ready func(ctx context.Context, m *Member, e format.Entry) (bool, error)
-	// heirs, if not nil, sees to it that a target has what took the place of packs
-	// that an entry adds and that are gone. It reports false as complete does.
-	heirs func(ctx context.Context, m *Member, e format.Entry, gone []format.Hash, copying bool) (bool, error)
+	// lead, if not nil, sees to it that a target has the entry that marked what is
+	// gone, if that tells what took its place. It reports false as complete does.
+	lead func(ctx context.Context, m *Member, mark Order, copying bool) (bool, error)
 	// sent is told of every object that was put; may be nil.
 	sent func(m *Member, bytes uint64, entry bool)
 }
@@ -102,9 +102,9 @@ func (c *courier) advance(ctx context.Context, t trail, m *Member, at uint64, co
 var errWaits = errors.New("waits for the chain of another agent: embassy replicate brings both")
 
 // stages are the objects that an entry adds, in the commit order.
-func stages(e format.Entry) [2][]format.Listed {
+func stages(adds []format.Listed) [2][]format.Listed {
 	var packs, rest []format.Listed
-	for _, a := range e.Adds {
+	for _, a := range adds {
 		if a.Kind == format.KindPack {
 			packs = append(packs, a)
 		} else {
@@ -122,7 +122,11 @@ func (c *courier) ahead(ctx context.Context, t trail, m *Member, at uint64) erro
 		if err != nil {
 			return err
 		}
-		for _, objects := range stages(e) {
+		left, err := c.s.left(e)
+		if err != nil {
+			return err
+		}
+		for _, objects := range stages(left) {
 			missing, _, err := c.missing(ctx, m, e, objects)
 			if err != nil {
 				return err
@@ -162,14 +166,11 @@ func (c *courier) tell(m *Member, bytes uint64, entry bool) {
 // took the place of those that are gone. It reports whether the target has all of
 // that.
 func (c *courier) complete(ctx context.Context, m *Member, e format.Entry, copying bool) (bool, error) {
-	if gone, err := c.gone(e); err != nil {
+	needed, ok, err := c.needed(ctx, m, e, copying)
+	if err != nil || !ok {
 		return false, err
-	} else if len(gone) > 0 && c.heirs != nil {
-		if ok, err := c.heirs(ctx, m, e, gone, copying); err != nil || !ok {
-			return false, err
-		}
 	}
-	for _, objects := range stages(e) {
+	for _, objects := range stages(needed) {
 		missing, others, err := c.missing(ctx, m, e, objects)
 		if err != nil || others {
 			return false, err
@@ -184,19 +185,28 @@ func (c *courier) complete(ctx context.Context, m *Member, e format.Entry, copyi
 	return true, nil
 }
 
-// gone returns the packs that an entry adds and that were ordered to go.
-func (c *courier) gone(e format.Entry) (gone []format.Hash, err error) {
+// needed returns what a target needs of the objects that an entry adds: not what was
+// ordered to go, once the target has what took its place. Where nobody gives that,
+// rather the object itself than nothing.
+func (c *courier) needed(ctx context.Context, m *Member, e format.Entry, copying bool) (needed []format.Listed, ok bool, err error) {
 	for _, a := range e.Adds {
-		if a.Kind != format.KindPack {
-			continue
+		fate, err := c.s.catalog.Fate(e.Compartment, a.Hash)
+		if err != nil {
+			return nil, false, err
 		}
-		if yes, err := c.s.deleted(e.Compartment, a.Hash); err != nil {
-			return nil, err
-		} else if yes {
-			gone = append(gone, a.Hash)
+		if fate.Deleted.Given() && c.lead != nil && fate.Marked.Given() {
+			ok, err := c.lead(ctx, m, fate.Marked, copying)
+			if lost := errors.Is(err, errNowhere); lost {
+				fate.Deleted = Order{}
+			} else if err != nil || !ok {
+				return nil, false, err
+			}
+		}
+		if !fate.Deleted.Given() {
+			needed = append(needed, a)
 		}
 	}
-	return gone, nil
+	return needed, true, nil
 }
 
 // missing returns what a target lacks of some objects that an entry adds.
@@ -227,11 +237,8 @@ func (c *courier) missing(ctx context.Context, m *Member, e format.Entry, object
 }
 
 // there reports whether a target has an object, as far as can be told without
-// reading it, or needs it no more.
+// reading it.
 func (c *courier) there(ctx context.Context, m *Member, e format.Entry, a format.Listed) (bool, error) {
-	if gone, err := c.s.deleted(e.Compartment, a.Hash); err != nil || gone {
-		return err == nil, err
-	}
 	at, err := c.s.catalog.Placed(m.Name, a.Hash)
 	if err != nil || !at.IsZero() && !at.Before(c.since) && !at.After(c.s.now()) { // a clock may have been wrong
 		return err == nil, err

@@ -214,6 +214,10 @@ func (l *ledger) meetLine(ctx context.Context, r *region, ln *line, chains map[s
 // object, says so.
 func (l *ledger) safe(ctx context.Context, ln *line, e format.Entry) (bool, error) {
 	c := &courier{s: l.s, looks: true}
+	left, err := l.s.left(e)
+	if err != nil {
+		return false, err
+	}
 	var copies []policy.Copy
 	for _, m := range l.members {
 		if suspect(l.found(m)) {
@@ -226,7 +230,7 @@ func (l *ledger) safe(ctx context.Context, ln *line, e format.Entry) (bool, erro
 		if n < e.Seq {
 			continue
 		}
-		missing, _, err := c.missing(ctx, m, e, e.Adds)
+		missing, _, err := c.missing(ctx, m, e, left)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
@@ -329,7 +333,7 @@ func (l *ledger) inherit(ctx context.Context, r *region) error {
 		if l.meets || ln.Agent == l.chain.scope.Agent || !r.steward(ln.Agent) {
 			continue
 		}
-		replacing, err := ln.replacing()
+		replacing, err := l.s.replacing(ln.Line)
 		if err != nil {
 			return err
 		}

@@ -29,9 +29,6 @@ func (r *region) steward(agent format.ID) bool {
 func (l *line) obey(ctx context.Context, e format.Entry) error {
 	if l.r.steward(l.Agent) {
 		err := l.r.a.s.obey(e, func(a format.Listed) ([]byte, error) { return l.added(ctx, e, a, nil) })
-		if err == nil {
-			err = l.noteReplacing(e)
-		}
 		if err != nil {
 			return err
 		}
@@ -79,6 +76,9 @@ func (l *line) heeds() (map[string]heed, error) {
 // obey books the orders of a steward's entry. object gives the records. A record
 // that is no order is left out, and told; one that cannot be had is an error.
 func (s *Service) obey(e format.Entry, object func(a format.Listed) ([]byte, error)) error {
+	if err := s.noteReplacing(e); err != nil {
+		return err
+	}
 	for _, given := range e.Orders {
 		if given.Kind != format.OrderMark && given.Kind != format.OrderDelete {
 			continue // for readers, or of a later version
@@ -138,6 +138,20 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 func (s *Service) deleted(compartment format.ID, h format.Hash) (bool, error) {
 	f, err := s.catalog.Fate(compartment, h)
 	return f.Deleted.Given(), err
+}
+
+// left returns what an entry adds, but for what was ordered to go.
+func (s *Service) left(e format.Entry) (left []format.Listed, err error) {
+	for _, a := range e.Adds {
+		gone, err := s.deleted(e.Compartment, a.Hash)
+		if err != nil {
+			return nil, err
+		}
+		if !gone {
+			left = append(left, a)
+		}
+	}
+	return left, nil
 }
 
 // wanted yields what the known entries of an agent's chains list, as

@@ -44,7 +44,11 @@ func (p *prunePlan) repack(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("repack: %w: embassy verify --level decrypt tells more", err)
 	}
-	for _, group := range p.wasteful(b.table, live) {
+	groups, err := p.wasteful(b.table, live)
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
 		for _, s := range group {
 			p.out.Repacked++
 			p.out.RepackedBytes += s.size
@@ -152,7 +156,7 @@ func (l *liveWalk) folder(ctx context.Context, r *reading, dir format.Content, d
 
 // wasteful returns the packs that are to be rewritten, by the agent that wrote them,
 // oldest first.
-func (p *prunePlan) wasteful(t *table, live map[uint64]bool) [][]short {
+func (p *prunePlan) wasteful(t *table, live map[uint64]bool) ([][]short, error) {
 	used := map[spot]uint64{} // bytes of live chunks
 	for _, at := range t.places {
 		pack := t.packs[t.segments[at.segment].pack]
@@ -165,7 +169,13 @@ func (p *prunePlan) wasteful(t *table, live map[uint64]bool) [][]short {
 	var waste, sum uint64
 	for at, n := range used {
 		h := p.listed[at]
-		if h == nil || !h.used || h.lost || h.early {
+		if h == nil {
+			continue
+		}
+		if ok, err := p.movable(at, h); err != nil || !ok {
+			if err != nil {
+				return nil, err
+			}
 			continue
 		}
 		h.live = min(n, h.size)
@@ -191,7 +201,7 @@ func (p *prunePlan) wasteful(t *table, live map[uint64]bool) [][]short {
 		}
 		slices.SortFunc(group, short.compare)
 	}
-	return slices.SortedFunc(maps.Values(groups), func(a, b []short) int { return slices.Compare(a[0].owner[:], b[0].owner[:]) })
+	return slices.SortedFunc(maps.Values(groups), func(a, b []short) int { return slices.Compare(a[0].owner[:], b[0].owner[:]) }), nil
 }
 
 // worth reports whether it saves enough to rewrite packs of one agent.

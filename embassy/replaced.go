@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"embassy/embassy/format"
 	"embassy/targets"
@@ -16,32 +14,28 @@ import (
 // A target gets no entry without a pack that is gone, before it has what took the
 // place of that: who has the target alone could not restore what it shows. Where the
 // entry that says so comes later in its chain, or in another, it goes ahead, with
-// all that it adds.
-
-// heir is an entry of a steward that replaces a pack.
-type heir struct {
-	l   *line
-	seq uint64
-}
+// all that it adds. It is the one that marked the pack: what is marked is not
+// replaced again (prunePlan.movable).
 
 // replacingNote, and the line: the entries of a steward that replace packs.
 const replacingNote = "replacing"
 
 // noteReplacing notes an entry of a steward that replaces packs.
-func (l *line) noteReplacing(e format.Entry) error {
+func (s *Service) noteReplacing(e format.Entry) error {
 	if !slices.ContainsFunc(e.Orders, func(o format.Ordered) bool { return o.Kind == format.OrderReplace }) {
 		return nil
 	}
-	all, err := l.replacing()
+	l := Line{e.Compartment, e.Agent, e.Chain}
+	all, err := s.replacing(l)
 	if err != nil || slices.Contains(all, e.Seq) {
 		return err
 	}
-	return keepNote(l.r.a.s.catalog, l.noteKey(replacingNote), append(all, e.Seq))
+	return keepNote(s.catalog, l.noteKey(replacingNote), append(all, e.Seq))
 }
 
-// replacing returns the numbers of the entries that replace packs, ascending.
-func (l *line) replacing() ([]uint64, error) {
-	all, _, err := readNote[[]uint64](l.r.a.s.catalog, l.noteKey(replacingNote))
+// replacing returns the numbers of the entries of a line that replace packs, ascending.
+func (s *Service) replacing(l Line) ([]uint64, error) {
+	all, _, err := readNote[[]uint64](s.catalog, l.noteKey(replacingNote))
 	return all, err
 }
 
@@ -64,123 +58,129 @@ func (l *line) replaced(ctx context.Context, e format.Entry) (out []format.Repla
 	return out, nil
 }
 
-// heirs returns, by pack, the entries that replace it. The orders are read when they
-// are first asked for.
-func (r *region) heirs(ctx context.Context) (map[spot][]heir, error) {
-	if err := r.reading.take(ctx); err != nil {
-		return nil, err
-	}
-	defer r.reading.give()
-	if r.replaced != nil {
-		return r.replaced, nil
-	}
-	var mu sync.Mutex
-	all := map[spot][]heir{}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(smallFetches)
-	for _, l := range r.lines {
-		if !r.steward(l.Agent) {
-			continue
-		}
-		replacing, err := l.replacing()
-		if err != nil {
-			return nil, cmp.Or(g.Wait(), err)
-		}
-		for _, seq := range replacing {
-			if seq > l.last {
-				break
-			}
-			g.Go(func() error {
-				e, _, err := l.entry(gctx, seq)
-				if err != nil {
-					return err
-				}
-				replaced, err := l.replaced(gctx, e)
-				mu.Lock()
-				defer mu.Unlock()
-				for _, p := range replaced {
-					at := spot{p.Agent, p.Pack}
-					all[at] = append(all[at], heir{l, seq})
-				}
-				return err
-			})
-		}
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	r.replaced = all
-	return all, nil
+// leading names an entry of a steward on its way to a target.
+type leading struct {
+	member string
+	agent  format.ID
+	chain  format.ID // zero: all of the agent's
+	seq    uint64
 }
 
-// heirsOf is courier.heirs of a courier, for what is not among under already.
-func (r *region) heirsOf(c *courier, under ...heir) func(context.Context, *Member, format.Entry, []format.Hash, bool) (bool, error) {
-	return func(ctx context.Context, m *Member, e format.Entry, gone []format.Hash, copying bool) (bool, error) {
-		all, err := r.heirs(ctx)
-		if err != nil {
-			return false, err
+// leads is courier.lead for a courier. path are the entries on whose account it is
+// asked: orders that lead in a circle end there.
+func (r *region) leads(c *courier, path ...leading) func(context.Context, *Member, Order, bool) (bool, error) {
+	return func(ctx context.Context, m *Member, mark Order, copying bool) (bool, error) {
+		key := leading{m.Name, mark.Agent, mark.Chain, mark.Seq}
+		if slices.Contains(path, key) {
+			return true, nil
 		}
-		for _, h := range gone {
-			for _, next := range all[spot{e.Agent, h}] {
-				if slices.Contains(under, next) { // orders that lead in a circle
-					continue
-				}
-				if ok, err := r.lead(ctx, c, m, append(slices.Clip(under), next), copying); err != nil || !ok {
-					return false, err
-				}
+		for _, k := range []leading{key, {member: m.Name, agent: mark.Agent}} {
+			if why, ok := r.led.Load(k); ok {
+				err, _ := why.(error)
+				return err == nil, err
 			}
 		}
-		return true, nil
+		ok, err := r.lead(ctx, c, m, mark, copying, append(slices.Clip(path), key))
+		if err == nil && ok {
+			r.led.Store(key, nil)
+		}
+		return ok, err
 	}
 }
 
-// lead brings the last of some heirs to a target, ahead of its turn. Credentials
-// that may not write in its agent's folder leave it to others.
-func (r *region) lead(ctx context.Context, c *courier, m *Member, path []heir, copying bool) (bool, error) {
-	l, seq := path[len(path)-1].l, path[len(path)-1].seq
-	if n, err := l.headOn(m); err != nil || n >= seq {
+// lead brings to a target the entry that marked something, ahead of its turn, if it
+// replaces packs. Credentials that may not write in its agent's folder leave it to
+// others.
+func (r *region) lead(ctx context.Context, c *courier, m *Member, mark Order, copying bool, path []leading) (bool, error) {
+	if last, revoked := r.revoked[mark.Chain]; revoked && mark.Seq > last {
+		return true, nil // nobody goes by it
+	}
+	replacing, err := r.a.s.replacing(Line{r.id, mark.Agent, mark.Chain})
+	if err != nil || !slices.Contains(replacing, mark.Seq) {
 		return err == nil, err
 	}
-	k, ok, err := r.a.s.catalog.KnownEntry(l.Line, seq)
+	i := slices.IndexFunc(r.lines, func(l *line) bool { return l.Agent == mark.Agent && l.Chain == mark.Chain })
+	if i < 0 {
+		return false, errWaits
+	}
+	l := r.lines[i]
+	if n, err := l.headOn(m); err != nil || n >= mark.Seq {
+		return err == nil, err
+	}
+	k, ok, err := r.a.s.catalog.KnownEntry(l.Line, mark.Seq)
 	if err != nil || !ok {
-		return false, err
+		return false, cmp.Or(err, errWaits)
 	}
-	key := m.Name + " " + l.name(seq, k.Hash)
-	if _, ok := r.led.Load(key); ok {
-		return true, nil
-	}
-	info, err := m.stat(ctx, l.name(seq, k.Hash))
+	info, err := m.stat(ctx, l.name(k.Seq, k.Hash))
 	if err != nil && !errors.Is(err, targets.ErrNotFound) {
 		return false, err
 	}
 	if err != nil || info.Size != int64(k.Size) {
-		e, object, err := l.entry(ctx, seq)
-		if err != nil {
-			return false, err
-		}
-		d := *c
-		d.object = l.added
-		d.heirs = r.heirsOf(&d, path...)
-		ok, err := d.complete(ctx, m, e, copying)
-		if err == nil && ok {
-			err = d.putEntry(ctx, m, e, object)
-		}
-		if errors.Is(err, targets.ErrDenied) {
-			err = errWaits
-		}
-		if err != nil || !ok {
+		if ok, err := r.bringAhead(ctx, c, l, m, mark, copying, path); err != nil || !ok {
 			return false, err
 		}
 	}
-	r.led.Store(key, true)
-	return true, nil
+	return true, r.a.s.catalog.Place(m.Name, k.Hash, r.a.s.now())
 }
 
-// heirs is courier.heirs for the own chain.
-func (l *ledger) heirs(ctx context.Context, m *Member, e format.Entry, gone []format.Hash, copying bool) (bool, error) {
+// bringAhead brings an entry with all that it adds: what is small comes first, and
+// tells whether the credentials suffice.
+func (r *region) bringAhead(ctx context.Context, c *courier, l *line, m *Member, mark Order, copying bool, path []leading) (bool, error) {
+	e, object, err := l.entry(ctx, mark.Seq)
+	if err != nil {
+		return false, err
+	}
+	d := *c
+	d.object = l.added
+	d.lead = r.leads(&d, path...)
+	records := slices.DeleteFunc(slices.Clone(e.Adds), func(a format.Listed) bool { return a.Kind != format.KindRecord })
+	missing, _, err := d.missing(ctx, m, e, records)
+	if err == nil {
+		err = d.copy(ctx, m, e, missing)
+	}
+	ok := false
+	if err == nil {
+		ok, err = d.complete(ctx, m, e, copying)
+	}
+	if err == nil && ok {
+		err = d.putEntry(ctx, m, e, object)
+	}
+	if errors.Is(err, targets.ErrDenied) && !errors.Is(err, errNowhere) {
+		err = fmt.Errorf("%w: %w", errWaits, err)
+		r.led.Store(leading{member: m.Name, agent: l.Agent}, err)
+	}
+	return ok && err == nil, err
+}
+
+// lead is courier.lead for the own chain.
+func (l *ledger) lead(ctx context.Context, m *Member, mark Order, copying bool) (bool, error) {
 	r, err := l.neighbours(ctx)
 	if err != nil {
 		return false, err
 	}
-	return r.heirsOf(l.courier)(ctx, m, e, gone, copying)
+	return r.leads(l.courier)(ctx, m, mark, copying)
+}
+
+// leadAll brings to a target all that this agent, a steward, replaced: the chain for
+// which the own one waits may wait for that.
+func (l *ledger) leadAll(ctx context.Context, m *Member) error {
+	r, err := l.neighbours(ctx)
+	if err != nil {
+		return err
+	}
+	for _, own := range r.lines {
+		if own.Line != l.chain.line() {
+			continue
+		}
+		replacing, err := l.s.replacing(own.Line)
+		if err != nil {
+			return err
+		}
+		for _, seq := range replacing {
+			if _, err := l.lead(ctx, m, Order{Agent: own.Agent, Chain: own.Chain, Seq: seq}, true); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -166,7 +166,7 @@ func (r *replication) openOwn(ctx context.Context) error {
 			return err
 		}
 		l.courier.looks, l.courier.sent, l.courier.ready = true, r.sent, region.ready
-		l.courier.heirs = region.heirsOf(l.courier)
+		l.courier.lead = region.leads(l.courier)
 		r.own[region.name] = l
 	}
 	return nil
@@ -359,7 +359,7 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 	}
 	part := upTo{l, to}
 	c := &courier{s: r.s, since: r.since, looks: true, ready: region.ready, sent: r.sent, object: l.added}
-	c.heirs = region.heirsOf(c)
+	c.lead = region.leads(c)
 	if r.o.Shards > 1 {
 		c.share = func(h format.Hash) bool {
 			return int(binary.BigEndian.Uint64(h[:8])%uint64(r.o.Shards)) == r.o.Shard
@@ -419,7 +419,11 @@ func (r *replication) count(ctx context.Context, c *courier, l upTo, m *Member, 
 		if err != nil {
 			return err
 		}
-		missing, _, err := c.missing(ctx, m, e, e.Adds)
+		left, err := r.s.left(e)
+		if err != nil {
+			return err
+		}
+		missing, _, err := c.missing(ctx, m, e, left)
 		if err != nil {
 			return err
 		}
