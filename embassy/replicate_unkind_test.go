@@ -115,6 +115,7 @@ func (d discardsPacks) Get(ctx context.Context, name string, from, n int64) (io.
 
 // Once a sample shows that a host discards, that is told.
 func TestDiscardedPackIsTold(t *testing.T) {
+	t.Parallel() // it waits
 	s := newSite(t, 2, 1)
 	var looked atomic.Int32
 	s.wrap = func(i int, tgt targets.Target) targets.Target {

@@ -11,6 +11,7 @@ import (
 
 // TestTrust empties a target, and forgives it.
 func TestTrust(t *testing.T) {
+	t.Parallel() // it waits
 	s := newSite(t, 2, 2)
 	s.fill(1, 3, 1000)
 	s.mustBackup(0)

@@ -299,6 +299,7 @@ func TestVerifyNeverFromABadCopy(t *testing.T) {
 // A target that shows less than it showed gets back what it once showed, in
 // the commit order, and is trusted again when people say so.
 func TestVerifyRollback(t *testing.T) {
+	t.Parallel() // it waits
 	s := newSite(t, 3, 2)
 	s.fill(0, 4, 20_000)
 	s.mustBackup(0)
