@@ -126,6 +126,64 @@ func (c *Catalog) setFates(compartment format.ID, fates []embassy.KnownFate) err
 	return b.flush()
 }
 
+// DropOrders implements [embassy.Catalog]. It is synced, page by page. A damaged
+// catalog is refused with ErrCorrupt, for not all of the orders can be seen.
+func (c *Catalog) DropOrders(l embassy.Line, after uint64) error {
+	err := c.sound()
+	start := fatePrefix(l.Compartment)
+	for from := start; err == nil && from != nil; {
+		err = c.write(func() (err error) {
+			from, err = c.dropOrders(l, after, start, from)
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("drop orders of chain %s of agent %s in compartment %s: %w", l.Chain, l.Agent, l.Compartment, err)
+	}
+	return nil
+}
+
+// dropOrders does one page. It returns where the next one begins, as page does.
+func (c *Catalog) dropOrders(l embassy.Line, after uint64, start, from []byte) (next []byte, err error) {
+	b := c.newBatch(true)
+	defer b.discard()
+	var found []embassy.KnownFate
+	next, err = page(b.txn, start, from, func(key, value []byte) error {
+		f, err := decodeFate(key, value)
+		if err == nil && dropFrom(f.Fate, l, after) != f.Fate {
+			found = append(found, f)
+		}
+		return err
+	})
+	if err != nil || len(found) == 0 {
+		return next, err
+	}
+	for _, f := range found {
+		key := fateKey(l.Compartment, f.Hash)
+		f.Fate = dropFrom(f.Fate, l, after)
+		if f.Fate == (embassy.Fate{}) {
+			err = b.delete(key)
+		} else {
+			err = b.set(key, encodeFate(f))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return next, b.flush()
+}
+
+// dropFrom returns what is left of a fate without the orders of entries of the
+// line after that one.
+func dropFrom(f embassy.Fate, l embassy.Line, after uint64) embassy.Fate {
+	for _, o := range []*embassy.Order{&f.Marked, &f.Deleted} {
+		if o.Agent == l.Agent && o.Chain == l.Chain && o.Seq > after {
+			*o = embassy.Order{}
+		}
+	}
+	return f
+}
+
 // mergeFates returns what is ordered after more was.
 func mergeFates(known, more embassy.Fate) embassy.Fate {
 	first := func(known, more embassy.Order) embassy.Order {

@@ -314,3 +314,114 @@ func TestFatesMany(t *testing.T) {
 		t.Error("nothing was damaged behind what Open looks at: the test tests nothing")
 	}
 }
+
+// The orders of one line, in one compartment, go from a number on; all others stay.
+func TestDropOrders(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	l := embassy.Line{Compartment: chain(1), Agent: order(1).Agent, Chain: order(1).Chain}
+	other, namesake := order(9), order(9)
+	other.Chain, namesake.Agent = chain(52), chain(53)
+	var all, want []embassy.KnownFate
+	fate := func(marked, deleted, markedThen, deletedThen embassy.Order) {
+		f := embassy.KnownFate{Agent: chain(2), Kind: format.KindPack, Hash: hash(len(all)), Fate: embassy.Fate{Marked: marked, Deleted: deleted}}
+		all = append(all, f)
+		if f.Fate = (embassy.Fate{Marked: markedThen, Deleted: deletedThen}); f.Fate != (embassy.Fate{}) {
+			want = append(want, f)
+		}
+	}
+	none := embassy.Order{}
+	fate(order(3), none, order(3), none)
+	fate(order(4), none, none, none)
+	fate(order(4), order(5), none, none)
+	fate(order(3), order(4), order(3), none)
+	fate(order(4), other, none, other)
+	fate(namesake, order(9), namesake, none)
+	fate(other, namesake, other, namesake)
+	check(t, c.SetFates(chain(1), all))
+	check(t, c.SetFates(chain(2), all))
+	byHash := func(a, b embassy.KnownFate) int { return bytes.Compare(a.Hash[:], b.Hash[:]) }
+	slices.SortFunc(all, byHash)
+	slices.SortFunc(want, byHash)
+	for range 2 {
+		check(t, c.DropOrders(l, 3))
+		for range 2 {
+			got, err := collect(c.Fates(chain(1)))
+			check(t, err)
+			equal(t, got, want)
+			got, err = collect(c.Fates(chain(2)))
+			check(t, err)
+			equal(t, got, all)
+			c = reopen(t, c, dir)
+		}
+	}
+
+	// What was dropped can be ordered anew, by anybody.
+	again := embassy.KnownFate{Agent: chain(3), Kind: format.KindIndex, Hash: hash(1), Fate: embassy.Fate{Deleted: other}}
+	check(t, c.SetFates(chain(1), []embassy.KnownFate{again}))
+	got, err := c.Fate(chain(1), hash(1))
+	check(t, err)
+	equal(t, got, again.Fate)
+	check(t, c.Close())
+	if err := c.DropOrders(l, 0); !errors.Is(err, catalog.ErrClosed) {
+		t.Fatalf("after Close: %v", err)
+	}
+}
+
+// More than a page is dropped; cut in the middle and done again, it is whole; and
+// what is set beside it stays.
+func TestDropOrdersInterrupted(t *testing.T) {
+	const count = 9_000
+	dir := t.TempDir()
+	commits := -1
+	opts := spaceFor(&commits)
+	c, err := catalog.Open(dir, opts)
+	check(t, err)
+	fates := make([]embassy.KnownFate, count)
+	for i := range fates {
+		fates[i] = embassy.KnownFate{Agent: chain(9), Kind: format.KindPack, Hash: hash(i), Fate: embassy.Fate{Marked: order(uint64(i%2 + 1)), Deleted: order(3)}}
+	}
+	check(t, c.SetFates(chain(1), fates))
+	check(t, c.SetFates(chain(2), fates[:1])) // behind the last
+	l := embassy.Line{Compartment: chain(1), Agent: order(1).Agent, Chain: order(1).Chain}
+	commits = 2
+	if err := c.DropOrders(l, 1); !errors.Is(err, catalog.ErrNoSpace) {
+		t.Fatalf("with a disk that fills up: %v", err)
+	}
+	commits = -1
+	check(t, c.Close())
+	c, err = catalog.Open(dir, opts)
+	check(t, err)
+	dropped := 0
+	for _, f := range fates {
+		got, err := c.Fate(chain(1), f.Hash)
+		check(t, err)
+		if !got.Deleted.Given() {
+			dropped++
+		}
+	}
+	if dropped == 0 || dropped == count {
+		t.Fatalf("of %d of %d something is dropped: the test tests nothing", dropped, count)
+	}
+
+	other := order(7)
+	other.Chain = chain(52)
+	done := make(chan error)
+	go func() { done <- c.DropOrders(l, 1) }()
+	for i := range 100 {
+		check(t, c.SetFates(chain(1), []embassy.KnownFate{{Hash: hash(count + i), Fate: embassy.Fate{Marked: other}}}))
+	}
+	check(t, <-done)
+	left := 0
+	for f, err := range c.Fates(chain(1)) {
+		check(t, err)
+		if left++; f.Marked != order(1) && f.Marked != other || f.Deleted.Given() {
+			t.Fatalf("%+v is left", f)
+		}
+	}
+	equal(t, left, count/2+100)
+	got, err := c.Fate(chain(2), hash(0))
+	check(t, err)
+	equal(t, got, fates[0].Fate)
+	check(t, c.Close())
+}

@@ -148,6 +148,25 @@ func (m *model) SetFates(compartment format.ID, fates []embassy.KnownFate) error
 	return nil
 }
 
+func (m *model) DropOrders(l embassy.Line, after uint64) error {
+	gone := func(o embassy.Order) bool { return o.Agent == l.Agent && o.Chain == l.Chain && o.Seq > after }
+	for key, f := range m.fates {
+		if key.compartment != l.Compartment {
+			continue
+		}
+		if gone(f.Marked) {
+			f.Marked = embassy.Order{}
+		}
+		if gone(f.Deleted) {
+			f.Deleted = embassy.Order{}
+		}
+		if m.fates[key] = f; f.Fate == (embassy.Fate{}) {
+			delete(m.fates, key)
+		}
+	}
+	return nil
+}
+
 func (m *model) Fate(compartment format.ID, h format.Hash) (embassy.Fate, error) {
 	return m.fates[inCompartment{compartment, h}].Fate, nil
 }
@@ -563,6 +582,11 @@ func TestAgreesWithModel(t *testing.T) {
 			"order": func(t *rapid.T) {
 				compartment, fates := genChain.Draw(t, "compartment"), genFates.Draw(t, "fates")
 				both(func(c embassy.Catalog) error { return c.SetFates(compartment, fates) })
+			},
+			"drop orders": func(t *rapid.T) {
+				l := embassy.Line{Compartment: genChain.Draw(t, "compartment"), Agent: genChain.Draw(t, "agent"), Chain: genChain.Draw(t, "chain")}
+				after := rapid.Uint64Range(0, 3).Draw(t, "after")
+				both(func(c embassy.Catalog) error { return c.DropOrders(l, after) })
 			},
 			"place": func(t *rapid.T) {
 				target, h, at := genName.Draw(t, "target"), genHash.Draw(t, "hash"), genTime.Draw(t, "at")

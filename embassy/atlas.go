@@ -49,6 +49,7 @@ type region struct {
 	beyond  uint64 // entries that are shown, and could not be learned
 
 	revoked map[format.ID]uint64 // of the chains of revoked agents, the last entry that counts
+	pardons []*line              // of those, whose orders were dropped by this run
 
 	led sync.Map // by leading: nil of entries that a target was found to have, or need not; or why it cannot have it
 
@@ -427,6 +428,9 @@ func (a *atlas) learn(ctx context.Context) error {
 			if err := r.learn(ctx, agent, signer); err != nil {
 				return err
 			}
+		}
+		if err := r.uphold(ctx); err != nil {
+			return err
 		}
 	}
 	return ctx.Err()

@@ -263,6 +263,11 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 		}
 		if agent.Status == format.AgentRevoked {
 			r.revoked[id] = l.last
+			if r.steward(agent.ID) {
+				if err := l.pardon(); err != nil {
+					return err
+				}
+			}
 		}
 		if l.last > 0 {
 			r.lines = append(r.lines, l)

@@ -225,6 +225,12 @@ type Catalog interface {
 	// hash: of each order that is given, the first stays. The objects need not be
 	// known. Synced.
 	SetFates(compartment format.ID, fates []KnownFate) error
+	// DropOrders drops from the fates of the line's compartment every order that an
+	// entry of the line gave whose number is greater than after. An object without
+	// another order has no fate then. Fates may be set meanwhile: what the line
+	// orders then may stay. When it fails, some of the orders may be there; doing it
+	// again drops them. Synced.
+	DropOrders(l Line, after uint64) error
 	// Fate returns what was ordered; the zero Fate: nothing.
 	Fate(compartment format.ID, h format.Hash) (Fate, error)
 	// Fates yields every object of a compartment about which something was

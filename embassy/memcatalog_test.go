@@ -184,6 +184,22 @@ func (c *memCatalog) SetFates(compartment format.ID, fates []embassy.KnownFate) 
 	return nil
 }
 
+func (c *memCatalog) DropOrders(l embassy.Line, after uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for h, f := range c.fates[l.Compartment] {
+		for _, o := range []*embassy.Order{&f.Marked, &f.Deleted} {
+			if o.Agent == l.Agent && o.Chain == l.Chain && o.Seq > after {
+				*o = embassy.Order{}
+			}
+		}
+		if c.fates[l.Compartment][h] = f; !f.Marked.Given() && !f.Deleted.Given() {
+			delete(c.fates[l.Compartment], h)
+		}
+	}
+	return nil
+}
+
 func (c *memCatalog) Fate(compartment format.ID, h format.Hash) (embassy.Fate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

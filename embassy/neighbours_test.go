@@ -171,13 +171,21 @@ func TestSharedNeedsCommit(t *testing.T) {
 // judge signs a charter that says something else of an agent.
 func (s *site) judge(agent format.ID, status format.AgentStatus, after ...format.Head) {
 	s.t.Helper()
+	s.amend(func(ch *format.Charter) {
+		a := ch.Agent(agent)
+		a.Status, a.After = status, after
+	})
+}
+
+// amend signs a charter that says something else.
+func (s *site) amend(what func(*format.Charter)) {
+	s.t.Helper()
 	ch, object, err := embassy.FindCharter(s.t.Context(), s.members(), s.nation(), s.root.Signer().Verifier(), nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	ch.Seq, ch.Prev = ch.Seq+1, format.HashOf(object)
-	a := ch.Agent(agent)
-	a.Status, a.After = status, after
+	what(ch)
 	if object, err = format.SealCharter(*ch, s.root.Signer()); err != nil {
 		s.t.Fatal(err)
 	}

@@ -473,6 +473,10 @@ func (c simCatalog) SetFates(compartment format.ID, fates []embassy.KnownFate) e
 	return c.write(func() error { return c.memCatalog.SetFates(compartment, fates) })
 }
 
+func (c simCatalog) DropOrders(l embassy.Line, after uint64) error {
+	return c.write(func() error { return c.memCatalog.DropOrders(l, after) })
+}
+
 func (c simCatalog) Forget() error { return c.write(c.memCatalog.Forget) }
 
 func (c simCatalog) Place(target string, h format.Hash, at time.Time) error {
