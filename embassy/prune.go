@@ -284,6 +284,9 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 	told := map[string]bool{}
 	due := map[format.OrderedKey][]format.Hash{}
 	p.gone = map[format.Hash]bool{}
+	if p.c.orders.unmet {
+		p.out.Waits = append(p.out.Waits, "a newer backup, and embassy forget after it: not every target can come to show what took the place of snapshots that were forgotten")
+	}
 	for k, err := range p.s.catalog.Fates(p.comp.ID) {
 		if err != nil {
 			return nil, err

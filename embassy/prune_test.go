@@ -307,6 +307,62 @@ func TestPruneWaitsForClone(t *testing.T) {
 	s.verified()
 }
 
+// What a retirement rests on lies behind a fork, where replicators do not follow. A
+// target that was away shows what was retired, and must get what that uses.
+func TestPruneSparesRetiredByFork(t *testing.T) {
+	s := newSite(t, 3, 1)
+	n := s.neighbour()
+	s.wrap, n.wrap = onlyTo(0, 1), onlyTo(0, 1)
+	n.fill(1, 6, 60000)
+	n.mustBackup(0)
+	n.wipe()
+	n.fill(2, 6, 60000)
+	n.mustBackup(0)
+	s.forget(1, 1)
+	n.wipe()
+	n.fill(1, 6, 60000)
+	n.wrap = onlyTo()
+	n.mustBackup(4) // uses what is marked next
+	if c := s.prune(4).Compartments[0]; c.Marked == 0 {
+		t.Fatalf("%+v", c)
+	}
+	n.wrap = onlyTo(0, 1)
+	n.wipe()
+	n.fill(3, 6, 60000)
+	n.mustBackup(0) // has read the mark
+	twin := n.clone(t)
+	twin.config.Datasets[0].Name = "land"
+	twin.wrap, n.wrap = onlyTo(0), onlyTo(1)
+	for i, m := range []*site{twin, n} {
+		m.fill(uint64(4+i), 6, 60000)
+		m.mustBackup(0)
+	}
+	s.forget(1, 4)
+	for range 2 {
+		if c := s.prune(4).Compartments[0]; len(c.Waits) == 0 || !strings.Contains(c.Waits[0], "embassy forget") {
+			t.Errorf("%+v", c)
+		}
+	}
+	s.wrap, n.wrap = nil, nil
+	if _, err := s.replicator().start().Replicate(t.Context(), embassy.ReplicateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.view(2)
+	if err != nil || len(v.Snapshots("land")) != 3 {
+		t.Fatalf("%+v, %v", v.Snapshots("land"), err)
+	}
+	for _, snap := range v.Snapshots("") {
+		whole(t, v, snap)
+	}
+	n.mustBackup(5) // a new chain
+	n.fill(6, 6, 60000)
+	n.mustBackup(0)
+	s.forget(1, 2)
+	if c := s.prune(0).Compartments[0]; c.Deletable == 0 {
+		t.Errorf("a retirement that rests on the new chain: %+v", c)
+	}
+}
+
 // wantedAgain returns a steward, and an agent whose sources hold again what was
 // forgotten, and is not marked yet.
 func wantedAgain(t *testing.T) (s, n *site) {

@@ -99,7 +99,7 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if err != nil {
 		return err
 	}
-	v, c, err := p.view(ctx, ViewOptions{Keys: keys, Checkpoint: p.o.Checkpoint, uses: u.add})
+	v, c, err := p.view(ctx, ViewOptions{Keys: keys, Checkpoint: p.o.Checkpoint, uses: u.add, gone: p.s.deleted})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,9 @@ type ViewOptions struct {
 	// uses, if not nil, is told what every snapshot that is not retired refers to;
 	// called from several goroutines.
 	uses func(s committed, refs []format.Refs)
+	// gone, if not nil, reports whether the deletion of a snapshot was ordered. Then only
+	// these are retired, and those of which every target can come to show that they are.
+	gone func(compartment format.ID, h format.Hash) (bool, error)
 }
 
 // knownEntry is an entry that was verified before.
@@ -93,6 +96,7 @@ type View struct {
 	known    []knownEntry
 	spoilt   map[format.Hash]bool
 	uses     func(committed, []format.Refs)
+	gone     func(format.ID, format.Hash) (bool, error)
 	pays     int // ViewOptions.Checkpoint
 
 	doubts  atomic.Int64              // bad copies and spoilt objects that were met
@@ -194,7 +198,7 @@ func newView(o ViewOptions) (*View, error) {
 	v := &View{
 		keys: o.Keys, log: o.Log, warn: o.Warn, progress: o.Progress, now: o.Now, members: o.Members,
 		signers: map[format.ID]*crypto.Verifier{}, room: semaphore.NewWeighted(4 * format.MaxSnapshotSize),
-		known: o.known, spoilt: o.spoilt, uses: o.uses, pays: o.Checkpoint, holes: map[format.Head]format.ID{},
+		known: o.known, spoilt: o.spoilt, uses: o.uses, gone: o.gone, pays: o.Checkpoint, holes: map[format.Head]format.ID{},
 	}
 	if v.now == nil {
 		v.now = time.Now

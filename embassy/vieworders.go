@@ -17,7 +17,7 @@ type viewOrders struct {
 	held            map[[8]byte]bool // by Writer.DatasetName
 	unread          int              // orders that no member gives
 	unmet           bool             // some retirements do not count
-	rests           []format.Head    // what the last retirement that counts rests on
+	rests           []format.Head    // what the last retirement rests on of which all that is seen
 
 	all  []givenOrder        // the first first
 	when map[snapshotKey]int // the first of all that retires a snapshot, whether it counts or not
@@ -44,7 +44,10 @@ func (v *View) readOrders(ctx context.Context) error {
 		last := -1 // the last retirement that counts
 		for i, o := range all {
 			if o.Kind == format.OrderRetire && v.sees(c, o.e.Depends) {
-				last, c.orders.rests = i, slices.DeleteFunc(slices.Clone(o.e.Depends), v.void)
+				c.orders.rests = slices.DeleteFunc(slices.Clone(o.e.Depends), v.void)
+				if v.gone == nil || !c.behindFork(o.e.Depends) { // else some targets may always list what it retires
+					last = i
+				}
 			}
 		}
 		done := v.outcome(c, all, last)
@@ -82,6 +85,19 @@ func (v *View) sees(c *compartmentView, heads []format.Head) bool {
 		}
 	}
 	return true
+}
+
+// behindFork reports whether one of these entries is where replicators do not follow
+// its chain.
+func (c *compartmentView) behindFork(heads []format.Head) bool {
+	for _, h := range heads {
+		for _, ch := range c.chains {
+			if ch.chain == h.Chain && ch.fork > 0 && h.Seq >= ch.fork && ch.entry(h.Seq, h.Hash) != nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // void reports whether an entry is one of a revoked agent, and does not count.
@@ -128,7 +144,13 @@ func (v *View) readOrder(ctx context.Context, c *compartmentView, given givenOrd
 				if _, ok := c.orders.when[key]; !ok {
 					c.orders.when[key] = place
 				}
-				if counts {
+				retired := counts
+				if !retired && v.gone != nil {
+					if retired, err = v.gone(c.ID, h); err != nil {
+						return err
+					}
+				}
+				if retired {
 					c.orders.retired[key] = true
 				}
 			case format.OrderPin:
