@@ -17,7 +17,7 @@ type viewOrders struct {
 	held            map[[8]byte]bool // by Writer.DatasetName
 	unread          int              // orders that no member gives
 	unmet           bool             // some retirements do not count
-	rests           []format.Head    // what the last retirement rests on of which all that is seen
+	rests           []format.Head    // on what the last retirement rests of which all of that is seen
 
 	all  []givenOrder        // the first first
 	when map[snapshotKey]int // the first of all that retires a snapshot, whether it counts or not
