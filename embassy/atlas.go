@@ -51,7 +51,8 @@ type region struct {
 	revoked map[format.ID]uint64 // of the chains of revoked agents, the last entry that counts
 	pardons []*line              // of those, whose orders were dropped by this run
 
-	led sync.Map // by leading: nil of entries that a target was found to have, or need not; or why it cannot have it
+	led    sync.Map // leading: true, of entries that a target has, or need not have
+	denied sync.Map // leading without chain: why this machine cannot put what the agent wrote
 
 	sought     bool               // a checkpoint was looked for
 	checkpoint *format.Checkpoint // nil: none was found

@@ -205,8 +205,18 @@ func (l *ledger) seenOn(m *Member) (seen SeenHead, ok bool, err error) {
 	return seen, true, nil
 }
 
-// shownUpTo returns the last entry of the own chain that any target showed.
+// shownUpTo returns the last entry of the own chain that any target showed, as far as
+// the catalog, or the chain itself, tells.
 func (l *ledger) shownUpTo() (last uint64, err error) {
+	if n := l.chain.head(); n > 0 {
+		e, _, err := l.chain.read(n)
+		if err != nil {
+			return 0, err
+		}
+		for _, c := range e.Confirmed {
+			last = max(last, min(c.Seq, n))
+		}
+	}
 	for _, m := range l.members {
 		seen, _, err := l.seenOn(m)
 		if err != nil {

@@ -363,6 +363,27 @@ func TestPruneSparesRetiredByFork(t *testing.T) {
 	}
 }
 
+// A machine was restored from an old copy of its state: what it wrote after that is
+// nobody's any more, and a prune says so, rather than to wait for a backup.
+func TestPruneWaitsForRestored(t *testing.T) {
+	s := newSite(t, 3, 2)
+	n := s.neighbour()
+	n.runs(0, 3)
+	old := n.clone(t)
+	old.config.Datasets[0].Name = "land"
+	n.runs(3, 2)
+	old.write("again", random(7, 5000))
+	old.mustBackup(5)
+	if _, err := s.start().Forget(t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: 1}, MinAge: new(time.Duration)}); err != nil {
+		t.Fatal(err)
+	}
+	s.prune(0)
+	old.mustBackup(0)
+	if c := s.prune(0).Compartments[0]; c.Deletable != 0 || len(c.Waits) != 1 || !strings.Contains(c.Waits[0], "clone") {
+		t.Errorf("%+v", c)
+	}
+}
+
 // wantedAgain returns a steward, and an agent whose sources hold again what was
 // forgotten, and is not marked yet.
 func wantedAgain(t *testing.T) (s, n *site) {

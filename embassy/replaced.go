@@ -58,11 +58,11 @@ func (l *line) replaced(ctx context.Context, e format.Entry) (out []format.Repla
 	return out, nil
 }
 
-// leading names an entry of a steward on its way to a target.
+// leading names an entry of a steward on its way to a target, or all of an agent's.
 type leading struct {
 	member string
 	agent  format.ID
-	chain  format.ID // zero: all of the agent's
+	chain  format.ID
 	seq    uint64
 }
 
@@ -74,15 +74,12 @@ func (r *region) leads(c *courier, path ...leading) func(context.Context, *Membe
 		if slices.Contains(path, key) {
 			return true, nil
 		}
-		for _, k := range []leading{key, {member: m.Name, agent: mark.Agent}} {
-			if why, ok := r.led.Load(k); ok {
-				err, _ := why.(error)
-				return err == nil, err
-			}
+		if _, ok := r.led.Load(key); ok {
+			return true, nil
 		}
 		ok, err := r.lead(ctx, c, m, mark, copying, append(slices.Clip(path), key))
 		if err == nil && ok {
-			r.led.Store(key, nil)
+			r.led.Store(key, true)
 		}
 		return ok, err
 	}
@@ -110,6 +107,9 @@ func (r *region) lead(ctx context.Context, c *courier, m *Member, mark Order, co
 	k, ok, err := r.a.s.catalog.KnownEntry(l.Line, mark.Seq)
 	if err != nil || !ok {
 		return false, cmp.Or(err, errWaits)
+	}
+	if why, ok := r.denied.Load(leading{member: m.Name, agent: l.Agent}); ok {
+		return false, why.(error)
 	}
 	info, err := m.stat(ctx, l.name(k.Seq, k.Hash))
 	if err != nil && !errors.Is(err, targets.ErrNotFound) {
@@ -147,7 +147,7 @@ func (r *region) bringAhead(ctx context.Context, c *courier, l *line, m *Member,
 	}
 	if errors.Is(err, targets.ErrDenied) && !errors.Is(err, errNowhere) {
 		err = fmt.Errorf("%w: %w", errWaits, err)
-		r.led.Store(leading{member: m.Name, agent: l.Agent}, err)
+		r.denied.Store(leading{member: m.Name, agent: l.Agent}, err)
 	}
 	return ok && err == nil, err
 }
