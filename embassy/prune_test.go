@@ -372,6 +372,9 @@ func TestPruneWaitsForRestored(t *testing.T) {
 	old := n.clone(t)
 	old.config.Datasets[0].Name = "land"
 	n.runs(3, 2)
+	if _, err := old.start().Verify(t.Context(), embassy.VerifyOptions{}); err != nil { // sees what it did not write
+		t.Fatal(err)
+	}
 	old.write("again", random(7, 5000))
 	old.mustBackup(5)
 	if _, err := s.start().Forget(t.Context(), embassy.ForgetOptions{Keep: &policy.Retention{Last: 1}, MinAge: new(time.Duration)}); err != nil {
