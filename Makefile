@@ -87,7 +87,8 @@ ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestBrowseMemory TestBrowseBadCopies TestDumpBadCopies \
 	TestViewBigEntries TestVerifyOutageIsNobodysFault TestVerifyManyNamesAreNoDeadTarget \
 	TestLargeRecordsAreCollected TestCorruptFiles TestSpace TestDestroyCrash \
-	TestBroughtUpAfterReplacement TestCheckpoint TestViewOfMany TestRepack TestRotateRootTwice
+	TestBroughtUpAfterReplacement TestCheckpoint TestViewOfMany TestRepack TestRotateRootTwice \
+	TestAgreesWithModel TestFatesMany
 
 test: tools lint cross ## everything: tools, lint, all tests with the race detector, cross-build
 	@set -e; race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \
