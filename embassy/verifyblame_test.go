@@ -133,8 +133,12 @@ func TestVerifyFickleTargetIsNoWritersFault(t *testing.T) {
 		})
 		rep, err := r.service(cat).Verify(t.Context(), embassy.VerifyOptions{Level: embassy.Decrypt, Keys: keys})
 		r.must(err)
-		if v := rep.Targets[0]; v.BadTotal > 0 || len(r.faults(cat)) > 0 || lies == 0 {
-			t.Errorf("%s: %d lies, %+v, %+v", what, lies, v, r.faults(cat))
+		v, faults := rep.Targets[0], r.faults(cat)
+		if v.BadTotal > 0 { // the lie came when the object itself was looked at: it is the target's fault
+			faults = slices.DeleteFunc(faults, func(f embassy.Fault) bool { return f.Target == v.Target })
+		}
+		if len(faults) > 0 || lies == 0 {
+			t.Errorf("%s: %d lies, %+v, %+v", what, lies, v, faults)
 		}
 	}
 }
