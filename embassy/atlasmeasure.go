@@ -62,16 +62,8 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 		}
 	}
 	if first < min(held, uint64(len(hashes))) {
-		lost := l.name(first+1, hashes[first])
-		gone, err := a.booked[faultID{m.Name, FaultMissing, lost}], error(nil)
-		if !gone {
-			gone, err = l.gone(ctx, m, first+1, hashes[first])
-		}
-		if err != nil {
+		if _, err := l.lost(ctx, m, first+1, hashes[first], l.gone); err != nil {
 			return err
-		}
-		if gone {
-			s.fault(m.Name, FaultMissing, lost, errors.New("is not there any more"+remedy))
 		}
 	}
 	for _, seq := range replacing { // what went ahead is to stay too
@@ -87,34 +79,34 @@ func (l *line) measure(ctx context.Context, m *Member, shown sightings, hashes [
 				err = s.catalog.Place(m.Name, hashes[seq-1], s.now())
 			}
 		} else if !placed.IsZero() || a.booked[faultID{m.Name, FaultMissing, l.name(seq, hashes[seq-1])}] {
-			err = l.lostLead(ctx, m, seq, hashes[seq-1])
+			var lost bool
+			if lost, err = l.lost(ctx, m, seq, hashes[seq-1], l.unshown); lost {
+				leads = append(leads, seq)
+			}
 		}
 		if err != nil {
 			return err
 		}
 	}
+	slices.Sort(leads)
+	l.leads[m.Name] = slices.Compact(leads)
 	if first == 0 {
 		return nil
 	}
 	return s.saw(m, l.Line, SeenHead{Seq: first, Hash: hashes[first-1], At: s.now()})
 }
 
-// lostLead books that a member does not show an entry any more that went ahead of its
-// turn, and holds it to that.
-func (l *line) lostLead(ctx context.Context, m *Member, seq uint64, h format.Hash) error {
-	s, name := l.r.a.s, l.name(seq, h)
-	gone, err := l.r.a.booked[faultID{m.Name, FaultMissing, name}], error(nil)
-	if !gone {
-		gone, err = l.unshown(ctx, m, seq, h)
+// lost books that a member does not show an entry any more which it should hold, if
+// it is known already or gone finds it so.
+func (l *line) lost(ctx context.Context, m *Member, seq uint64, h format.Hash, gone func(context.Context, *Member, uint64, format.Hash) (bool, error)) (bool, error) {
+	a, name := l.r.a, l.name(seq, h)
+	if !a.booked[faultID{m.Name, FaultMissing, name}] {
+		if lost, err := gone(ctx, m, seq, h); err != nil || !lost {
+			return false, err
+		}
 	}
-	if err != nil || !gone {
-		return err
-	}
-	if i, known := slices.BinarySearch(l.leads[m.Name], seq); !known {
-		l.leads[m.Name] = slices.Insert(l.leads[m.Name], i, seq)
-	}
-	s.fault(m.Name, FaultMissing, name, errors.New("is not there any more"+remedy))
-	return nil
+	a.s.fault(m.Name, FaultMissing, name, errors.New("is not there any more"+remedy))
+	return true, nil
 }
 
 // name is an entry's name on every target.

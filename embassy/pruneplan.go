@@ -225,7 +225,7 @@ func (p *prunePlan) follow(c *compartmentView) error {
 				break
 			}
 			st := step{old: o, move: m}
-			if ch := c.chains[chainKey{m.by.Agent, m.by.Chain}]; ch.fork > 0 && m.by.Seq >= ch.fork {
+			if ch := c.chains[chainKey{m.by.Agent, m.by.Chain}]; ch.splits(m.by.Seq) {
 				gone, err := p.s.deleted(p.comp.ID, at.hash)
 				if err != nil {
 					return err

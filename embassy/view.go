@@ -314,6 +314,9 @@ func (c *compartmentView) byID() map[format.ID][]*readChain {
 	return byID
 }
 
+// splits reports whether the chain forks at that number or before.
+func (ch *readChain) splits(seq uint64) bool { return ch.fork > 0 && seq >= ch.fork }
+
 // numbers returns the numbers of the entries that are there, ascending.
 func (ch *readChain) numbers() []uint64 { return slices.Sorted(maps.Keys(ch.entries)) }
 

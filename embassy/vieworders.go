@@ -92,7 +92,7 @@ func (v *View) sees(c *compartmentView, heads []format.Head) bool {
 func (c *compartmentView) behindFork(heads []format.Head) bool {
 	for _, h := range heads {
 		for _, ch := range c.chains {
-			if ch.chain == h.Chain && ch.fork > 0 && h.Seq >= ch.fork && ch.entry(h.Seq, h.Hash) != nil {
+			if ch.chain == h.Chain && ch.splits(h.Seq) && ch.entry(h.Seq, h.Hash) != nil {
 				return true
 			}
 		}
