@@ -204,6 +204,13 @@ func printAuditJSON(out io.Writer, report embassy.AuditReport) error {
 	return printJSON(out, doc)
 }
 
+// deed is what a record tells. facts are keys and values in turn.
+type deed struct {
+	did     embassy.Did
+	outcome string
+	facts   []string
+}
+
 // record writes into the audit log of this machine what the command line does.
 // That it cannot be written keeps nobody from the data: who holds the key can
 // read without this program too. It is said.

@@ -99,7 +99,9 @@ func runForget(ctx context.Context, o embassy.ForgetOptions, con *console) error
 	var report embassy.ForgetReport
 	err := con.using(limits{}, nil, func(s *site, service *embassy.Service) (err error) {
 		report, err = service.Forget(ctx, o)
-		recordForgotten(s, con, report)
+		for _, d := range forgetDeeds(report) {
+			s.record(con, d.did, d.outcome, d.facts...)
+		}
 		return s.brief(err)
 	})
 	if err != nil {
@@ -116,10 +118,10 @@ func runForget(ctx context.Context, o embassy.ForgetOptions, con *console) error
 	return reported(report.Exit)
 }
 
-// recordForgotten writes a record for each dataset that something was forgotten of.
-func recordForgotten(s *site, con *console, r embassy.ForgetReport) {
+// forgetDeeds is one for each dataset that something was forgotten of.
+func forgetDeeds(r embassy.ForgetReport) (deeds []deed) {
 	if r.DryRun || r.Forgotten == 0 {
-		return
+		return nil
 	}
 	gone, all := map[string][]string{}, map[string]uint64{}
 	var datasets []string
@@ -134,9 +136,10 @@ func recordForgotten(s *site, con *console, r embassy.ForgetReport) {
 		gone[name] = append(gone[name], j.Hash.String()[:16])
 	}
 	for _, name := range datasets {
-		s.record(con, embassy.DidForget, fmt.Sprintf("%d of %s", len(gone[name]), plural(all[name], "snapshot", "snapshots")),
-			"dataset", name, "snapshots", strings.Join(gone[name], " "))
+		deeds = append(deeds, deed{embassy.DidForget, fmt.Sprintf("%d of %s", len(gone[name]), plural(all[name], "snapshot", "snapshots")),
+			[]string{"dataset", name, "snapshots", strings.Join(gone[name], " ")}})
 	}
+	return deeds
 }
 
 func printForget(con *console, r embassy.ForgetReport) error {

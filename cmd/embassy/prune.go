@@ -13,6 +13,9 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
+// usualPrune is how a prune goes when nobody says otherwise.
+var usualPrune = embassy.PruneOptions{Grace: 7 * 24 * time.Hour, MaxRemove: 0.5, JoinAfter: 14 * 24 * time.Hour}
+
 type pruneOptions struct {
 	embassy.PruneOptions
 	reader
@@ -46,9 +49,9 @@ func pruneCommand(con *console) *cli.Command {
 			"WAITING counts what is marked and may not be deleted yet; the lines below say for what. Only the steward of a\n" +
 			"compartment prunes, with credentials that may delete: embassy target check --print-policy steward.",
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "grace", Usage: "delete what was marked at least `D` ago, such as 36h or 7d, or 0", Value: "7d"},
-			&cli.StringFlag{Name: "max-remove", Usage: "delete nothing on a target of which more than this `SHARE` would go", Value: "50%"},
-			&cli.StringFlag{Name: "join-after", Usage: "join short packs that are at least `D` old, such as 36h or 7d, or 0", Value: "14d"},
+			&cli.StringFlag{Name: "grace", Usage: "delete what was marked at least `D` ago, such as 36h or 7d, or 0", Value: whole(usualPrune.Grace)},
+			&cli.StringFlag{Name: "max-remove", Usage: "delete nothing on a target of which more than this `SHARE` would go", Value: fmt.Sprintf("%.0f%%", 100*usualPrune.MaxRemove)},
+			&cli.StringFlag{Name: "join-after", Usage: "join short packs that are at least `D` old, such as 36h or 7d, or 0", Value: whole(usualPrune.JoinAfter)},
 			&cli.BoolFlag{Name: "repack", Usage: "also rewrite packs of which much is not used any more; needs a reader's key"},
 			&cli.StringFlag{Name: "max-repack", Usage: "with --repack: copy at most `SIZE` in one run, such as 50GiB (default: no bound)"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be marked, joined, repacked and deleted, but change nothing"},
@@ -96,7 +99,9 @@ func runPrune(ctx context.Context, o pruneOptions, con *console) error {
 	var report embassy.PruneReport
 	err := con.using(limits{}, keys, func(s *site, service *embassy.Service) (err error) {
 		report, err = service.Prune(ctx, o.PruneOptions)
-		o.record(s, con, report, err)
+		for _, d := range pruneDeeds(o.PruneOptions, report, err) {
+			s.record(con, d.did, d.outcome, d.facts...)
+		}
 		return s.brief(err)
 	})
 	if err != nil {
@@ -113,21 +118,24 @@ func runPrune(ctx context.Context, o pruneOptions, con *console) error {
 	return reported(report.Exit)
 }
 
-// record writes a record for each compartment in which a deletion was ordered, one
-// for what went of earlier orders, and one for each repack, however it ended.
-func (o pruneOptions) record(s *site, con *console, r embassy.PruneReport, failure error) {
+// pruneDeeds is one for each compartment in which a deletion was ordered, one for
+// what went of earlier orders, and one for each repack, however it ended.
+func pruneDeeds(o embassy.PruneOptions, r embassy.PruneReport, failure error) (deeds []deed) {
 	if o.DryRun {
-		return
+		return nil
 	}
-	if o.repack && failure != nil {
-		s.record(con, embassy.DidRepack, "not finished: "+oneLine(failure))
-	} else if o.repack {
+	did := func(did embassy.Did, outcome string, facts ...string) {
+		deeds = append(deeds, deed{did, outcome, facts})
+	}
+	if repack := o.Readers != nil; repack && failure != nil {
+		did(embassy.DidRepack, "not finished: "+oneLine(failure))
+	} else if repack {
 		for _, c := range r.Compartments {
 			outcome := plural(c.Repacked, "pack", "packs") + " rewritten"
 			if c.Err != nil {
 				outcome = "not finished: " + oneLine(c.Err)
 			}
-			s.record(con, embassy.DidRepack, outcome, "compartment", c.Compartment,
+			did(embassy.DidRepack, outcome, "compartment", c.Compartment,
 				"bytes", fmt.Sprint(c.RepackedBytes), "used", fmt.Sprint(c.RepackedLive))
 		}
 	}
@@ -142,13 +150,14 @@ func (o pruneOptions) record(s *site, con *console, r embassy.PruneReport, failu
 	for _, c := range r.Compartments {
 		if c.Deletable > 0 {
 			ordered = true
-			s.record(con, embassy.DidPrune, plural(c.Deletable, "object", "objects")+" ordered to be deleted",
+			did(embassy.DidPrune, plural(c.Deletable, "object", "objects")+" ordered to be deleted",
 				append([]string{"compartment", c.Compartment}, facts...)...)
 		}
 	}
 	if !ordered && len(targets) > 0 {
-		s.record(con, embassy.DidPrune, "deleted what was ordered before", facts...)
+		did(embassy.DidPrune, "deleted what was ordered before", facts...)
 	}
+	return deeds
 }
 
 func printPrune(out io.Writer, r embassy.PruneReport) error {

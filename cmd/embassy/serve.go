@@ -29,7 +29,7 @@ const (
 func serveCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
-		Usage: "back up, replicate, verify and renew locks on schedule, until stopped",
+		Usage: "back up, replicate, verify, renew locks, forget and prune on schedule, until stopped",
 		Description: "The daemon owns the catalog: commands beside it that need the catalog run inside of it, over the socket\n" +
 			"embassy.sock in the state directory. It reads the configuration once: restart it after a change.",
 		Action: action(con, func(c *cli.Context) (slog.Level, error) {

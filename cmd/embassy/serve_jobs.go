@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"embassy/embassy"
@@ -18,6 +21,8 @@ const (
 	verifyJob    = "verify"
 	locksJob     = "locks"
 	checkJob     = "check"
+	forgetJob    = "forget"
+	pruneJob     = "prune"
 )
 
 // doing is what a job does. It returns its exit code and one line about it.
@@ -45,6 +50,9 @@ func (d *daemon) jobs() []schedule.Job {
 	add(verifyJob, verifyJob, 0, cfg.Serve.Verify, d.verify)
 	add(locksJob, locksJob, 0, cfg.Serve.Locks, renewLocks)
 	add(checkJob, checkJob, 0, cfg.Serve.Check, checkTargets)
+	// A steward orders nothing while it backs up: after all backups that are due.
+	add(forgetJob, backupJob, math.MaxInt-1, cfg.Serve.Forget, forget)
+	add(pruneJob, backupJob, math.MaxInt, cfg.Serve.Prune, prune)
 	return jobs
 }
 
@@ -178,4 +186,40 @@ func checkTargets(ctx context.Context, s *embassy.Service) (int, string, error) 
 		parts = []string{plural(uint64(len(checks)), "target", "targets") + " checked"}
 	}
 	return policy.ExitCode(codes...), strings.Join(parts, "; "), nil
+}
+
+func forget(ctx context.Context, s *embassy.Service) (int, string, error) {
+	r, err := s.Forget(ctx, embassy.ForgetOptions{})
+	return r.Exit, forgetVerdict(r), cmp.Or(err, recordAll(s, forgetDeeds(r)))
+}
+
+func prune(ctx context.Context, s *embassy.Service) (int, string, error) {
+	r, err := s.Prune(ctx, usualPrune)
+	if err := cmp.Or(err, recordAll(s, pruneDeeds(usualPrune, r, err))); err != nil {
+		return 1, "", err
+	}
+	var parts []string
+	marked, objects, bytes := uint64(0), uint64(0), uint64(0)
+	for _, c := range r.Compartments {
+		if marked += c.Marked; c.Err != nil {
+			parts = append(parts, "compartment "+c.Compartment+": "+oneLine(c.Err))
+		}
+	}
+	for _, t := range r.Targets {
+		objects, bytes = objects+t.Objects, bytes+t.Bytes
+		if t.Err != nil {
+			parts = append(parts, t.Target+": "+cause(t.Target, t.Err))
+		}
+	}
+	text := fmt.Sprintf("%s marked, %s deleted, %s", plural(marked, "object", "objects"), count(objects), size(bytes))
+	return r.Exit, strings.Join(append([]string{text}, parts...), "; "), nil
+}
+
+// recordAll writes into the audit log what a scheduled run did.
+func recordAll(s *embassy.Service, deeds []deed) error {
+	var errs []error
+	for _, d := range deeds {
+		errs = append(errs, s.Audit(d.did, d.outcome, append([]string{"command", "serve"}, d.facts...)...))
+	}
+	return errors.Join(errs...)
 }

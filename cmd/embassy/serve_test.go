@@ -578,6 +578,42 @@ func TestServeTellsPeople(t *testing.T) {
 	}
 }
 
+// TestServeTidies forgets, and marks what is not used any more, on schedule. A machine
+// that is no steward says so to people.
+func TestServeTidies(t *testing.T) {
+	p := newPost(t, "never", "")
+	config, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configure := func(serve string) {
+		t.Helper()
+		text := strings.Replace(string(config), "rpo: 6h", "rpo: 6h, retention: {last: 2, min_age: 1s}", 1)
+		p.write("embassy.yaml", strings.Replace(text, "check: never", "check: never, "+serve, 1), 0o600)
+	}
+	for i := range 4 {
+		p.write("docs/file", fmt.Sprintf("content %d", i), 0o600)
+		if code, _, stderr := p.run("backup"); code != 0 {
+			t.Fatalf("backup: %d\n%s", code, stderr)
+		}
+	}
+
+	configure(`forget: "every: 1s", prune: {every: 2s}`)
+	st := p.start()
+	p.eventually("two are forgotten", func() bool { return st.logged("job=forget", "exit=0", "2 snapshots forgotten, 2 kept") == 1 })
+	p.eventually("what they used is marked", func() bool {
+		return st.logged("job=prune", "exit=0", "objects marked, 0 deleted") > st.logged("job=prune", `outcome="0 objects marked`)
+	})
+	st.wantMetric(`embassy_job_last_exit_code{job="forget"}`, "0")
+	st.stop()
+	if code, stdout, _ := p.run("--json", "snapshots"); code != 0 || strings.Count(stdout, `"id"`) != 2 {
+		t.Errorf("snapshots: %d\n%s", code, stdout)
+	}
+	if code, stdout, _ := p.run("audit", "list"); code != 0 || strings.Count(stdout, "2 of 4 snapshots") != 1 || !strings.Contains(stdout, "command=serve") {
+		t.Errorf("audit list: %d\n%s", code, stdout)
+	}
+}
+
 // TestServeCommand runs the command itself.
 func TestServeCommand(t *testing.T) {
 	p := newPost(t, "0 3 1 1 *", "")

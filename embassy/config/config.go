@@ -184,6 +184,8 @@ type Serve struct {
 	Repair      bool    // what verify finds is mended
 	Locks       Schedule
 	Check       Schedule
+	Forget      Schedule // never, unless the file says when; of the steward, as Prune
+	Prune       Schedule
 }
 
 // VerifyLevels are the levels that the daemon, which has no reader's key, can

@@ -140,7 +140,7 @@ func (r *reader) syntax(data []byte, err error) Problem {
 // before datasets, wherever they stand, so that references can be checked.
 func (r *reader) config(root *yaml.Node, c *Config) {
 	s := &sections{reader: r, Config: c, taken: make(map[string]*yaml.Node), stores: make(map[targets.Location]*yaml.Node), tiers: make(map[string]bool)}
-	var compartments, datasets *yaml.Node
+	var compartments, datasets, serve *yaml.Node
 	r.mapping(root, "the configuration",
 		key{"nation", r.text("nation", func(n *yaml.Node, name string) {
 			if utf8.RuneCountInString(name) > 63 || name != strings.TrimSpace(name) || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }) {
@@ -173,7 +173,7 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 		key{"datasets", func(n *yaml.Node) { datasets = n }, ""},
 		key{"pack_size", s.packSize, ""},
 		key{"limits", s.limits, ""},
-		key{"serve", s.serve, ""},
+		key{"serve", func(n *yaml.Node) { serve = n }, ""},
 		key{"notify", s.notify, ""},
 		key{"spool", s.spool, ""},
 	)
@@ -185,6 +185,9 @@ func (r *reader) config(root *yaml.Node, c *Config) {
 	if datasets != nil {
 		s.taken = make(map[string]*yaml.Node)
 		r.sequence("datasets", s.dataset)(datasets)
+	}
+	if serve != nil {
+		s.serve(serve)
 	}
 	s.rank()
 	s.advise()

@@ -11,6 +11,13 @@ import (
 
 func (s *sections) serve(n *yaml.Node) {
 	var sample *yaml.Node
+	steward := func(name string, to *Schedule) key {
+		return key{name, func(n *yaml.Node) {
+			if s.schedule(name, to)(n); s.keyless && !to.IsZero() {
+				s.fail(n, name+": a machine that has no datasets is no steward, and only the steward may", "remove it here, and write it on the steward")
+			}
+		}, ""}
+	}
 	s.mapping(n, "serve",
 		key{"listen", s.text("listen", s.listen), ""},
 		key{"replicate", s.schedule("replicate", &s.Serve.Replicate), ""},
@@ -34,6 +41,8 @@ func (s *sections) serve(n *yaml.Node) {
 		key{"repair", s.boolean("repair", &s.Serve.Repair), ""},
 		key{"locks", s.schedule("locks", &s.Serve.Locks), ""},
 		key{"check", s.schedule("check", &s.Serve.Check), ""},
+		steward("forget", &s.Serve.Forget),
+		steward("prune", &s.Serve.Prune),
 	)
 	if sample != nil && s.Serve.VerifyLevel != "sample" {
 		s.warn(sample, "sample means nothing with verify_level "+s.Serve.VerifyLevel, `remove it, or write "verify_level: sample"`)
