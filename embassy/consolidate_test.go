@@ -3,6 +3,8 @@ package embassy_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 
 	"embassy/embassy"
@@ -136,6 +138,77 @@ func TestRepack(t *testing.T) {
 	if float64(got) > 1.05*float64(want) || got >= before {
 		t.Errorf("%d bytes of packs, a fresh repository has %d", got, want)
 	}
+}
+
+// A snapshot whose trees cannot be read, for damage or because its agent was captured,
+// keeps all that it may use, and stops the repack of nothing else.
+func TestRepackSparesUnread(t *testing.T) {
+	s := newSite(t, 2, 1)
+	s.config.PackSize = 1 << 20
+	n := s.neighbour()
+	n.config.PackSize = 1 << 20
+	var last map[string]int64 // objects before the last backup
+	for run := range 2 {
+		for i, a := range []*site{s, n} {
+			for f := range 20 - 10*run {
+				a.write(fmt.Sprintf("f%d", 2*f), random(uint64(100*run+1000*i+f), 300_000))
+			}
+			last = s.objects(0)
+			a.mustBackup(0)
+		}
+	}
+	s.forget(1, 2)
+	whole := map[string][]byte{}
+	for name := range s.objects(0) {
+		if _, old := last[name]; old || !strings.Contains(name, "/pack/") {
+			continue
+		}
+		data := s.fetched(0, name)
+		whole[name] = data
+		bad := slices.Clone(data)
+		for at := 100; at < len(bad); at += 100 {
+			bad[at] ^= 1
+		}
+		for i := range s.mems {
+			s.put(i, name, bad)
+		}
+	}
+	keys, err := s.keys(0, s.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repacked := uint64(0)
+	for range 3 {
+		rep, err := s.start().Prune(t.Context(), embassy.PruneOptions{MaxRemove: 1, Readers: keys})
+		c := rep.Compartments[0]
+		if err != nil || rep.Exit != 4 || c.Err == nil || !strings.Contains(c.Err.Error(), "trees cannot be read, 1 of them: snapshot ") {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		repacked += c.Repacked
+		s.mustBackup(0)
+		n.write("news", random(repacked, 100))
+		n.backup(t.Context()) // its exit code tells of the damage
+	}
+	if repacked == 0 {
+		t.Error("nothing was rewritten")
+	}
+	for name, data := range whole {
+		for i := range s.mems {
+			s.put(i, name, data)
+		}
+	}
+	for i := range s.mems {
+		s.restoresAll(i)
+	}
+	s.verified()
+	for range 3 { // and once it can be read, the rest is
+		rep, err := s.start().Prune(t.Context(), embassy.PruneOptions{MaxRemove: 1, Readers: keys})
+		if err != nil || rep.Exit != 0 {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+		repacked += rep.Compartments[0].Repacked
+	}
+	t.Logf("%d packs were rewritten", repacked)
 }
 
 // After 100 daily snapshots with 1 % of change each, forgotten but for 7, every

@@ -132,12 +132,13 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 			p := &prunePlan{stewardship: st, o: o, out: PrunedCompartment{Compartment: st.comp.Part.Name}}
 			err := p.run(ctx, a)
 			if err == nil {
+				var unread error
 				plans = append(plans, p)
-				if err = p.repack(ctx); err == nil {
+				if unread, err = p.repack(ctx); err == nil {
 					err = p.consolidate(ctx)
 				}
 				if err == nil {
-					err = p.checkpoint(ctx)
+					err = cmp.Or(p.checkpoint(ctx), unread)
 				}
 			}
 			if ctx.Err() != nil {
@@ -230,7 +231,7 @@ type prunePlan struct {
 	points []listedPoint
 
 	indexed  []indexedEntry
-	taken    map[*stock]bool   // packs that this run repacks
+	taken    map[*stock]bool   // packs that this run repacks, or that repack leaves as they are
 	done     map[*stock]bool   // packs that this run has replaced, and their indexes
 	replaced map[*stock][]move // packs that others took the place of, for all that use them
 	brought  map[picked]bool   // packs in entries that order to replace others

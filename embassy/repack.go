@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -31,22 +32,19 @@ const (
 // repack rewrites packs of which much is not used any more. It needs a reader: who
 // uses what, only the trees tell, and a chunk is bound to its place in a pack. What
 // a snapshot that is not known yet may use is not lost: the order says for which
-// entries it is, and what others refer to stays.
-func (p *prunePlan) repack(ctx context.Context) error {
+// entries it is, and what others refer to stays. unread is about snapshots whose
+// trees cannot be read, which hinder nothing else.
+func (p *prunePlan) repack(ctx context.Context) (unread, err error) {
 	if p.o.Readers == nil {
-		return nil
+		return nil, nil
 	}
-	b, err := p.v.newTable(ctx, p.c, "repack of compartment "+p.comp.Part.Name, false, nil)
+	places, live, unread, err := p.liveChunks(ctx)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("repack: %w: embassy verify --level decrypt tells more", err)
 	}
-	live, err := p.liveChunks(ctx, b)
+	groups, err := p.wasteful(places, live)
 	if err != nil {
-		return fmt.Errorf("repack: %w: embassy verify --level decrypt tells more", err)
-	}
-	groups, err := p.wasteful(b.table, live)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, group := range groups {
 		for _, s := range group {
@@ -62,43 +60,79 @@ func (p *prunePlan) repack(ctx context.Context) error {
 				n++
 			}
 			if err := p.rewritePacks(ctx, group[:n], live); err != nil {
-				return fmt.Errorf("repack: %w", err)
+				return nil, fmt.Errorf("repack: %w", err)
 			}
 			group = group[n:]
 		}
 	}
-	return nil
+	return unread, nil
 }
 
-// liveChunks goes through the trees of all snapshots, and returns the keys of the
-// chunks in them. b gets the places of all chunks that they may use.
-func (p *prunePlan) liveChunks(ctx context.Context, b *tableBuilder) (map[uint64]bool, error) {
+// liveChunks goes through the trees of all snapshots, and returns the places of all
+// chunks that they may use, and the keys of those in them. Packs that a snapshot may
+// use whose trees cannot be read are left as they are, and unread says so.
+func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]bool, unread, err error) {
+	about := "repack of compartment " + p.comp.Part.Name
+	b, err := p.v.newTable(ctx, p.c, about, false, nil)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	spared, err := p.v.newTable(ctx, p.c, about, false, nil)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	failed := 0
+	spare := func(s committed, refs []format.Refs, err error) {
+		spared.refer(s, refs)
+		unread, failed = fmt.Errorf("snapshot %.12s: %w: embassy verify --level decrypt tells more", s.hash, err), failed+1
+	}
 	var all []*reading
 	opener := newOpener(p.c)
 	defer opener.close()
 	for _, info := range p.v.snapshots {
-		r, _, err := p.v.openRoot(ctx, info, nil, false)
+		s, err := p.v.find(info)
 		if err != nil {
-			return nil, fmt.Errorf("snapshot %.12s: %w", info.Hash, err)
+			return nil, nil, nil, err
 		}
-		r.close()
-		b.refer(r.s, r.refs)
-		r.opener, r.refs, r.table = opener, nil, b.table
-		all = append(all, r)
+		r, _, err := p.v.openRoot(ctx, info, nil, false)
+		if err == nil {
+			r.close()
+			r.opener, r.table = opener, b.table
+			b.refer(s, r.refs)
+			all = append(all, r)
+			continue
+		}
+		_, summary, bad := p.v.snapshot(ctx, s, nil)
+		if bad != nil || ctx.Err() != nil {
+			return nil, nil, nil, fmt.Errorf("snapshot %.12s: %w", info.Hash, err)
+		}
+		spare(s, summary.Refs, err)
 	}
 	if _, err := b.build(ctx); err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	l := liveWalk{live: map[uint64]bool{}, seen: map[[sha256.Size]byte]bool{}}
 	for i, r := range all {
 		if i > 0 {
 			r.cache = all[i-1].cache // trees have much in common
 		}
-		if err := l.folder(ctx, r, r.root.Tree, 0); err != nil {
-			return nil, fmt.Errorf("snapshot %.12s: %w", r.s.hash, err)
+		if err := l.folder(ctx, r, r.root.Tree, 0); ctx.Err() != nil {
+			return nil, nil, nil, err
+		} else if err != nil {
+			spare(r.s, r.refs, err)
 		}
 	}
-	return l.live, nil
+	if unread == nil {
+		return b.table, l.live, nil, nil
+	}
+	packs, err := spared.meant(ctx)
+	if err != nil {
+		return nil, nil, nil, errors.Join(unread, err)
+	}
+	for _, pack := range packs {
+		p.taken[p.listed[spot{pack.by.Agent, pack.hash}]] = true
+	}
+	return b.table, l.live, fmt.Errorf("not rewritten is what snapshots use whose trees cannot be read, %d of them: %w", failed, unread), nil
 }
 
 // liveWalk marks the chunks of trees.
@@ -169,7 +203,7 @@ func (p *prunePlan) wasteful(t *table, live map[uint64]bool) ([][]short, error) 
 	var waste, sum uint64
 	for at, n := range used {
 		h := p.listed[at]
-		if h == nil {
+		if h == nil || p.taken[h] {
 			continue
 		}
 		if ok, err := p.movable(at, h); err != nil || !ok {

@@ -104,6 +104,7 @@ type tableBuilder struct {
 	packs   map[picked]bool            // that are or were due: whether they are placed
 	was     map[picked]map[picked]bool // by pack that took the place of others: which
 	want    map[wanted]uint32          // packs not yet placed
+	unclear error                      // something that was told
 }
 
 // reference is what a snapshot refers to in an entry.
@@ -165,7 +166,12 @@ func (b *tableBuilder) refer(s committed, refs []format.Refs) {
 	}
 }
 
-func (b *tableBuilder) tell(err error) { b.view.warn(Finding{Object: b.about, Err: err}) }
+func (b *tableBuilder) tell(err error) {
+	b.view.warn(Finding{Object: b.about, Err: err})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unclear = err
+}
 
 // build places what is wanted. What took the place of a pack, and is not to be had,
 // leaves the pack itself, should it still be there.
@@ -259,6 +265,17 @@ func (b *tableBuilder) resolve(ctx context.Context) {
 		}
 	}
 	b.refs = nil
+}
+
+// meant returns the packs that the references mean, and those that these took the
+// place of. It is an error when not all is known.
+func (b *tableBuilder) meant(ctx context.Context) ([]picked, error) {
+	b.resolve(ctx)
+	packs := slices.Collect(maps.Keys(b.packs))
+	for _, olds := range b.was {
+		packs = slices.AppendSeq(packs, maps.Keys(olds))
+	}
+	return packs, cmp.Or(ctx.Err(), b.unclear)
 }
 
 // follow wants a pack, or what took its place for a snapshot; both, where nobody can
