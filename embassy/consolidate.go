@@ -299,15 +299,20 @@ func (w *rewriting) end(failed error) error {
 	w.out.close()
 	failed = cmp.Or(failed, w.sending.Wait())
 	w.cancel()
+	if failed != nil {
+		return errors.Join(failed, w.abandon())
+	}
+	return nil
+}
+
+// abandon gives up the packs that were made: no entry will list them.
+func (w *rewriting) abandon() error {
 	for _, m := range w.made {
-		if failed == nil {
-			break
-		}
 		if err := w.p.s.catalog.Abandon(m.Num); err != nil {
-			return errors.Join(failed, err)
+			return err
 		}
 	}
-	return failed
+	return nil
 }
 
 // replace orders that the packs that were made take the place of others, and that

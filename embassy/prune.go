@@ -132,13 +132,12 @@ func (s *Service) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 			p := &prunePlan{stewardship: st, o: o, out: PrunedCompartment{Compartment: st.comp.Part.Name}}
 			err := p.run(ctx, a)
 			if err == nil {
-				var unread error
 				plans = append(plans, p)
-				if unread, err = p.repack(ctx); err == nil {
+				if err = p.repack(ctx); err == nil {
 					err = p.consolidate(ctx)
 				}
 				if err == nil {
-					err = cmp.Or(p.checkpoint(ctx), unread)
+					err = cmp.Or(p.checkpoint(ctx), p.unread)
 				}
 			}
 			if ctx.Err() != nil {
@@ -232,6 +231,7 @@ type prunePlan struct {
 
 	indexed  []indexedEntry
 	taken    map[*stock]bool   // packs that this run repacks, or that repack leaves as they are
+	unread   error             // why repack leaves some as they are, for one of them
 	done     map[*stock]bool   // packs that this run has replaced, and their indexes
 	replaced map[*stock][]move // packs that others took the place of, for all that use them
 	brought  map[picked]bool   // packs in entries that order to replace others

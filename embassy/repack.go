@@ -32,19 +32,18 @@ const (
 // repack rewrites packs of which much is not used any more. It needs a reader: who
 // uses what, only the trees tell, and a chunk is bound to its place in a pack. What
 // a snapshot that is not known yet may use is not lost: the order says for which
-// entries it is, and what others refer to stays. unread is about snapshots whose
-// trees cannot be read, which hinder nothing else.
-func (p *prunePlan) repack(ctx context.Context) (unread, err error) {
+// entries it is, and what others refer to stays. What cannot be read stays as it is.
+func (p *prunePlan) repack(ctx context.Context) error {
 	if p.o.Readers == nil {
-		return nil, nil
+		return nil
 	}
-	places, live, unread, err := p.liveChunks(ctx)
+	places, live, err := p.liveChunks(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("repack: %w: embassy verify --level decrypt tells more", err)
+		return fmt.Errorf("repack: %w: embassy verify --level decrypt tells more", err)
 	}
 	groups, err := p.wasteful(places, live)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, group := range groups {
 		for _, s := range group {
@@ -60,28 +59,28 @@ func (p *prunePlan) repack(ctx context.Context) (unread, err error) {
 				n++
 			}
 			if err := p.rewritePacks(ctx, group[:n], live); err != nil {
-				return nil, fmt.Errorf("repack: %w", err)
+				return fmt.Errorf("repack: %w", err)
 			}
 			group = group[n:]
 		}
 	}
-	return unread, nil
+	return nil
 }
 
 // liveChunks goes through the trees of all snapshots, and returns the places of all
 // chunks that they may use, and the keys of those in them. Packs that a snapshot may
-// use whose trees cannot be read are left as they are, and unread says so.
-func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]bool, unread, err error) {
+// use whose trees cannot be read are left as they are.
+func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]bool, err error) {
 	about := "repack of compartment " + p.comp.Part.Name
 	b, err := p.v.newTable(ctx, p.c, about, false, nil)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	spared, err := p.v.newTable(ctx, p.c, about, false, nil)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	failed := 0
+	failed, unread := 0, error(nil)
 	spare := func(s committed, refs []format.Refs, err error) {
 		spared.refer(s, refs)
 		unread, failed = fmt.Errorf("snapshot %.12s: %w: embassy verify --level decrypt tells more", s.hash, err), failed+1
@@ -92,7 +91,7 @@ func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]b
 	for _, info := range p.v.snapshots {
 		s, err := p.v.find(info)
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, nil, err
 		}
 		r, _, err := p.v.openRoot(ctx, info, nil, false)
 		if err == nil {
@@ -104,12 +103,12 @@ func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]b
 		}
 		_, summary, bad := p.v.snapshot(ctx, s, nil)
 		if bad != nil || ctx.Err() != nil {
-			return nil, nil, nil, fmt.Errorf("snapshot %.12s: %w", info.Hash, err)
+			return nil, nil, fmt.Errorf("snapshot %.12s: %w", info.Hash, err)
 		}
 		spare(s, summary.Refs, err)
 	}
 	if _, err := b.build(ctx); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	l := liveWalk{live: map[uint64]bool{}, seen: map[[sha256.Size]byte]bool{}}
 	for i, r := range all {
@@ -117,22 +116,23 @@ func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]b
 			r.cache = all[i-1].cache // trees have much in common
 		}
 		if err := l.folder(ctx, r, r.root.Tree, 0); ctx.Err() != nil {
-			return nil, nil, nil, err
+			return nil, nil, err
 		} else if err != nil {
 			spare(r.s, r.refs, err)
 		}
 	}
 	if unread == nil {
-		return b.table, l.live, nil, nil
+		return b.table, l.live, nil
 	}
 	packs, err := spared.meant(ctx)
 	if err != nil {
-		return nil, nil, nil, errors.Join(unread, err)
+		return nil, nil, errors.Join(unread, err)
 	}
 	for _, pack := range packs {
 		p.taken[p.listed[spot{pack.by.Agent, pack.hash}]] = true
 	}
-	return b.table, l.live, fmt.Errorf("not rewritten is what snapshots use whose trees cannot be read, %d of them: %w", failed, unread), nil
+	p.unread = fmt.Errorf("not rewritten is what snapshots use whose trees cannot be read, %d of them: %w", failed, unread)
+	return b.table, l.live, nil
 }
 
 // liveWalk marks the chunks of trees.
@@ -253,7 +253,7 @@ func worth(group []short) bool {
 func (p *prunePlan) rewritePacks(ctx context.Context, group []short, live map[uint64]bool) error {
 	w := p.rewrite(ctx)
 	w.check = func(data []byte) error { return p.c.eachInPack(data, openEach) }
-	r := &repacker{p: p, w: w, live: live, packers: map[uint32]*packer{}, keeps: make([][]chunk.ID, len(group))}
+	r := &repacker{p: p, w: w, live: live, packers: map[uint32]*packer{}, keeps: make([][]chunk.ID, len(group)), left: make([]error, len(group))}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(2)
 	for i, s := range group {
@@ -285,9 +285,20 @@ func (p *prunePlan) rewritePacks(ctx context.Context, group []short, live map[ui
 	for i, s := range group {
 		by := make([]format.Hash, len(r.keeps[i]))
 		for k, id := range r.keeps[i] {
-			by[k] = where[id]
+			var ok bool
+			if by[k], ok = where[id]; !ok { // it was to come from a pack that cannot be read
+				r.left[i] = cmp.Or(r.left[i], errNoPlace(id))
+			}
+		}
+		if r.left[i] != nil {
+			p.out.Repacked, p.out.RepackedBytes, p.out.RepackedLive = p.out.Repacked-1, p.out.RepackedBytes-s.size, p.out.RepackedLive-s.live
+			p.unread = cmp.Or(p.unread, fmt.Errorf("not rewritten is what cannot be read, such as pack %.12s: %w: embassy verify --repair", s.hash, r.left[i]))
+			continue
 		}
 		replaced = append(replaced, format.NewReplaced(s.agent, s.hash, by))
+	}
+	if len(replaced) == 0 {
+		return w.abandon()
 	}
 	return w.replace(ctx, replaced, p.tips())
 }
@@ -319,35 +330,40 @@ type repacker struct {
 	live    map[uint64]bool
 	sealing errgroup.Group
 	keeps   [][]chunk.ID // the live chunks of each pack
+	left    []error      // why a pack is not rewritten
 
 	mu      sync.Mutex
 	packers map[uint32]*packer // by writer epoch, which names the chunks
 }
 
+// pack copies what is live in a pack. If it cannot be read, r.left says why.
 func (r *repacker) pack(ctx context.Context, i int, s short) error {
 	data := make([]byte, s.size)
-	if err := r.p.c.source.whole(ctx, s.object(), data, false, nil); err != nil {
-		return err
+	if r.left[i] = r.p.c.source.whole(ctx, s.object(), data, false, nil); r.left[i] != nil {
+		return ctx.Err()
 	}
-	err := r.p.c.eachInPack(data, func(scope format.Scope, e format.DirEntry, open func() ([]byte, error)) error {
+	var failed error
+	r.left[i] = r.p.c.eachInPack(data, func(scope format.Scope, e format.DirEntry, open func() ([]byte, error)) error {
 		if !r.live[placeKey(e.ID)] {
 			return nil
 		}
 		r.keeps[i] = append(r.keeps[i], e.ID)
 		out, err := r.packer(scope.Epoch)
-		if err != nil || !out.claim(e.ID) {
+		if err != nil {
+			failed = err
 			return err
+		}
+		if !out.claim(e.ID) {
+			return nil
 		}
 		encoded, err := open()
 		if err != nil {
 			return err
 		}
-		return out.add(ctx, e.Kind, e.ID, encoded)
+		failed = out.add(ctx, e.Kind, e.ID, encoded)
+		return failed
 	})
-	if err != nil {
-		return fmt.Errorf("pack %s: %w", s.hash, err)
-	}
-	return nil
+	return failed
 }
 
 // packer returns what makes packs of chunks of a writer epoch. They are sealed to
