@@ -91,7 +91,7 @@ type View struct {
 	progress func(Progress)
 	now      func() time.Time
 	signers  map[format.ID]*crypto.Verifier // of the charter's agents
-	room     *semaphore.Weighted            // bytes of snapshots that are open at once
+	room     *semaphore.Weighted            // bytes of snapshots, or of entries, that are open at once
 	texts    ration                         // of tags and target hints
 	known    []knownEntry
 	spoilt   map[format.Hash]bool

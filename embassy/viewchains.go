@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	smallFetches    = 16       // entries or snapshots fetched at once
+	smallFetches    = 32       // entries or snapshots fetched at once
 	maxGapsReported = 20       // of one chain
 	smallEntry      = 2 << 10  // bytes kept of an entry that always counts
 	entryRation     = 64 << 20 // bytes kept of the greater entries of one agent
@@ -159,8 +159,12 @@ func (r *chainReader) read(ctx context.Context, n entryName, vouched bool) (entr
 	}
 	where := r.listing.names[n]
 	e := &readEntry{hash: n.hash, listed: where}
-	var err error
-	e.Entry, err = r.view.fetchEntry(ctx, c, key, n.seq, e, r.listing.trials, n.ledger)
+	room := min(int64(slices.Max(e.sizes)), format.MaxEntrySize) // of those that are opened at once
+	err := r.view.room.Acquire(ctx, room)
+	if err == nil {
+		e.Entry, err = r.view.fetchEntry(ctx, c, key, n.seq, e, r.listing.trials, n.ledger)
+		r.view.room.Release(room)
+	}
 	r.meter.add(func(p *Progress) { p.Files++ })
 	if err != nil {
 		r.hole(n)
