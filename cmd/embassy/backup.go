@@ -239,12 +239,12 @@ func reason(r embassy.BackupReport) string {
 }
 
 func targetState(t embassy.TargetProgress) string {
-	text := size(t.Sent) + " sent, has everything"
+	text := size(t.Sent) + " of packs sent, has everything"
 	switch {
 	case t.Err != nil:
 		text = "behind: " + cause(t.Target, t.Err)
 	case t.Behind > 0:
-		text = fmt.Sprintf("%s sent, %s behind, catches up later", size(t.Sent), plural(t.Behind, "entry", "entries"))
+		text = fmt.Sprintf("%s of packs sent, %s behind, catches up later", size(t.Sent), plural(t.Behind, "entry", "entries"))
 	}
 	return text
 }
