@@ -46,15 +46,11 @@ func objectStat(part string, e targets.Entry) cachedFile {
 func (t *objectTree) recallObject(part string, e targets.Entry) (*fileContent, error) {
 	f := &fileContent{object: &bucketObject{entry: e, build: t.complete}, stat: objectStat(part, e)}
 	k := t.in.known.find(part)
-	switch {
-	case k == nil:
-		t.counts.fresh++
-	case e.ETag != "" && k.sameStat(f.stat) && t.cache.alive(k):
+	if k != nil && e.ETag != "" && k.sameStat(f.stat) && t.cache.alive(k) {
 		f.stat, f.same, f.built = *k, true, true
 		return f, nil
-	default:
-		t.counts.changed++
 	}
+	f.known = k != nil
 	return f, t.fetch(f)
 }
 

@@ -58,7 +58,7 @@ func (s *Service) shownAgain(target, object string) error {
 	if err != nil || !ok || strings.HasPrefix(f.Text, showsAgain) {
 		return err
 	}
-	f.Text = fmt.Sprintf("%s%s: its copies do not count all the same; if that is explained, run embassy target trust %s",
+	f.Text = fmt.Sprintf("%s%s: its copies do not count all the same; if that is explained, run embassy target trust --reason TEXT %s",
 		showsAgain, s.now().UTC().Format("2006-01-02 15:04"), target)
 	return s.catalog.AddFault(f)
 }

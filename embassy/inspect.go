@@ -53,7 +53,7 @@ func (s *Service) inspect(ctx context.Context, m *Member, who *self) TargetCheck
 		m: m, now: s.now, nation: who.key.Nation,
 		out: TargetCheck{Target: m.Name, URL: m.URL, Time: s.now()},
 	}
-	_, in.bucket = targets.As[targets.Inspected](m.Target)
+	_, in.bucket = targets.As[targets.Versioned](m.Target)
 	in.own, in.other = who.probeFolders(m.Name, s.site)
 	switch {
 	case who.keys == nil:
@@ -251,6 +251,8 @@ func (in *inspection) look(ctx context.Context) error {
 	switch {
 	case f.Locks:
 		in.say(CanLock, Yes, "", "")
+	case !in.bucket:
+		in.say(CanLock, No, "a directory has no object lock", "")
 	default:
 		in.say(CanLock, No, "the bucket has none, or does not tell these credentials", "")
 	}

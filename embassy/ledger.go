@@ -243,6 +243,11 @@ func (l *ledger) replay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if head == 0 && l.chain.head() > 0 {
+		if err := l.ordered(ctx); err != nil {
+			return err
+		}
+	}
 	for seq := head + 1; seq <= l.chain.head(); seq++ {
 		e, _, err := l.chain.entry(ctx, seq)
 		if err != nil {
@@ -260,13 +265,19 @@ func (l *ledger) replay(ctx context.Context) error {
 			if a.Kind != format.KindPack {
 				continue
 			}
-			all++
 			p, ok, err := l.s.catalog.PackByHash(a.Hash)
 			if err != nil {
 				return err
 			}
 			if ok {
 				listed = append(listed, ListedPack{Num: p.Num, Pos: uint32(i)})
+			}
+			gone, err := l.s.deleted(l.comp.ID, a.Hash)
+			if err != nil {
+				return err
+			}
+			if ok || !gone {
+				all++
 			}
 		}
 		if err := l.s.catalog.SetListed(l.chain.id(), seq, listed); err != nil {
@@ -276,6 +287,44 @@ func (l *ledger) replay(ctx context.Context) error {
 		l.lost += all - uint64(len(listed))
 	}
 	return l.meet(ctx)
+}
+
+// ordered teaches a new catalog what the stewards ordered, before it looks for
+// what the own entries add: what was ordered to go is not lost. What cannot be
+// had, the next look at the ledgers learns.
+func (l *ledger) ordered(ctx context.Context) error {
+	me := l.chain.scope.Agent
+	stewards := l.keys.Charter.Compartment(l.comp.ID).Stewards
+	var failed []error
+	if slices.Contains(stewards, me) {
+		err := l.state.eachChain(l.comp.ID, func(c *chain) error {
+			for seq := uint64(1); seq <= c.head(); seq++ {
+				e, _, err := c.entry(ctx, seq)
+				if err == nil && len(e.Orders) > 0 {
+					err = l.s.obey(e, func(a format.Listed) ([]byte, error) { return l.object(ctx, a, l.members) })
+				}
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				failed = append(failed, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if slices.ContainsFunc(stewards, func(id format.ID) bool { return id != me }) {
+		_, err := l.neighbours(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		failed = append(failed, err)
+	}
+	if err := errors.Join(failed...); err != nil {
+		l.s.log.Warn("orders of the stewards", "compartment", l.comp.ID, "err", err)
+	}
+	return nil
 }
 
 // recall teaches a new catalog how far each target had come when the chain was

@@ -27,7 +27,7 @@ func (s *Service) Rebuild(ctx context.Context, from string) (RebuildReport, erro
 	if from != "" {
 		m := s.members[from]
 		if m == nil {
-			return rep, fmt.Errorf("target %q: %w", from, ErrUnknownTarget)
+			return rep, s.unknownTarget(from)
 		}
 		alone := *s
 		alone.order, alone.members = []*Member{m}, map[string]*Member{from: m}

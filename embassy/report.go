@@ -158,6 +158,7 @@ type Served struct {
 type RestoreReport struct {
 	Datasets []DatasetRestore
 	Elapsed  time.Duration
+	Stopped  error // what ended it before all was tried: a full disk, or the end of ctx
 }
 
 // DatasetRestore is the outcome of one dataset.
@@ -178,6 +179,7 @@ type DatasetRestore struct {
 	Served     []Served     // best tier first
 	Bad        []Finding    // copies met that were bad or missing; others served
 	Missing    []format.Gap // what was asked for and is not restored
+	Absent     int          // of these: paths that the snapshot does not have
 	SourceGaps []format.Gap // what the backup could not read
 	Dir        string       // where it went
 }

@@ -156,7 +156,7 @@ func (v *View) Restore(ctx context.Context, o RestoreOptions) (RestoreReport, er
 		one(i)
 	}
 	report.Elapsed = v.now().Sub(start)
-	if fatal != nil {
+	if report.Stopped = fatal; fatal != nil {
 		return report, fmt.Errorf("%w: %w", ErrIncomplete, fatal)
 	}
 	if len(broken) > 0 {

@@ -141,6 +141,7 @@ type walker struct {
 	first  firstNames
 	named  *owners // nil: owners are numbers
 	early  bool    // only what comes first
+	absent int     // paths that were chosen and are not in the snapshot
 	held   int     // bytes of the attributes of the open folders
 	w      *window
 	err    error // of emit, or errTooMuch
@@ -168,6 +169,7 @@ func (k *walker) walk(ctx context.Context) error {
 	}
 	for i, p := range k.choice.paths {
 		if !k.choice.found[i] && p != "/" {
+			k.absent++
 			k.lost(p, "not in this snapshot")
 		}
 	}

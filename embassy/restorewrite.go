@@ -127,7 +127,9 @@ func (w *restorer) run(ctx context.Context, chosen *selection, order gitignore.M
 		if w.o.Overwrite == OverwriteNever && w.to != nil {
 			k.usable, k.spare = w.usable, isWorkName
 		}
-		return k.walk(ctx)
+		err := k.walk(ctx)
+		w.d.Absent = k.absent
+		return err
 	})
 	g.Go(func() error {
 		for win := range windows {

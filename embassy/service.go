@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,12 +119,20 @@ func (s *Service) Ranked(compartment string) []*Member {
 // ErrUnknownTarget: the configuration has no target of that name.
 var ErrUnknownTarget = errors.New("not in the configuration")
 
+func (s *Service) unknownTarget(name string) error {
+	var known []string
+	for _, m := range s.order {
+		known = append(known, m.Name)
+	}
+	return fmt.Errorf("target %q: %w, which has %s", name, ErrUnknownTarget, strings.Join(known, ", "))
+}
+
 // named returns the targets of these names, or all, in the order of the
 // configuration.
 func (s *Service) named(names []string) ([]*Member, error) {
 	for _, name := range names {
 		if s.members[name] == nil {
-			return nil, fmt.Errorf("target %q: %w", name, ErrUnknownTarget)
+			return nil, s.unknownTarget(name)
 		}
 	}
 	if len(names) == 0 {

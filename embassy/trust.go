@@ -22,7 +22,7 @@ const maxReason = 1 << 10 // bytes
 // asked: the audit record of it waits for the next backup.
 func (s *Service) Trust(_ context.Context, target, reason string) ([]Fault, error) {
 	if s.members[target] == nil {
-		return nil, fmt.Errorf("target %q: %w", target, ErrUnknownTarget)
+		return nil, s.unknownTarget(target)
 	}
 	reason, err := checkReason(reason)
 	if err != nil {

@@ -38,6 +38,7 @@ type fileContent struct {
 	then    fs.FileInfo // of the same file when it was read; nil: that is not known
 	stat    cachedFile
 	gaps    []error // of the reading: attributes that were not to be had
+	known   bool    // the last backup has a file of that name
 	same    bool
 	built   bool // stat is complete
 	changed error
@@ -52,22 +53,23 @@ type fileContent struct {
 // its own, or is unchanged since the last backup, and reads every other one.
 func (w *walk) recall(at, path string, fi fs.FileInfo, known *dirCursor) (*fileContent, error) {
 	now := statOf(fi)
-	if k := known.find(fi.Name()); k != nil {
-		if k.sameStat(now) && w.cache.alive(k) {
-			return &fileContent{stat: *k, same: true, built: true}, nil
-		}
-		w.counts.changed++
-	} else {
-		w.counts.fresh++
+	k := known.find(fi.Name())
+	if k != nil && k.sameStat(now) && w.cache.alive(k) {
+		return &fileContent{stat: *k, same: true, built: true}, nil
 	}
 	st := sysStat(fi)
 	if f := w.links.content(st); f != nil && f.stat.sameStat(now) {
-		return &fileContent{at: at, fi: fi, stat: now, twin: f}, nil
+		twin := &fileContent{at: at, fi: fi, stat: now, twin: f, known: k != nil}
+		if w.dry {
+			twin.failed = f.failed
+		}
+		return twin, nil
 	}
 	f, err := w.content(at, fi)
 	if err == nil {
 		w.links.keep(st, f)
 	}
+	f.known = k != nil
 	return f, err
 }
 
@@ -80,8 +82,13 @@ func (w *walk) content(at string, fi fs.FileInfo) (*fileContent, error) {
 // read starts to read the content of a file that was looked at as fi.
 func (w *walk) read(c *fileContent, fi fs.FileInfo) error {
 	c.fi, c.then, c.stat = fi, nil, statOf(fi)
-	if w.dry {
-		return nil
+	if w.dry { // which finds what cannot be opened
+		f, err := openFile(c.at)
+		if err != nil {
+			c.failed = sourceError{err}
+			return nil
+		}
+		return f.Close()
 	}
 	c.pending = &pendingFile{hint: c.stat.Size, firm: true, open: func() (io.ReadCloser, error) {
 		c.stat.outlast(w.ctx)
@@ -173,25 +180,31 @@ func (c *fileContent) open() (f *os.File, err error) {
 // finish completes the node of a file; false: the file gave no content, and
 // is named as a gap.
 func (w *walk) finish(path string, n *format.Node, f *fileContent, record *dirRecord) (bool, error) {
-	w.counts.files++
 	switch {
 	case f.same:
-		w.counts.same++
 		w.cache.use(f.stat.Packs)
-	case w.dry:
+	case w.dry && f.failed == nil:
 		f.stat.Content.Size = uint64(f.stat.Size)
 		w.counts.read += f.stat.Content.Size
 	case !f.built:
 		err := w.build(f)
 		var se sourceError
 		if errors.As(err, &se) {
-			w.counts.files--
 			w.gap(path, se.error)
 			return false, nil
 		}
 		if err != nil {
 			return false, fmt.Errorf("store %s: %w", path, err)
 		}
+	}
+	w.counts.files++
+	switch {
+	case f.same:
+		w.counts.same++
+	case f.known:
+		w.counts.changed++
+	default:
+		w.counts.fresh++
 	}
 	if f.fi != nil { // which may be a later look than that of the walk
 		*n = w.node(string(n.Name), f.fi)

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -62,7 +63,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintln(stderr, told)
 		return code
 	}
-	fmt.Fprintf(stderr, "error: %v\n", err)
+	// That a target is down goes without saying where the reason is given, which
+	// may be that it refuses the keys.
+	fmt.Fprintf(stderr, "error: %s\n", strings.ReplaceAll(err.Error(), embassy.ErrDown.Error()+": ", ""))
 	if h := hint(err); h != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", h)
 	}

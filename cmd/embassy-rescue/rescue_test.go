@@ -431,6 +431,9 @@ func TestRescueMistakes(t *testing.T) {
 			if code != tt.code || !strings.Contains(errs, tt.says) {
 				t.Errorf("exit code %d, want %d; stderr should say %q:\n%s", code, tt.code, tt.says, errs)
 			}
+			if strings.Contains(errs, "is down") { // one that answers is not
+				t.Errorf("stderr:\n%s", errs)
+			}
 			if out != "" {
 				t.Errorf("stdout is %q", out)
 			}

@@ -161,7 +161,11 @@ func printBackup(out io.Writer, r embassy.BackupReport, told map[string]string) 
 	}
 	fmt.Fprintf(w, "  files\t%s new, %s changed, %s unchanged; %s, %s\n", count(r.New), count(r.Changed), count(r.Same),
 		plural(r.Dirs, "folder", "folders"), plural(r.Others, "other", "others"))
-	fmt.Fprintf(w, "  bytes\t%s in all, %s read%s\n", size(r.Bytes), size(r.Read), added(r))
+	read := "read"
+	if r.DryRun {
+		read = "to read"
+	}
+	fmt.Fprintf(w, "  bytes\t%s in all, %s %s%s\n", size(r.Bytes), size(r.Read), read, added(r))
 	for _, t := range r.Targets {
 		state := targetState(t)
 		if t.Err != nil && told[t.Target] == state {
@@ -235,12 +239,12 @@ func reason(r embassy.BackupReport) string {
 }
 
 func targetState(t embassy.TargetProgress) string {
-	text := size(t.Sent) + " sent, has everything"
+	text := size(t.Sent) + " of packs sent, has everything"
 	switch {
 	case t.Err != nil:
 		text = "behind: " + cause(t.Target, t.Err)
 	case t.Behind > 0:
-		text = fmt.Sprintf("%s sent, %s behind, catches up later", size(t.Sent), plural(t.Behind, "entry", "entries"))
+		text = fmt.Sprintf("%s of packs sent, %s behind, catches up later", size(t.Sent), plural(t.Behind, "entry", "entries"))
 	}
 	return text
 }

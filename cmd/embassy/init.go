@@ -343,7 +343,9 @@ func advise(con *console, r embassy.InitReport, cfg *config.Config) {
 	if len(cfg.Datasets) == 0 {
 		next = "add datasets to " + cfg.File + ", then embassy charter apply and embassy backup"
 	}
-	con.notef("\nNext: %s", next)
+	if published(r.Targets) == nil { // else the error says what is next
+		con.notef("\nNext: %s", next)
+	}
 }
 
 // targetResult is embassy.TargetResult in JSON.

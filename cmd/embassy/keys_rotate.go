@@ -83,7 +83,7 @@ func (con *console) confirmed(ctx context.Context, yes bool, question string) er
 	}
 	ok, err := term.Confirm(ctx, con.stdin, con.stderr, question)
 	if errors.Is(err, term.ErrNobody) {
-		return usage("%s %s", question, err)
+		return usage("%s This asks first, and there is no terminal to ask on: give --yes", question)
 	}
 	if err == nil && !ok {
 		err = errors.New("nothing was changed")

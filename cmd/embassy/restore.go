@@ -244,7 +244,9 @@ func pick(view *embassy.View, keys *embassy.Keys, o restoreOptions) (picked []em
 	if o.all {
 		for _, c := range keys.Compartments {
 			for _, d := range c.Part.Datasets {
-				names = append(names, d.Name)
+				if !slices.Contains(names, d.Name) { // it moved to another compartment
+					names = append(names, d.Name)
+				}
 			}
 		}
 	}
@@ -339,12 +341,19 @@ func (r restored) verdict() string {
 		return "DRY RUN: not all that was asked for could be restored, as listed above; nothing was touched."
 	}
 	if !r.complete {
-		missing := len(r.without)
+		missing, absent := len(r.without), 0
 		for _, d := range r.report.Datasets {
-			missing += len(d.Missing)
+			missing, absent = missing+len(d.Missing), absent+d.Absent
 		}
-		return fmt.Sprintf("INCOMPLETE after %s: %s could not be restored, as listed above. Try again when more targets answer.",
-			length(r.report.Elapsed), plural(uint64(missing), "item", "items"))
+		advice := "Try again when more targets answer."
+		switch {
+		case r.report.Stopped != nil:
+			advice = "What is restored stays: mend what stopped it, and the same command goes on."
+		case absent == missing:
+			advice = "See embassy ls for what the snapshots hold."
+		}
+		return fmt.Sprintf("INCOMPLETE after %s: %s could not be restored, as listed above. %s",
+			length(r.report.Elapsed), plural(uint64(missing), "item", "items"), advice)
 	}
 	var files, bytes, trusted, left, written, wrote, deleted uint64
 	gaps := 0

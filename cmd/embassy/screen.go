@@ -243,6 +243,12 @@ func (v speed) of(p embassy.Progress, now, then uint64) float64 {
 
 // describe returns the line of the whole and those of the targets.
 func (s *screen) describe(p embassy.Progress) []string {
+	if p.Estimated && p.Bytes > p.BytesTotal { // it tells nothing any more
+		p.BytesTotal = 0
+	}
+	if p.Estimated && p.Files > p.FilesTotal {
+		p.FilesTotal = 0
+	}
 	words := []string{p.Phase}
 	if p.Dataset != "" {
 		words = append(words, p.Dataset)

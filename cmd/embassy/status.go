@@ -105,6 +105,10 @@ func agentText(a embassy.AgentStatus) string {
 	case format.AgentSuspended:
 		parts = append(parts, "suspended: it may not write; what it wrote counts")
 	case format.AgentRevoked:
+		if a.Entries == 0 {
+			parts = append(parts, "revoked: none of its entries is in this catalog")
+			break
+		}
 		parts = append(parts, fmt.Sprintf("revoked: of its %s, %s", plural(a.Entries, "known entry", "known entries"), plural(a.Counted, "counts", "count")))
 	}
 	if a.Quota > 0 && a.Status != format.AgentRevoked {

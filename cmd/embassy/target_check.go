@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -144,7 +145,11 @@ func printChecks(con *console, checks []embassy.TargetCheck) error {
 			if do := hint(c.Err); do != "" {
 				text += "; " + do
 			}
-			fmt.Fprintf(con.stdout, "%s: does not answer: %s\n", c.Target, strings.TrimPrefix(text, "target "+c.Target+": "))
+			state := "does not answer"
+			if errors.Is(c.Err, embassy.ErrForeignTarget) {
+				state = "is not checked"
+			}
+			fmt.Fprintf(con.stdout, "%s: %s: %s\n", c.Target, state, strings.TrimPrefix(text, "target "+c.Target+": "))
 			continue
 		}
 		fmt.Fprintf(con.stdout, "%s: answers in %s%s\n", c.Target, c.Latency.Round(10*time.Microsecond), speeds(c))

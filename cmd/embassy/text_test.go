@@ -112,6 +112,19 @@ func TestScreenDescribe(t *testing.T) {
 	}
 }
 
+// An estimate that was passed is no total.
+func TestScreenPassedEstimate(t *testing.T) {
+	s := &screen{}
+	p := embassy.Progress{Phase: "backup", Dataset: "land", Files: 1, FilesTotal: 2, Bytes: 13 << 20, BytesTotal: 13 << 20, Estimated: true}
+	if got, want := s.describe(p)[0], "backup land  1 of about 2 files  13.0 MiB of about 13.0 MiB  100%"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	p.Files, p.Bytes = 3, 154<<20
+	if got, want := s.describe(p)[0], "backup land  3 files  154.0 MiB"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // As JSON, lines are as rare, whatever a run tells, and the last one of each
 // phase is there.
 func TestScreenJSON(t *testing.T) {

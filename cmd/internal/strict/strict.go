@@ -30,7 +30,7 @@ func (e *OrderError) Error() string {
 
 // Check looks at a command line, args[0] being the program, with the flags and
 // commands of the app. It returns an *OrderError when a flag is unknown, lacks
-// its value, or stands after an argument or after the command that follows it,
+// its value or has an empty one, or stands after an argument or after the command that follows it,
 // and nil for all other mistakes: those are for the parser. A flag that takes a value is moved
 // together with it. After -- everything is an argument.
 func Check(app *cli.App, args []string) error {
@@ -103,6 +103,11 @@ func (l *line) flag(args []string) []string {
 				l.mistaken("flag " + spelled(args[0]) + " needs a value")
 				n = 1
 			}
+		}
+		// A variable that is not set must not stand for the default.
+		_, value, inside := strings.Cut(args[0], "=")
+		if takesValue && value == "" && (inside || n == 2 && args[1] == "") {
+			l.mistaken("flag " + spelled(args[0]) + " has an empty value; give it one, or leave it out")
 		}
 		l.words[i].given = append(l.words[i].given, args[:n]...)
 		if i < last || len(l.arguments) > 0 {

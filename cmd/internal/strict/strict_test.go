@@ -79,15 +79,17 @@ func TestCheckMistakes(t *testing.T) {
 		args []string
 		want string // empty: none
 	}{
-		"right":                   {[]string{"--json", "ls", "-lR", "--at=2026", "pop"}, ""},
-		"mistyped":                {[]string{"ls", "--ta", "2026", "-l"}, "unknown flag --ta; did you mean --at?\nRun: embassy ls --help"},
-		"mistyped before command": {[]string{"--confg", "x", "ls"}, "unknown flag --confg; did you mean --config?\nRun: embassy --help"},
-		"one dash, with equals":   {[]string{"ls", "-inclde=x"}, "unknown flag --inclde; did you mean --include?\nRun: embassy ls --help"},
-		"after an argument":       {[]string{"ls", "pop", "--includ", "x"}, "unknown flag --includ; did you mean --include?\nRun: embassy ls --help"},
-		"like none":               {[]string{"ls", "--bogus"}, "unknown flag --bogus\nRun: embassy ls --help"},
-		"unknown letter":          {[]string{"ls", "-x"}, "unknown flag -x\nRun: embassy ls --help"},
-		"value missing":           {[]string{"ls", "-at"}, "flag --at needs a value\nRun: embassy ls --help"},
-		"first counts":            {[]string{"ls", "--bogus", "--at"}, "unknown flag --bogus\nRun: embassy ls --help"},
+		"right":                    {[]string{"--json", "ls", "-lR", "--at=2026", "pop"}, ""},
+		"mistyped":                 {[]string{"ls", "--ta", "2026", "-l"}, "unknown flag --ta; did you mean --at?\nRun: embassy ls --help"},
+		"mistyped before command":  {[]string{"--confg", "x", "ls"}, "unknown flag --confg; did you mean --config?\nRun: embassy --help"},
+		"one dash, with equals":    {[]string{"ls", "-inclde=x"}, "unknown flag --inclde; did you mean --include?\nRun: embassy ls --help"},
+		"after an argument":        {[]string{"ls", "pop", "--includ", "x"}, "unknown flag --includ; did you mean --include?\nRun: embassy ls --help"},
+		"like none":                {[]string{"ls", "--bogus"}, "unknown flag --bogus\nRun: embassy ls --help"},
+		"unknown letter":           {[]string{"ls", "-x"}, "unknown flag -x\nRun: embassy ls --help"},
+		"value empty":              {[]string{"ls", "--at", "", "pop"}, "flag --at has an empty value; give it one, or leave it out\nRun: embassy ls --help"},
+		"value empty after equals": {[]string{"--config=", "ls"}, "flag --config has an empty value; give it one, or leave it out\nRun: embassy --help"},
+		"value missing":            {[]string{"ls", "-at"}, "flag --at needs a value\nRun: embassy ls --help"},
+		"first counts":             {[]string{"ls", "--bogus", "--at"}, "unknown flag --bogus\nRun: embassy ls --help"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
