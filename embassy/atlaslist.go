@@ -258,6 +258,10 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 	learn := func(id format.ID, t trials) error {
 		l := &line{Line: Line{Compartment: r.id, Agent: agent.ID, Chain: id}, r: r, signer: signer, trials: t,
 			heads: map[string]uint64{}, tops: map[string]uint64{}, leads: map[string][]uint64{}}
+		heeds, err := l.heedsAll()
+		if err != nil {
+			return err
+		}
 		if err := l.learn(ctx, agent, all); err != nil {
 			return err
 		}
@@ -267,6 +271,11 @@ func (r *region) learn(ctx context.Context, agent *format.CharterAgent, signer *
 				if err := l.pardon(); err != nil {
 					return err
 				}
+			}
+		}
+		if !heeds {
+			if ok, err := l.heedPast(ctx); err != nil || !ok {
+				return err
 			}
 		}
 		if l.last > 0 {

@@ -2,6 +2,7 @@ package embassy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -50,6 +51,39 @@ func (l *line) obey(ctx context.Context, e format.Entry) error {
 		}
 	}
 	return keepNote(l.r.a.s.catalog, l.noteKey(heedNote), heeds)
+}
+
+// heededNote, and the line: this machine has known its writer for a steward ever since
+// it learned of its first entry, or went by all of them later.
+const heededNote = "heeded"
+
+// heedsAll reports whether what the line orders is booked, as far as it is known.
+func (l *line) heedsAll() (bool, error) {
+	if !l.r.steward(l.Agent) {
+		return true, nil
+	}
+	cat := l.r.a.s.catalog
+	if _, ok, err := cat.Noted(l.noteKey(heededNote)); err != nil || ok {
+		return ok, err
+	}
+	if known, err := l.valid(); err != nil || known > 0 {
+		return false, err
+	}
+	return true, cat.Note(l.noteKey(heededNote), []byte("1"))
+}
+
+// heedPast books what the line orders in entries that were learned before this
+// machine knew that their writer is a steward. It reports false where that cannot be
+// read: then this run does without the line, for who names an entry has gone by it.
+func (l *line) heedPast(ctx context.Context) (bool, error) {
+	err := l.upholdOrders(ctx)
+	if ctx.Err() != nil || err != nil && !errors.Is(err, errNowhere) {
+		return false, errors.Join(err, ctx.Err())
+	} else if err != nil {
+		l.lacks(l.last, fmt.Errorf("what a new steward ordered before is not known: %w", err))
+		return false, nil
+	}
+	return true, l.r.a.s.catalog.Note(l.noteKey(heededNote), []byte("1"))
 }
 
 // heedNote, and the line: the last entry of each chain of a steward that the
@@ -118,6 +152,11 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 		all := objects.All()
 		fates := make([]KnownFate, len(all))
 		for i, h := range all {
+			if objects.Kind == format.KindPack && o.Kind == format.OrderMark {
+				if err := s.noteMark(e.Compartment, h, by); err != nil {
+					return err
+				}
+			}
 			fates[i] = KnownFate{Agent: objects.Agent, Kind: objects.Kind, Hash: h, Fate: fate}
 		}
 		// Who adds a pack looks at its fate after that: one of the two sees the other.
@@ -131,6 +170,35 @@ func (s *Service) enterOrder(e format.Entry, o *format.Order) error {
 		}
 	}
 	return nil
+}
+
+// markedNote, the compartment and the pack: those that marked it after the one that the
+// catalog learned of first. Stewards that did not know of each other may each have
+// replaced it.
+const markedNote = "marked"
+
+func markedKey(compartment format.ID, pack format.Hash) string {
+	return fmt.Sprintf("%s/%s/%s", markedNote, compartment, pack)
+}
+
+// noteMark notes an order that marks a pack, if another entry marked it before.
+func (s *Service) noteMark(compartment format.ID, pack format.Hash, by Order) error {
+	fate, err := s.catalog.Fate(compartment, pack)
+	if err != nil || !fate.Marked.Given() {
+		return err
+	}
+	marks, err := s.marks(compartment, pack, fate)
+	same := func(o Order) bool { return o.Agent == by.Agent && o.Chain == by.Chain && o.Seq == by.Seq }
+	if err != nil || slices.ContainsFunc(marks, same) {
+		return err
+	}
+	return keepNote(s.catalog, markedKey(compartment, pack), append(marks[1:], by))
+}
+
+// marks returns all that are known to have marked an object that has this fate.
+func (s *Service) marks(compartment format.ID, h format.Hash, fate Fate) ([]Order, error) {
+	more, _, err := readNote[[]Order](s.catalog, markedKey(compartment, h))
+	return append([]Order{fate.Marked}, more...), err
 }
 
 // deleted reports whether a steward ordered that an object goes: no target needs

@@ -283,6 +283,7 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 	}
 	waits := map[about][]string{}
 	told := map[string]bool{}
+	before := p.ancestors()
 	due := map[format.OrderedKey][]format.Hash{}
 	p.gone = map[format.Hash]bool{}
 	if p.c.orders.unmet {
@@ -308,6 +309,11 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 				why = append(why, fmt.Sprintf("the end of the grace period, %s", end.UTC().Format("2006-01-02 15:04 UTC")))
 			}
 			waits[about{k.Marked, k.Agent}] = why
+		}
+		if len(why) == 0 {
+			if why, err = p.relied(spot{k.Agent, k.Hash}, before, map[spot]bool{}); err != nil {
+				return nil, err
+			}
 		}
 		if len(why) > 0 {
 			p.out.Waiting++
@@ -372,6 +378,49 @@ func (p *prunePlan) fence(mark Order, owner format.ID) (waits []string, err erro
 		}
 	}
 	return waits, nil
+}
+
+// ancestor is a pack that another took the place of, by an entry that marks it.
+type ancestor struct {
+	spot
+	mark Order
+}
+
+// ancestors returns, by pack, those that it took the place of.
+func (p *prunePlan) ancestors() map[spot][]ancestor {
+	out := map[spot][]ancestor{}
+	for at, moves := range p.c.moves {
+		for _, m := range moves {
+			for _, h := range m.packs {
+				n := spot{m.by.Agent, h}
+				out[n] = append(out[n], ancestor{at, Order{Agent: m.by.Agent, Chain: m.by.Chain, Seq: m.by.Seq}})
+			}
+		}
+	}
+	return out
+}
+
+// relied returns who may still refer to a pack by the name of one whose place it
+// took: who has read that the pack is marked, in the chain of one steward, need not
+// have read that those are, in the chain of another.
+func (p *prunePlan) relied(at spot, before map[spot][]ancestor, met map[spot]bool) (waits []string, err error) {
+	for _, a := range before[at] {
+		gone, err := p.s.deleted(p.comp.ID, a.hash)
+		if err != nil {
+			return nil, err
+		}
+		if met[a.spot] || gone { // then all have given it up
+			continue
+		}
+		met[a.spot] = true
+		if waits, err = p.fence(a.mark, a.agent); err != nil || len(waits) > 0 {
+			return waits, err
+		}
+		if waits, err = p.relied(a.spot, before, met); err != nil || len(waits) > 0 {
+			return waits, err
+		}
+	}
+	return nil, nil
 }
 
 // name is an agent's name for people.

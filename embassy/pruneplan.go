@@ -3,6 +3,7 @@ package embassy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -253,11 +254,12 @@ func (p *prunePlan) follow(c *compartmentView) error {
 			}
 		}
 	}
+	short := map[*stock]bool{} // a target may have any of the orders, and no other: each is to be for all users
 	for _, st := range steps {
-		if !st.apart && len(st.by) == len(st.packs) && (st.heads == nil || int(st.old.late) <= 1+st.place) { // for all users
-			p.replaced[st.old] = append(p.replaced[st.old], st.move)
-		}
+		p.replaced[st.old] = append(p.replaced[st.old], st.move)
+		short[st.old] = short[st.old] || st.apart || len(st.by) < len(st.packs) || st.heads != nil && int(st.old.late) > 1+st.place
 	}
+	maps.DeleteFunc(p.replaced, func(o *stock, _ []move) bool { return short[o] })
 	for o := range p.replaced {
 		o.meant = o.meant || o.late > 0
 		o.late = 0
@@ -304,6 +306,16 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 		for n := uint64(1); n <= ch.last; n++ {
 			if !slices.ContainsFunc(ch.entries[n], func(e *readEntry) bool { return n == 1 || ch.entry(n-1, e.Prev) != nil }) {
 				return fmt.Errorf("%w: entry %d of chain %s of agent %s is on no target that answers", ErrBlind, n, ch.chain, p.name(ch.agent))
+			}
+		}
+	}
+	for _, ch := range c.sorted() {
+		if p.r.steward(ch.agent) {
+			continue
+		}
+		for _, all := range ch.entries {
+			if slices.ContainsFunc(all, func(e *readEntry) bool { return len(e.Orders) > 0 }) {
+				return fmt.Errorf("%w: agent %s orders, and is no steward by the charter that this machine knows: bring back the targets that have a newer one; if there is none: embassy agent revoke", ErrBlind, p.name(ch.agent))
 			}
 		}
 	}
@@ -369,6 +381,14 @@ func (p *prunePlan) strays(ctx context.Context) (map[spot]stock, error) {
 			return
 		}
 		err := p.each(ctx, m, func() {}, func(o lying) error {
+			if !p.enrolled(o.agent) {
+				if _, _, ok := strings.Cut(o.name, "/ledger/"); ok {
+					mu.Lock()
+					defer mu.Unlock()
+					failed = fmt.Errorf("%w: target %s has ledgers of agent %s, whom the charter that this machine knows does not have in the compartment: bring back the targets that have a newer one; what nobody enrolled somebody planted: delete it there", ErrBlind, m.Name, o.agent)
+				}
+				return nil
+			}
 			if o.kind == 0 || p.listed[o.spot] != nil || p.used[o.hash] || o.kind == format.KindRecord || !o.modified.Before(before) {
 				return nil
 			}
@@ -390,6 +410,12 @@ func (p *prunePlan) strays(ctx context.Context) (map[spot]stock, error) {
 		return nil, ctx.Err()
 	}
 	return out, failed
+}
+
+// enrolled reports whether the charter has an agent in the compartment.
+func (p *prunePlan) enrolled(agent format.ID) bool {
+	a := p.keys.Charter.Agent(agent)
+	return a != nil && slices.Contains(a.Compartments, p.comp.ID)
 }
 
 // lying is an object that a target lists.

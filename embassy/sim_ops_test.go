@@ -73,6 +73,7 @@ var simOps = []simOp{
 		}})
 	}},
 	{1, 40, (*sim).cutOff},
+	{2, 50, (*sim).handOver},
 	{8, 60, func(s *sim, r *rand.Rand) { // alone, beside a backup of somebody else, or of the same agent
 		jobs := []job{{s.steward(r), (*simMachine).prune}}
 		if o := s.any(r); r.IntN(2) == 0 {
@@ -284,6 +285,9 @@ func simPrivate(dir string) error { return os.Chmod(filepath.Join(dir, "agent.ke
 
 // putBack restores a machine that has an old copy, and lets it go on.
 func (s *sim) putBack(r *rand.Rand) {
+	if s.hands {
+		return
+	}
 	for _, i := range r.Perm(len(s.machines)) {
 		m := s.machines[i]
 		if len(m.copies) == 0 {
@@ -327,7 +331,7 @@ func (m *simMachine) restore(r *rand.Rand) {
 
 // cloneAgent makes a second machine of an agent's.
 func (s *sim) cloneAgent(r *rand.Rand) {
-	if s.machines[len(s.machines)-1].agent != nil {
+	if s.hands || s.machines[len(s.machines)-1].agent != nil {
 		return // one is enough
 	}
 	m := s.anyAgent(r)

@@ -15,16 +15,6 @@ import (
 	"embassy/embassy/policy"
 )
 
-// steward returns the machine, or one of the two, of the agent that is the
-// steward of the first compartment.
-func (s *sim) steward(r *rand.Rand) *simMachine {
-	m := s.machines[0]
-	if twin := s.machines[len(s.machines)-1]; twin.agent == m.agent && r.IntN(2) == 0 {
-		return twin
-	}
-	return m
-}
-
 // fillUp makes some snapshots, most of which a first forget retires.
 func (s *sim) fillUp() {
 	r := rand.New(rand.NewPCG(s.seed, 1<<32))
@@ -111,6 +101,13 @@ func (m *simMachine) prune(r *rand.Rand, alone bool) {
 		o.Readers = s.newestKeys()
 	}
 	rep, err := m.svc.Prune(m.ctx, o)
+	if errors.Is(err, embassy.ErrNotSteward) {
+		s.note("%s: prune: %v", m.name, err)
+		if calm && m.agent == s.agents[s.rules] {
+			s.violate("%s: the steward may not prune: %v", m.name, err)
+		}
+		return
+	}
 	s.note("%s: prune: exit %d, %+v, %+v, %v", m.name, rep.Exit, rep.Compartments, rep.Targets, err)
 	for _, c := range rep.Compartments {
 		if c.Marked > 0 {
@@ -173,7 +170,7 @@ func (s *sim) recorded(object []byte) {
 func (s *sim) ordered(e *simEntry) {
 	for _, given := range e.Orders {
 		o := s.orders[given.Record]
-		if o == nil || e.Agent != s.nation.ids[0] || e.Compartment != s.nation.places[0] {
+		if o == nil || !s.obeyed(e.Agent) || e.Compartment != s.nation.places[0] {
 			continue
 		}
 		for _, r := range o.Replaced {

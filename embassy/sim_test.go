@@ -27,7 +27,7 @@ const simFailures = 5 // after which the rest is not tried
 // simMust must happen in one of fifty seeds at least.
 var simMust = []string{"committed", "pending", "restored", "killed", "killed after the fact", "fork reported", "rollback reported",
 	"object copied by a replicator", "forgery reported", "bad copy reported", "discarding reported", "repaired", "rotated the writer", "rotated the reader",
-	"forgotten", "marked", "deletion ordered", "deleted", "joined", "repacked", "checkpoint held"}
+	"forgotten", "marked", "deletion ordered", "deleted", "joined", "repacked", "checkpoint held", "handed over"}
 
 // simulate runs one episode on the production code, in virtual time, and
 // returns the invariant that was violated, or nil. Which operations there are

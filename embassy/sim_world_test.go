@@ -157,6 +157,7 @@ type sim struct {
 	hosts   []*simHost
 	late    bool // the last host is not there yet
 	retains bool // it is about forgetting and pruning
+	hands   bool // the steward changes, and no machine is cloned or put back
 	suspect *simHost
 	agents  []*simAgent
 	// machines are the agents', one each, then the replicator, then a clone.
@@ -168,6 +169,8 @@ type sim struct {
 	entries   map[string]*simEntry // all that were ever signed, by name
 	committed []simCommit
 	orders    map[format.Hash]*format.Order // records of the steward that any host ever got
+	rules     int                           // the agent that is the steward of the first compartment
+	ruled     [2]bool                       // agents that are, or were
 	retired   map[format.Hash]bool          // snapshots, by entries that were signed
 	going     map[format.Hash]*simEntry     // what such entries say is to be deleted
 	moved     map[format.Hash][]*simEntry   // packs, and the entries that replace them
@@ -256,6 +259,7 @@ func newSim(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, dir str
 	s := &sim{t: t, seed: seed, nation: n, keys: keys, dir: dir, sabotage: sabotage,
 		rng: rand.New(rand.NewPCG(seed, 0)), entries: map[string]*simEntry{}, tally: map[string]int{},
 		orders: map[format.Hash]*format.Order{}, retired: map[format.Hash]bool{}, going: map[format.Hash]*simEntry{}, moved: map[format.Hash][]*simEntry{}}
+	s.ruled[0], s.hands = true, seed%2 == 0
 	for i := range 4 {
 		s.hosts = append(s.hosts, newSimHost(s, fmt.Sprintf("t%d", i)))
 	}
