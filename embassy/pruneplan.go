@@ -310,7 +310,7 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 		}
 	}
 	for _, ch := range c.sorted() {
-		if p.r.steward(ch.agent) {
+		if a := p.keys.Charter.Agent(ch.agent); p.r.steward(ch.agent) || a != nil && a.Status == format.AgentRevoked {
 			continue
 		}
 		for _, all := range ch.entries {

@@ -24,12 +24,8 @@ func (s *sim) steward(r *rand.Rand) *simMachine {
 }
 
 // handOver makes another agent the steward, at once with what the old one does, or
-// while neither sees what the other writes. That goes with no clone: what waits behind
-// two forks of stewards is not told from what is left behind.
+// while neither sees what the other writes.
 func (s *sim) handOver(r *rand.Rand) {
-	if !s.hands {
-		return
-	}
 	old, next := s.machines[s.rules], s.machines[1-s.rules]
 	work := func() func(m *simMachine, r *rand.Rand, alone bool) {
 		if r.IntN(6) == 0 {

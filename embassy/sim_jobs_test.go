@@ -194,8 +194,8 @@ func (m *simMachine) replicateWith(o embassy.ReplicateOptions, alone bool) {
 }
 
 // union names the entries, by place, that honest hosts hold together and that
-// a replication by the machine must bring to all of them: those below a fork.
-// Of its own chain, when somebody else wrote on it, it brings nothing.
+// a replication by the machine must bring to all of them: those below a fork,
+// which depend on nothing behind one. Of its own chain, when somebody else wrote on it, it brings nothing.
 func (m *simMachine) union() map[string]int {
 	s := m.s
 	var foreign embassy.Line
@@ -206,6 +206,7 @@ func (m *simMachine) union() map[string]int {
 	out := map[string]int{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.curb(forks)
 	for name, e := range s.entries {
 		place := slices.Index(s.nation.places, e.Compartment)
 		if m.agent != nil && m.agent.place != place {
@@ -247,6 +248,23 @@ func (s *sim) forks(counts func(e *simEntry) bool) map[embassy.Line]uint64 {
 		seen[p] = true
 	}
 	return out
+}
+
+// curb has forks begin where an entry depends on what lies behind one: it is
+// brought nowhere either. s.mu is held.
+func (s *sim) curb(forks map[embassy.Line]uint64) {
+	for changed := true; changed; {
+		changed = false
+		for _, e := range s.entries {
+			for _, h := range e.Depends {
+				for l, f := range forks {
+					if l.Chain == h.Chain && l.Compartment == e.Compartment && h.Seq >= f && len(e.Orders) == 0 && e.before(forks) {
+						forks[lineOf(e)], changed = e.Seq, true
+					}
+				}
+			}
+		}
+	}
 }
 
 // before reports whether the entry comes before every fork of its line.

@@ -285,9 +285,6 @@ func simPrivate(dir string) error { return os.Chmod(filepath.Join(dir, "agent.ke
 
 // putBack restores a machine that has an old copy, and lets it go on.
 func (s *sim) putBack(r *rand.Rand) {
-	if s.hands {
-		return
-	}
 	for _, i := range r.Perm(len(s.machines)) {
 		m := s.machines[i]
 		if len(m.copies) == 0 {
@@ -331,7 +328,7 @@ func (m *simMachine) restore(r *rand.Rand) {
 
 // cloneAgent makes a second machine of an agent's.
 func (s *sim) cloneAgent(r *rand.Rand) {
-	if s.hands || s.machines[len(s.machines)-1].agent != nil {
+	if s.machines[len(s.machines)-1].agent != nil {
 		return // one is enough
 	}
 	m := s.anyAgent(r)

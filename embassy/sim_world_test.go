@@ -157,7 +157,6 @@ type sim struct {
 	hosts   []*simHost
 	late    bool // the last host is not there yet
 	retains bool // it is about forgetting and pruning
-	hands   bool // the steward changes, and no machine is cloned or put back
 	suspect *simHost
 	agents  []*simAgent
 	// machines are the agents', one each, then the replicator, then a clone.
@@ -259,7 +258,7 @@ func newSim(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, dir str
 	s := &sim{t: t, seed: seed, nation: n, keys: keys, dir: dir, sabotage: sabotage,
 		rng: rand.New(rand.NewPCG(seed, 0)), entries: map[string]*simEntry{}, tally: map[string]int{},
 		orders: map[format.Hash]*format.Order{}, retired: map[format.Hash]bool{}, going: map[format.Hash]*simEntry{}, moved: map[format.Hash][]*simEntry{}}
-	s.ruled[0], s.hands = true, seed%2 == 0
+	s.ruled[0] = true
 	for i := range 4 {
 		s.hosts = append(s.hosts, newSimHost(s, fmt.Sprintf("t%d", i)))
 	}
