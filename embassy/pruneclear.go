@@ -18,6 +18,7 @@ import (
 
 const (
 	removesAtOnce = 8 // on one target
+	provesAtOnce  = 4 // whole packs, of one target
 	// refusedEnough is how many refusals, and nothing else, end a clearing.
 	refusedEnough = 100
 )
@@ -207,7 +208,7 @@ func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(smallFetches / 4)
+	g.SetLimit(provesAtOnce)
 	for at, h := range heirs {
 		if c.o.DryRun || !h.used {
 			continue

@@ -349,6 +349,8 @@ func (r restored) verdict() string {
 		switch {
 		case r.report.Stopped != nil:
 			advice = "What is restored stays: mend what stopped it, and the same command goes on."
+		case len(r.without) == missing:
+			advice = "If all targets answered, none counts: it was never backed up, or its agent was revoked (embassy charter show)."
 		case absent == missing:
 			advice = "See embassy ls for what the snapshots hold."
 		}
