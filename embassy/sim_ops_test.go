@@ -430,7 +430,7 @@ func (s *sim) addLate(*rand.Rand) {
 	if !s.late {
 		return
 	}
-	s.late = false
+	s.late, s.added = false, time.Now()
 	for _, m := range s.machines {
 		m.svc = nil
 	}

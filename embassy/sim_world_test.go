@@ -155,8 +155,9 @@ type sim struct {
 	dir     string
 	rng     *rand.Rand
 	hosts   []*simHost
-	late    bool // the last host is not there yet
-	retains bool // it is about forgetting and pruning
+	late    bool      // the last host is not there yet
+	added   time.Time // when it came
+	retains bool      // it is about forgetting and pruning
 	suspect *simHost
 	agents  []*simAgent
 	// machines are the agents', one each, then the replicator, then a clone.
