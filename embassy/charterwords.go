@@ -94,7 +94,7 @@ func differences(before, after *format.Charter, keys *Keys) []string {
 			}
 		}
 		if !slices.Equal(was.Stewards, k.Stewards) && len(k.Stewards) > 0 {
-			say("compartment %s: steward is agent %s", names.Of(k.ID), names.Of(k.Stewards[len(k.Stewards)-1]))
+			say("compartment %s: steward is agent %s", names.Of(k.ID), names.Of(k.Steward()))
 		}
 		if was.Shared != k.Shared {
 			say("compartment %s: agents reuse one another's chunks: %t", names.Of(k.ID), k.Shared)

@@ -217,17 +217,9 @@ func (s *Service) whoami() (*self, error) {
 	}
 	me := &self{key: key, agent: state.Agent(), keys: keys}
 	me.steward = slices.ContainsFunc(keys.Charter.Compartments, func(c format.CharterCompartment) bool {
-		return stewardOf(c) == me.agent
+		return c.Steward() == me.agent
 	})
 	return me, nil
-}
-
-// stewardOf returns the steward of a compartment; zero: it has none.
-func stewardOf(c format.CharterCompartment) format.ID {
-	if n := len(c.Stewards); n > 0 {
-		return c.Stewards[n-1]
-	}
-	return format.ID{}
 }
 
 // probeFolders returns where the probes on a target go, and where they must

@@ -319,6 +319,7 @@ func (s *Service) Suspend(ctx context.Context, by Authority, who string) (Change
 		case g.Status == format.AgentActive:
 			g.Status = format.AgentSuspended
 			a.say("agent %s is suspended: it may not write, and gets no later names and secrets; what it wrote counts", name)
+			a.bereaved(g)
 		}
 		return nil
 	})
@@ -340,6 +341,46 @@ func (s *Service) Resume(ctx context.Context, by Authority, who string) (ChangeR
 		}
 		return nil
 	})
+}
+
+// Steward makes an agent the steward of compartments that it may write, or of all of
+// these where none is named. Only the root may.
+func (s *Service) Steward(ctx context.Context, by Authority, who string, compartments []string) (ChangeReport, error) {
+	return s.change(ctx, by, func(a *amendment) error {
+		g, name, err := a.standing(who)
+		switch {
+		case err != nil:
+			return err
+		case a.root == nil:
+			return fmt.Errorf("a steward %w by administrators: it deletes, and only the root names it: --kit or --share, without --admin-key", ErrUnfit)
+		case g.Status == format.AgentSuspended:
+			return fmt.Errorf("agent %s is suspended, so this %w: embassy agent resume", name, ErrUnfit)
+		}
+		for _, c := range compartments {
+			if k, _ := a.named(c); k == nil || !slices.Contains(g.Compartments, k.ID) {
+				return fmt.Errorf("compartment %q: %w among those that agent %s may write", c, ErrUnknownName, name)
+			}
+		}
+		for i := range a.Compartments {
+			k := &a.Compartments[i]
+			p := a.parts[k.ID]
+			if p == nil || !slices.Contains(g.Compartments, k.ID) || len(compartments) > 0 && !slices.Contains(compartments, p.Name) || k.Steward() == g.ID {
+				continue
+			}
+			k.Stewards = append(k.Stewards, g.ID)
+			a.say("agent %s is the steward of compartment %s: it says what is kept there, and deletes; its credentials must allow that, and nobody else's", name, p.Name)
+		}
+		return nil
+	})
+}
+
+// bereaved says which compartments an agent leaves without a steward.
+func (a *amendment) bereaved(g *format.CharterAgent) {
+	for i := range a.Compartments {
+		if k := &a.Compartments[i]; k.Steward() == g.ID && a.parts[k.ID] != nil {
+			a.say("compartment %s has no steward now: nothing is forgotten or pruned there until embassy agent steward names another", a.parts[k.ID].Name)
+		}
+	}
 }
 
 // SetQuota bounds what an agent may take on a target, in bytes; 0: no bound.

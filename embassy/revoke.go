@@ -129,6 +129,7 @@ func (s *Service) Revoke(ctx context.Context, by Authority, who string, after []
 				}
 			}
 		}
+		a.bereaved(g)
 		return nil
 	})
 }

@@ -129,7 +129,7 @@ func writersIn(ch *format.Charter, role Role, self format.ID) []writer {
 		}
 		w := writer{agent: a.ID, writes: a.Compartments}
 		for _, c := range ch.Compartments {
-			if stewardOf(c) == a.ID {
+			if c.Steward() == a.ID {
 				w.deletes = append(w.deletes, c.ID)
 			}
 		}

@@ -46,8 +46,7 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 	}
 	var open []*stewardship
 	for _, c := range keys.Compartments {
-		all := keys.Charter.Compartment(c.ID).Stewards
-		mine := len(all) > 0 && all[len(all)-1] == state.Agent()
+		mine := keys.Charter.Compartment(c.ID).Steward() == state.Agent()
 		named := slices.Contains(names, c.Part.Name)
 		if _, placed := s.site.Compartment(c.Part.Name); !placed {
 			mine = false

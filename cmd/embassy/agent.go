@@ -21,7 +21,7 @@ import (
 func agentCommand(con *console) *cli.Command {
 	return &cli.Command{
 		Name:  "agent",
-		Usage: "enrol machines, suspend them, revoke them",
+		Usage: "enrol machines, suspend them, revoke them, name the steward",
 		Description: "A new machine asks (agent request), people compare its fingerprint, and who has the root signs (agent approve).\n" +
 			"Without the root, administrators do it: --admin-key makes a proposal, which the others sign with\n" +
 			"embassy charter sign, and which embassy charter publish puts into force.",
@@ -35,7 +35,7 @@ func agentCommand(con *console) *cli.Command {
 				func(ctx context.Context, s *embassy.Service, by embassy.Authority, o agentChange) (embassy.ChangeReport, error) {
 					return s.Resume(ctx, by, o.who)
 				}),
-			agentRevokeCommand(con), agentQuotaCommand(con),
+			agentRevokeCommand(con), agentQuotaCommand(con), agentStewardCommand(con),
 		},
 	}
 }
@@ -329,6 +329,7 @@ type agentChange struct {
 	who   string
 	after []string
 	quota uint64
+	names []string // of compartments
 }
 
 func agentChangeCommand(con *console, name, what string, change func(context.Context, *embassy.Service, embassy.Authority, agentChange) (embassy.ChangeReport, error)) *cli.Command {
@@ -398,6 +399,33 @@ func agentQuotaCommand(con *console) *cli.Command {
 		}, func(ctx context.Context, o agentChange, con *console) error {
 			return con.signed(ctx, o.signing, func(s *embassy.Service, by embassy.Authority) (embassy.ChangeReport, error) {
 				return s.SetQuota(ctx, by, o.who, o.quota)
+			})
+		}),
+	}
+}
+
+func agentStewardCommand(con *console) *cli.Command {
+	return &cli.Command{
+		Name:      "steward",
+		Usage:     "name the agent that says what is kept, and deletes",
+		ArgsUsage: "NAME|ID",
+		Description: "Only the root names it, with --kit or --share. Each compartment has one steward, which forgets, pins, holds and prunes\n" +
+			"there. What the one before ordered still counts. Take its right to delete away, give it to the new one (embassy\n" +
+			"target check --print-policy steward), and let both back up once: until the old one has read the new charter it\n" +
+			"may go on, which harms nothing.",
+		Flags: append([]cli.Flag{
+			&cli.StringSliceFlag{Name: "compartment", Usage: "of those that it may write, this `NAME` only; may be repeated"},
+		}, signingFlags()...),
+		Action: action(con, func(c *cli.Context) (o agentChange, err error) {
+			if o.signing, err = decodeSigning(c); err != nil {
+				return o, err
+			}
+			o.names = c.StringSlice("compartment")
+			o.who, err = oneArgument(c, "the agent's NAME or ID")
+			return o, err
+		}, func(ctx context.Context, o agentChange, con *console) error {
+			return con.signed(ctx, o.signing, func(s *embassy.Service, by embassy.Authority) (embassy.ChangeReport, error) {
+				return s.Steward(ctx, by, o.who, o.names)
 			})
 		}),
 	}

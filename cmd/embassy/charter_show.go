@@ -130,8 +130,8 @@ func viewCharter(ch *format.Charter, object []byte, keys *embassy.Keys, me ident
 	}
 	for _, k := range ch.Compartments {
 		c := compartmentView{ID: k.ID.String(), Name: names[k.ID], Epoch: k.Epoch, Shared: k.Shared, Datasets: []string{}}
-		if n := len(k.Stewards); n > 0 {
-			c.Steward = names.Of(k.Stewards[n-1])
+		if id := k.Steward(); id != (format.ID{}) {
+			c.Steward = names.Of(id)
 		}
 		for _, r := range k.Recipients {
 			c.Recipients = append(c.Recipients, recipientView{r.Epoch, crypto.Fingerprint(r.Key), r.Partner, r.Since})

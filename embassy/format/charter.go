@@ -90,6 +90,14 @@ type RecipientKey struct {
 	Since uint32 `cbor:"4,keyasint,omitempty"`
 }
 
+// Steward is the agent that orders and deletes; zero: there is none.
+func (c *CharterCompartment) Steward() ID {
+	if n := len(c.Stewards); n > 0 {
+		return c.Stewards[n-1]
+	}
+	return ID{}
+}
+
 // ReaderEpoch returns the newest epoch of the nation's own reader key.
 func (c *CharterCompartment) ReaderEpoch() uint32 {
 	var newest uint32
