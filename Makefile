@@ -88,7 +88,7 @@ ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestViewBigEntries TestVerifyOutageIsNobodysFault TestVerifyManyNamesAreNoDeadTarget \
 	TestLargeRecordsAreCollected TestCorruptFiles TestSpace TestDestroyCrash \
 	TestBroughtUpAfterReplacement TestCheckpoint TestViewOfMany TestRepack TestRotateRootTwice \
-	TestAgreesWithModel TestFatesMany
+	TestAgreesWithModel TestFatesMany TestRepackLeavesUnread TestBothReplace
 
 test: tools lint cross ## everything: tools, lint, all tests with the race detector, cross-build
 	@set -e; race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \

@@ -204,6 +204,9 @@ func prune(ctx context.Context, s *embassy.Service) (int, string, error) {
 		if marked += c.Marked; c.Err != nil {
 			parts = append(parts, "compartment "+c.Compartment+": "+oneLine(c.Err))
 		}
+		for _, why := range c.Waits {
+			parts = append(parts, "compartment "+c.Compartment+" waits for "+why)
+		}
 	}
 	for _, t := range r.Targets {
 		objects, bytes = objects+t.Objects, bytes+t.Bytes
