@@ -289,8 +289,8 @@ func (r *replication) pass(ctx context.Context, m *Member) error {
 		if own != nil && m.Down() == nil {
 			bringOwn()
 		}
-		for waiting, rest := len(region.lines)+1, region.lines; len(rest) > 0 && len(rest) < waiting; {
-			waiting = len(rest)
+		for moved, rest := true, region.lines; moved && len(rest) > 0; { // chains wait for one another in turn
+			before := r.progress(m)
 			var later []*line
 			for _, l := range rest {
 				if ctx.Err() != nil || m.Down() != nil {
@@ -314,7 +314,7 @@ func (r *replication) pass(ctx context.Context, m *Member) error {
 					errs = append(errs, fmt.Errorf("chain %s: %w", l.Chain, err))
 				}
 			}
-			rest = later
+			moved, rest = r.progress(m) > before, later
 		}
 		if waits && m.Down() == nil {
 			bringOwn()

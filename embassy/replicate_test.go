@@ -464,3 +464,32 @@ func TestUnreadableObjectIsMended(t *testing.T) {
 		t.Error("the entry is another one")
 	}
 }
+
+// Chains that wait for one another in turn are brought by one replication, of an
+// agent as of a replicator.
+func TestReplicateInTurn(t *testing.T) {
+	for _, agent := range []bool{true, false} {
+		s := newSite(t, 3, 1)
+		n := s.neighbour()
+		s.wrap, n.wrap = onlyTo(0, 1), onlyTo(0, 1)
+		all := []*site{s, n}
+		for run := range 10 { // what one stores, the other refers to, and stores more
+			for i := range all {
+				all[(run+i)%2].write(fmt.Sprintf("run%d", run), random(uint64(run), 5000))
+				all[(run+i)%2].mustBackup(0)
+			}
+		}
+		s.wrap = nil
+		by := s
+		if !agent {
+			by = s.replicator()
+		}
+		by.replicate(0, embassy.ReplicateOptions{})
+		s.restoresAll(2)
+		for _, a := range all {
+			if names := a.ledgerOf(a.agentID()); len(a.named(2, a.agentID().String()+"/ledger/")) != len(names) || len(names) < 10 {
+				t.Errorf("%d entries of an agent, and not all are brought", len(names))
+			}
+		}
+	}
+}
