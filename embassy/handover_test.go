@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -215,20 +216,32 @@ func TestBothReplace(t *testing.T) {
 	s.verified()
 }
 
-// The old steward goes by an order that the new one does not know of: who learned
-// that the new one replaced the same packs brings both.
+// Two stewards rewrote one pack, and only the order of the second is for the newest
+// snapshot: a machine that learned of the first one's before brings both, whatever
+// becomes of the pack.
 func TestReplacedTwiceLeadsBoth(t *testing.T) {
-	s, n := wasted(t)
+	s := newSite(t, 3, 1)
+	n := s.neighbour()
+	s.config.PackSize, n.config.PackSize = 16<<20, 16<<20
+	s.wrap, n.wrap = onlyTo(0, 1), onlyTo(0, 1)
+	n.runs(20, 1)
+	s.write("kept", random(1, 60_000))
+	s.write("dead", random(2, 60_000))
+	s.mustBackup(0)
+	if err := os.Remove(filepath.Join(s.src, "dead")); err != nil {
+		t.Fatal(err)
+	}
+	s.mustBackup(0)
+	s.becomes(n)
+	s.forget2(n, 1)
 	s.wrap, n.wrap = onlyTo(0), onlyTo(1)
 	if c := n.gives(1000, true); c.Repacked == 0 {
 		t.Fatalf("%+v", c)
 	}
 	s.becomes(s)
 	s.judge(n.agentID(), format.AgentSuspended) // nobody waits for it
-	s.wipe()
-	s.write("kept", random(1, 60_000))
-	s.write("new", random(2, 900_000)) // in a pack that is not worth it
-	s.mustBackup(0)
+	s.write("more", random(3, 1_036_000))       // in a pack that is not worth it
+	s.mustBackup(0)                             // n does not know of it
 	if c := s.gives(1000, true); c.Repacked == 0 {
 		t.Fatalf("%+v", c)
 	}
