@@ -319,6 +319,7 @@ func TestHeirOutlivesItsPacks(t *testing.T) {
 	if c := s.gives(4, false); c.Joined == 0 {
 		t.Fatalf("%+v", c)
 	}
+	s.mustBackup(0) // else what it made may be of a backup that is not finished
 	s.becomes(n)
 	a.wipe()
 	a.write("other", random(99, 5000))
