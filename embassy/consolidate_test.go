@@ -3,11 +3,14 @@ package embassy_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"embassy/embassy"
+	"embassy/embassy/config"
 )
 
 // joins runs one prune that joins so many short packs of about one size.
@@ -224,6 +227,59 @@ func TestRepackLeavesUnread(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two agents have the same folder, each in packs of its own, and something in it cannot
+// be read just now: that the walk through the one broke off in it says nothing of what
+// the other needs.
+func TestRepackOfAFolderTwice(t *testing.T) {
+	s := newSite(t, 2, 1)
+	n := s.neighbour()
+	s.share(config.DedupAgent)
+	n.config.Compartments[0].Dedup = config.DedupAgent
+	n.src, n.config.Datasets[0].Sources = s.src, s.config.Datasets[0].Sources
+	s.config.PackSize, n.config.PackSize = 1<<20, 1<<20
+	s.write("x/y/deep", random(1, 1000))
+	s.mustBackup(0)
+	n.mustBackup(0)
+	bad := s.named(0, "/pack/")
+	for f := range 20 {
+		s.write(fmt.Sprintf("z/f%d", f), random(uint64(100+f), 300_000))
+	}
+	s.mustBackup(0)
+	n.mustBackup(0)
+	for f := range 10 {
+		if err := os.Remove(filepath.Join(s.src, fmt.Sprintf("z/f%d", 2*f))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.mustBackup(0)
+	n.mustBackup(0)
+	s.forget(1, 4)
+	whole := map[string][]byte{}
+	for _, name := range bad {
+		whole[name] = s.fetched(0, name)
+		for i := range s.mems {
+			s.put(i, name, make([]byte, len(whole[name])))
+		}
+	}
+	keys, err := s.keys(0, s.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := s.start().Prune(t.Context(), embassy.PruneOptions{MaxRemove: 1, Readers: keys})
+	if err != nil || rep.Exit != 4 || !strings.Contains(fmt.Sprint(rep.Compartments[0].Err), "trees cannot be read, 2 of them") {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	for name, data := range whole {
+		for i := range s.mems {
+			s.put(i, name, data)
+		}
+	}
+	for i := range s.mems {
+		s.restoresAll(i)
+	}
+	s.verified()
 }
 
 // After 100 daily snapshots with 1 % of change each, forgotten but for 7, every

@@ -64,6 +64,8 @@ type courier struct {
 	// lead, if not nil, sees to it that a target has the entry that marked what is
 	// gone, if that tells what took its place. It reports false as complete does.
 	lead func(ctx context.Context, m *Member, mark Order, copying bool) (bool, error)
+	// void reports whether what an order deletes was marked by nothing that counts.
+	void func(ctx context.Context, deleted Order) (bool, error)
 	// sent is told of every object that was put; may be nil.
 	sent func(m *Member, bytes uint64, entry bool)
 }
@@ -194,8 +196,12 @@ func (c *courier) needed(ctx context.Context, m *Member, e format.Entry, copying
 		if err != nil {
 			return nil, false, err
 		}
-		gone := fate.Deleted.Given() && fate.Marked.Given() // else what took its place is not known yet
-		if gone && c.lead != nil {
+		gone := fate.Deleted.Given()
+		if gone && !fate.Marked.Given() { // what took its place may not be known yet
+			if gone, err = c.void(ctx, fate.Deleted); err != nil {
+				return nil, false, err
+			}
+		} else if gone && c.lead != nil {
 			marks, err := c.s.marks(e.Compartment, a.Hash, fate)
 			if err != nil {
 				return nil, false, err

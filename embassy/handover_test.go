@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -215,20 +216,32 @@ func TestBothReplace(t *testing.T) {
 	s.verified()
 }
 
-// The old steward goes by an order that the new one does not know of: who learned
-// that the new one replaced the same packs brings both.
+// Two stewards rewrote one pack, and only the order of the second is for the newest
+// snapshot: a machine that learned of the first one's before brings both, whatever
+// becomes of the pack.
 func TestReplacedTwiceLeadsBoth(t *testing.T) {
-	s, n := wasted(t)
+	s := newSite(t, 3, 1)
+	n := s.neighbour()
+	s.config.PackSize, n.config.PackSize = 16<<20, 16<<20
+	s.wrap, n.wrap = onlyTo(0, 1), onlyTo(0, 1)
+	n.runs(20, 1)
+	s.write("kept", random(1, 60_000))
+	s.write("dead", random(2, 60_000))
+	s.mustBackup(0)
+	if err := os.Remove(filepath.Join(s.src, "dead")); err != nil {
+		t.Fatal(err)
+	}
+	s.mustBackup(0)
+	s.becomes(n)
+	s.forget2(n, 1)
 	s.wrap, n.wrap = onlyTo(0), onlyTo(1)
 	if c := n.gives(1000, true); c.Repacked == 0 {
 		t.Fatalf("%+v", c)
 	}
 	s.becomes(s)
 	s.judge(n.agentID(), format.AgentSuspended) // nobody waits for it
-	s.wipe()
-	s.write("kept", random(1, 60_000))
-	s.write("new", random(2, 900_000)) // in a pack that is not worth it
-	s.mustBackup(0)
+	s.write("more", random(3, 1_036_000))       // in a pack that is not worth it
+	s.mustBackup(0)                             // n does not know of it
 	if c := s.gives(1000, true); c.Repacked == 0 {
 		t.Fatalf("%+v", c)
 	}
@@ -248,6 +261,50 @@ func TestReplacedTwiceLeadsBoth(t *testing.T) {
 	s.restoresAll(2)
 }
 
+// Two stewards rewrote one pack, and only the order of the second, which one target
+// has, is for the newest snapshot. Who knows the order and the deletion of the first, and
+// not that target, would leave the pack out, and what the snapshot needs.
+func TestReplacedTwiceStays(t *testing.T) {
+	s := newSite(t, 3, 1)
+	n := s.neighbour()
+	s.config.PackSize, n.config.PackSize = 16<<20, 16<<20
+	s.wrap, n.wrap = onlyTo(0, 1), onlyTo(0, 1)
+	n.runs(20, 1)
+	s.write("kept", random(1, 60_000))
+	s.write("dead", random(2, 60_000))
+	s.mustBackup(0)
+	if err := os.Remove(filepath.Join(s.src, "dead")); err != nil {
+		t.Fatal(err)
+	}
+	s.mustBackup(0)
+	s.becomes(n)
+	s.forget2(n, 1)
+	s.wrap, n.wrap = onlyTo(0), onlyTo(1)
+	if c := n.gives(1000, true); c.Repacked == 0 {
+		t.Fatalf("%+v", c)
+	}
+	s.becomes(s)
+	s.write("more", random(3, 1_036_000)) // in a pack that is not worth it
+	s.mustBackup(0)                       // n does not know of it
+	for _, name := range s.named(0, s.agent()) {
+		if strings.Contains(name, "/"+s.agent()+"/") {
+			copyObject(t, s.mems[0], s.mems[1], name)
+		}
+	}
+	if c := s.gives(1000, true); c.Repacked == 0 {
+		t.Fatalf("%+v", c)
+	}
+	s.becomes(n)
+	s.judge(s.agentID(), format.AgentSuspended) // nobody waits for it
+	n.wrap = onlyTo(0, 1)
+	for range 3 {
+		n.gives(1000, false)
+	}
+	r := s.replicator()
+	r.wrap = unreachable(0)
+	r.filling(2)
+}
+
 // What a steward made of packs is marked by the next one, in a chain of its own. An
 // agent may have read that, and not that the packs were replaced: it still uses them,
 // and so what was made of them stays until it has read both.
@@ -262,6 +319,7 @@ func TestHeirOutlivesItsPacks(t *testing.T) {
 	if c := s.gives(4, false); c.Joined == 0 {
 		t.Fatalf("%+v", c)
 	}
+	s.mustBackup(0) // else what it made may be of a backup that is not finished
 	s.becomes(n)
 	a.wipe()
 	a.write("other", random(99, 5000))
@@ -294,6 +352,8 @@ func TestHeirOutlivesItsPacks(t *testing.T) {
 			s.restoresAll(i)
 		}
 	}
+	s.mems[1] = targets.NewMem()
+	s.replicator().filling(1)
 	s.forget2(n, 1)
 	packs := s.count(0, "pack")
 	for range 3 {

@@ -81,7 +81,7 @@ func (s *Service) openLedger(state *State, keys *Keys, comp *Compartment) (*ledg
 		spool: &spool{dir: dir, max: s.site.Spool.MaxBytes}, audits: state.logbook(),
 		outcome: map[string]error{}, nudged: map[string]bool{}, forged: map[string]bool{}, meeting: semaphore.NewWeighted(1),
 	}
-	l.courier = &courier{s: s, since: s.now(), ready: l.ready, lead: l.lead, object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
+	l.courier = &courier{s: s, since: s.now(), ready: l.ready, lead: l.lead, void: l.void, object: func(ctx context.Context, _ format.Entry, a format.Listed, to *Member) ([]byte, error) {
 		// A crash may have come between a put and its note: then the target
 		// itself has it.
 		return l.object(ctx, a, append(l.others(to), to))

@@ -158,3 +158,48 @@ func TestRevokedStewardsOrdersGivenAgain(t *testing.T) {
 	s.replicator().fills(8)
 	old.fills(8)
 }
+
+// A steward that is revoked marked what another one deleted before that: nothing took
+// the place of that, and a new target is filled without it.
+func TestRevokedStewardsMarksThatAreGone(t *testing.T) {
+	s := newSite(t, 3, 1)
+	s.wrap = unreachable(2)
+	n := s.neighbour()
+	n.wrap = s.wrap
+	n.runs(20, 1)
+	for i := range 6 {
+		s.write("changes", random(uint64(i), 60_000))
+		s.mustBackup(0)
+	}
+	s.becomes(n)
+	s.forget2(n, 1)
+	heads := s.heads(s.agentID())
+	s.becomes(s)
+	if c := s.gives(1000, false); c.Marked == 0 {
+		t.Fatalf("%+v", c)
+	}
+	s.becomes(n)
+	s.mustBackup(0)
+	n.mustBackup(0)
+	if c := n.gives(1000, false); c.Deletable == 0 {
+		t.Fatalf("%+v", c)
+	}
+	old := s.replicator()
+	old.wrap = s.wrap
+	old.replicate(4, embassy.ReplicateOptions{})
+	s.judge(s.agentID(), format.AgentRevoked, heads...)
+	for _, r := range []*site{s.replicator(), old} {
+		s.mems[2], r.wrap = targets.NewMem(), nil
+		rep, err := r.start().Replicate(t.Context(), embassy.ReplicateOptions{})
+		if err != nil || rep.Exit != 0 {
+			t.Errorf("%+v, %v", rep, err)
+		}
+		if has, of := len(s.named(2, "/ledger/")), len(s.named(1, "/ledger/")); has < of-2 {
+			t.Errorf("%d of %d entries", has, of)
+		}
+	}
+	n.wrap = nil
+	n.mustBackup(0)
+	s.restoresAll(0)
+	s.restoresAll(2)
+}

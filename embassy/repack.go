@@ -141,10 +141,14 @@ type liveWalk struct {
 	seen map[[sha256.Size]byte]bool // contents that were gone through
 }
 
+func contentSum(r *reading, c format.Content, kind format.NodeType) [sha256.Size]byte {
+	name := binary.BigEndian.AppendUint32([]byte{c.Depth, byte(kind)}, r.naming.epoch) // a file may have the bytes of a folder
+	return sha256.Sum256(append(name, c.Chunks...))
+}
+
 // content marks the chunks of a file or a folder, and reports whether that is new.
 func (l *liveWalk) content(ctx context.Context, r *reading, c format.Content, kind format.NodeType) (bool, error) {
-	name := binary.BigEndian.AppendUint32([]byte{c.Depth, byte(kind)}, r.naming.epoch) // a file may have the bytes of a folder
-	sum := sha256.Sum256(append(name, c.Chunks...))
+	sum := contentSum(r, c, kind)
 	if l.seen[sum] {
 		return false, nil
 	}
@@ -166,13 +170,18 @@ func (l *liveWalk) content(ctx context.Context, r *reading, c format.Content, ki
 	return true, err
 }
 
-func (l *liveWalk) folder(ctx context.Context, r *reading, dir format.Content, depth int) error {
+func (l *liveWalk) folder(ctx context.Context, r *reading, dir format.Content, depth int) (err error) {
 	if depth > format.MaxTreeDepth {
 		return errTooDeep
 	}
 	if fresh, err := l.content(ctx, r, dir, format.Dir); err != nil || !fresh {
 		return err
 	}
+	defer func() {
+		if err != nil { // not all that is in it is marked: another snapshot that has it may not rely on that
+			delete(l.seen, contentSum(r, dir, format.Dir))
+		}
+	}()
 	return r.nodes(ctx, dir, func(n *format.Node) error {
 		if err := r.count(n); err != nil {
 			return err

@@ -123,6 +123,42 @@ func (r *region) lead(ctx context.Context, c *courier, m *Member, mark Order, co
 	return true, r.a.s.catalog.Place(m.Name, k.Hash, r.a.s.now())
 }
 
+// void reports whether what an order deletes was marked by nothing that counts: all
+// is known that the steward had read and that counts, and none of that marks it. A
+// revoked one did, whose orders nobody goes by.
+func (r *region) void(_ context.Context, deleted Order) (bool, error) {
+	i := slices.IndexFunc(r.lines, func(l *line) bool { return l.Agent == deleted.Agent && l.Chain == deleted.Chain })
+	if i < 0 {
+		return false, nil
+	}
+	heeds, err := r.lines[i].heeds()
+	if err != nil {
+		return false, err
+	}
+	known, counts := map[string]uint64{}, map[string]uint64{}
+	for _, l := range r.lines {
+		known[l.Chain.String()] = l.last
+	}
+	for chain := range r.revoked {
+		counts[chain.String()] = 0
+	}
+	for i := range r.a.charter.Agents {
+		for _, h := range r.a.charter.Agents[i].After {
+			counts[h.Chain.String()] = max(counts[h.Chain.String()], h.Seq)
+		}
+	}
+	for chain, h := range heeds {
+		need := h.Seq
+		if last, revoked := counts[chain]; revoked {
+			need = min(need, last)
+		}
+		if known[chain] < need {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // bringAhead brings an entry with all that it adds: what is small comes first, and
 // tells whether the credentials suffice.
 func (r *region) bringAhead(ctx context.Context, c *courier, l *line, m *Member, mark Order, copying bool, path []leading) (bool, error) {
@@ -159,6 +195,15 @@ func (l *ledger) lead(ctx context.Context, m *Member, mark Order, copying bool) 
 		return false, err
 	}
 	return r.leads(l.courier)(ctx, m, mark, copying)
+}
+
+// void is courier.void for the own chain.
+func (l *ledger) void(ctx context.Context, deleted Order) (bool, error) {
+	r, err := l.neighbours(ctx)
+	if err != nil {
+		return false, err
+	}
+	return r.void(ctx, deleted)
 }
 
 // leadAll brings to a target all that this agent, a steward, replaced: the chain for

@@ -166,7 +166,7 @@ func (r *replication) openOwn(ctx context.Context) error {
 			return err
 		}
 		l.courier.looks, l.courier.sent, l.courier.ready = true, r.sent, region.ready
-		l.courier.lead = region.leads(l.courier)
+		l.courier.lead, l.courier.void = region.leads(l.courier), region.void
 		r.own[region.name] = l
 	}
 	return nil
@@ -359,7 +359,7 @@ func (r *replication) line(ctx context.Context, region *region, l *line, m *Memb
 	}
 	part := upTo{l, to}
 	c := &courier{s: r.s, since: r.since, looks: true, ready: region.ready, sent: r.sent, object: l.added}
-	c.lead = region.leads(c)
+	c.lead, c.void = region.leads(c), region.void
 	if r.o.Shards > 1 {
 		c.share = func(h format.Hash) bool {
 			return int(binary.BigEndian.Uint64(h[:8])%uint64(r.o.Shards)) == r.o.Shard
