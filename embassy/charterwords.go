@@ -14,8 +14,20 @@ import (
 // NameBook is what people call agents and compartments, as far as keys show it.
 type NameBook map[format.ID]string
 
-// Of returns the name, or else the pseudonym.
-func (n NameBook) Of(id format.ID) string { return cmp.Or(n[id], id.String()) }
+// Of returns the name, or else the pseudonym; of those that are called the same,
+// as a machine and the one that took its place often are, both.
+func (n NameBook) Of(id format.ID) string {
+	name := n[id]
+	if name == "" {
+		return id.String()
+	}
+	for other, s := range n {
+		if s == name && other != id {
+			return fmt.Sprintf("%s (%s)", name, id.String()[:8])
+		}
+	}
+	return name
+}
 
 // Names returns the names that the keys open; none of nil keys.
 func (k *Keys) Names() NameBook {

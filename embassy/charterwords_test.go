@@ -29,3 +29,16 @@ func TestChangesNameWhatPeopleCompared(t *testing.T) {
 		t.Fatalf("%q", got)
 	}
 }
+
+// A machine often gets the name of the one whose place it takes.
+func TestNamesOfTwoAgents(t *testing.T) {
+	lost, next, other := format.ID{1}, format.ID{2}, format.ID{3}
+	names := embassy.NameBook{lost: "archive", next: "archive", other: "front"}
+	for id, want := range map[format.ID]string{
+		lost: "archive (01000000)", next: "archive (02000000)", other: "front", {4}: format.ID{4}.String(),
+	} {
+		if got := names.Of(id); got != want {
+			t.Errorf("agent %s is called %q, want %q", id, got, want)
+		}
+	}
+}

@@ -100,6 +100,21 @@ func (s *Service) grantPast(ctx context.Context, root *crypto.Root, compartment 
 		return err
 	}
 	keys.Compartments = []*Compartment{one}
+	mine, err := AgentKeys(ch, state.key)
+	if err != nil {
+		return err
+	}
+	own, err := mine.Named(compartment)
+	if err != nil {
+		return err
+	}
+	l, err := s.openLedger(state, mine, own)
+	if err != nil {
+		return err
+	}
+	if err := l.prepare(ctx); err != nil { // before the sweep: it brings what stewards ordered
+		return err
+	}
 	view, err := OpenView(ctx, ViewOptions{Keys: keys, Members: s.order, Order: s.Ranked, Log: s.log, Warn: s.warn, Progress: s.progress, Now: s.now})
 	if err != nil {
 		return err
@@ -114,25 +129,11 @@ func (s *Service) grantPast(ctx context.Context, root *crypto.Root, compartment 
 	}); err != nil {
 		return err
 	}
-	if rep.Failed, err = view.sweep(ctx, c, granter); err != nil {
+	if rep.Failed, err = view.sweep(ctx, c, granter, s.deleted); err != nil {
 		return err
 	}
 	if rep.Keys = granter.Len(); rep.Keys == 0 {
 		return nil
-	}
-	mine, err := AgentKeys(ch, state.key)
-	if err != nil {
-		return err
-	}
-	if one, err = mine.Named(compartment); err != nil {
-		return err
-	}
-	l, err := s.openLedger(state, mine, one)
-	if err != nil {
-		return err
-	}
-	if err := l.prepare(ctx); err != nil {
-		return err
 	}
 	if err := l.commitRecords(granter.Records()); err != nil {
 		return fmt.Errorf("file the grant: %w", err)

@@ -214,7 +214,7 @@ func (v *View) fits(to string, s format.Summary) bool {
 		return true
 	}
 	v.warn(Finding{Object: "dataset " + s.Dataset,
-		Err: fmt.Errorf("comes after the others: it may need %.0f bytes, and %s has %d", need, to, free)})
+		Err: fmt.Errorf("comes after the others: it may need %.1f MiB, and %s has %.1f MiB free", need/(1<<20), to, float64(free)/(1<<20))})
 	return false
 }
 

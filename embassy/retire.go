@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -49,7 +50,7 @@ func (s *Service) Forget(ctx context.Context, o ForgetOptions) (ForgetReport, er
 	err := s.stewarding(ctx, nil, func(all []*stewardship) error {
 		for _, name := range o.Datasets { // before anything is forgotten
 			if !slices.ContainsFunc(all, func(st *stewardship) bool { return st.rules(name) }) {
-				return foreign(name)
+				return foreign(name, all)
 			}
 		}
 		for _, st := range all {
@@ -79,8 +80,15 @@ func (st *stewardship) rules(dataset string) bool {
 }
 
 // foreign is the error about a dataset that is in no compartment of the steward.
-func foreign(dataset string) error {
-	return fmt.Errorf("dataset %q is in no compartment that this machine is the steward of: %w", dataset, ErrUnknownName)
+func foreign(dataset string, all []*stewardship) error {
+	var known []string
+	for _, st := range all {
+		for _, d := range st.comp.Part.Datasets {
+			known = append(known, d.Name)
+		}
+	}
+	return fmt.Errorf("dataset %q: %w, in no compartment that this machine is the steward of; there are %s",
+		dataset, ErrUnknownName, cmp.Or(strings.Join(known, ", "), "none"))
 }
 
 func (st *stewardship) forget(ctx context.Context, o ForgetOptions, rep *ForgetReport) (safe bool, err error) {
@@ -257,7 +265,7 @@ func (s *Service) Hold(ctx context.Context, dataset string, held bool) error {
 			}
 			return st.mustOrder(ctx, orders)
 		}
-		return foreign(dataset)
+		return foreign(dataset, all)
 	})
 }
 

@@ -32,6 +32,9 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 	}
 	defer s.shared.own.Release(1)
 	state, err := OpenState(s.site.StateDir)
+	if errors.Is(err, ErrNoState) && s.site.Keyless() {
+		return fmt.Errorf("here is no agent's key, only nation_key: %w", ErrNotSteward)
+	}
 	if err != nil {
 		return err
 	}

@@ -424,6 +424,9 @@ func (t *audit) walkTree(ctx context.Context, r *reading) error {
 	if files == 0 {
 		return nil
 	}
+	if files == 1 {
+		return fmt.Errorf("1 file or folder is not whole: %w", first)
+	}
 	return fmt.Errorf("%d files or folders are not whole, the first is %w", files, first)
 }
 

@@ -123,9 +123,10 @@ func (c *Compartment) lacks(err error) error {
 
 // sweep adds to a Granter every session of the compartment that the entries
 // tell of, from the headers in index objects, in packs that no index tells of,
-// and in snapshots. What cannot be read goes to warn, and is counted.
-func (v *View) sweep(ctx context.Context, c *compartmentView, into *format.Granter) (failed int, err error) {
-	s := &sweeper{view: v, c: c, into: into}
+// and in snapshots, but for what gone says was ordered to be deleted. What cannot
+// be read goes to warn, and is counted.
+func (v *View) sweep(ctx context.Context, c *compartmentView, into *format.Granter, gone func(format.ID, format.Hash) (bool, error)) (failed int, err error) {
+	s := &sweeper{view: v, c: c, into: into, gone: gone}
 	var g errgroup.Group
 	g.SetLimit(indexesAtOnce)
 	for _, ch := range c.sorted() {
@@ -148,6 +149,7 @@ func (v *View) sweep(ctx context.Context, c *compartmentView, into *format.Grant
 type sweeper struct {
 	view *View
 	c    *compartmentView
+	gone func(compartment format.ID, h format.Hash) (bool, error)
 
 	mu     sync.Mutex
 	into   *format.Granter
@@ -183,6 +185,9 @@ func (s *sweeper) entry(ctx context.Context, ch *readChain, e *readEntry) {
 
 // object adds the sessions of one object, and the packs that it tells of.
 func (s *sweeper) object(ctx context.Context, o object, packs map[format.Hash]bool) error {
+	if gone, err := s.gone(s.c.ID, o.hash); err != nil || gone {
+		return err
+	}
 	data := make([]byte, o.size)
 	if err := s.c.source.whole(ctx, o, data, false, nil); err != nil {
 		return err

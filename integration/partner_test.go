@@ -135,6 +135,25 @@ func (h *house) holds(out string, compartments ...string) {
 	}
 }
 
+// What was pruned is no past that a grant has to give.
+func TestPartnerNationAfterPrune(t *testing.T) {
+	ee, lv := newHouse(t, "ee", "official"), newHouse(t, "lv", "own")
+	ee.backup()
+	must(t, os.RemoveAll(ee.source("official")))
+	write(t, filepath.Join(ee.source("official"), "second"), []byte("nothing of the first run is left"))
+	ee.backup()
+	ee.embassy(0, "forget", "--last", "1", "--min-age", "0")
+	ee.embassy(0, "prune", "--grace", "0")
+	if r := ee.embassy(0, "prune", "--grace", "0", "--max-remove", "100%"); !strings.Contains(r.stdout, "done; nothing waits") {
+		t.Fatalf("nothing was deleted:\n%s", r.stdout)
+	}
+	lv.embassy(0, "keys", "partner-key", "--out", lv.path("partner.txt"))
+	ee.embassy(0, "charter", "grant", "--past", "--yes", "--to", lv.path("partner.txt"), "official").
+		says(t, "1 session keys of the past were granted now")
+	out, _ := lv.rescued(0, ee, "--kit", lv.path("kit.txt"), "--nation-key", ee.nationKey())
+	ee.holds(out, "official")
+}
+
 // A partner nation reads what it was granted with its own root, and nothing else.
 func TestPartnerNation(t *testing.T) {
 	ee := newHouse(t, "ee", "official", "secret")

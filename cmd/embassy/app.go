@@ -69,6 +69,7 @@ func (con *console) app() *cli.App {
 			&cli.BoolFlag{Name: "json", Usage: "print data as JSON", Destination: &con.json},
 			&cli.BoolFlag{Name: "quiet", Usage: "no progress and no advice; warnings and errors only", Destination: &con.quiet},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least this `LEVEL`: debug, info, warn or error", Value: "error", Destination: &level},
+			cli.HelpFlag, // the library adds it with a help command of its own only
 		},
 		Before: func(c *cli.Context) error {
 			con.args = c.Args().Slice()
@@ -84,7 +85,7 @@ func (con *console) app() *cli.App {
 			initCommand(con), configCommand(con), charterCommand(con), agentCommand(con), keysCommand(con), targetCommand(con), datasetCommand(con), compartmentCommand(con),
 			backupCommand(con), replicateCommand(con), verifyCommand(con), forgetCommand(con), pruneCommand(con), snapshotsCommand(con), lsCommand(con), findCommand(con),
 			diffCommand(con), dumpCommand(con), mountCommand(con), restoreCommand(con), statusCommand(con), statsCommand(con), auditCommand(con), serveCommand(con), catalogCommand(con),
-			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con),
+			demoCommand(con), completionCommand(con), completeCommand(con), manualCommand(con), versionCommand(con), helpCommand(con),
 		},
 		Version:                   version,
 		Reader:                    con.stdin,
@@ -118,23 +119,26 @@ func complete(parent string, commands []*cli.Command) {
 
 // group refuses a command that only has commands below it.
 func group(name string, commands []*cli.Command) cli.ActionFunc {
+	return func(c *cli.Context) error { return noCommand(name, commands, c.Args().First()) }
+}
+
+// noCommand is the error about a word that is none of the commands; empty: there
+// is no word.
+func noCommand(name string, commands []*cli.Command, word string) error {
 	var known []string
 	for _, c := range commands {
 		if !c.Hidden {
 			known = append(known, c.Name)
 		}
 	}
-	return func(c *cli.Context) error {
-		text := name + " needs a command: " + strings.Join(known, ", ")
-		if c.Args().Present() {
-			word := c.Args().First()
-			text = "unknown command " + name + " " + word
-			if meant := near(word, known); meant != "" {
-				text += ". Did you mean " + strconv.Quote(meant) + "?"
-			}
+	text := name + " needs a command: " + strings.Join(known, ", ")
+	if word != "" {
+		text = "unknown command " + name + " " + word
+		if meant := near(word, known); meant != "" {
+			text += ". Did you mean " + strconv.Quote(meant) + "?"
 		}
-		return &usageError{name, text}
 	}
+	return &usageError{name, text}
 }
 
 func usageErrorOf(command string) cli.OnUsageErrorFunc {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -68,9 +69,11 @@ type compartmentView struct {
 	Epoch      uint32          `json:"writer_epoch"`
 	Recipients []recipientView `json:"recipients"`
 	Steward    string          `json:"steward,omitempty"`
+	StewardID  string          `json:"steward_id,omitempty"`
 	Shared     bool            `json:"shared"`
 	Datasets   []string        `json:"datasets"`
 	words      []string
+	steward    string
 }
 
 type tombstoneView struct {
@@ -131,7 +134,10 @@ func viewCharter(ch *format.Charter, object []byte, keys *embassy.Keys, me ident
 	for _, k := range ch.Compartments {
 		c := compartmentView{ID: k.ID.String(), Name: names[k.ID], Epoch: k.Epoch, Shared: k.Shared, Datasets: []string{}}
 		if id := k.Steward(); id != (format.ID{}) {
-			c.Steward = names.Of(id)
+			c.Steward, c.StewardID, c.steward = cmp.Or(names[id], id.String()), id.String(), names.Of(id)
+			if me.state != nil && me.state.Agent() == id {
+				c.steward += ", this machine"
+			}
 		}
 		for _, r := range k.Recipients {
 			c.Recipients = append(c.Recipients, recipientView{r.Epoch, crypto.Fingerprint(r.Key), r.Partner, r.Since})
@@ -206,8 +212,8 @@ func printCharter(con *console, v charterView) error {
 		for _, words := range c.words {
 			fmt.Fprintf(w, "  \t%s\n", words)
 		}
-		if c.Steward != "" {
-			fmt.Fprintf(w, "  steward\t%s\n", printable(c.Steward))
+		if c.steward != "" {
+			fmt.Fprintf(w, "  steward\t%s\n", printable(c.steward))
 		}
 		for _, d := range c.Datasets {
 			fmt.Fprintf(w, "  dataset\t%s\n", printable(d))

@@ -243,8 +243,8 @@ func serveText(s config.Serve) string {
 	if s.Repair {
 		verify += " and repair"
 	}
-	return fmt.Sprintf("replicate %s; verify %s %s; renew locks %s; check targets %s; on %s",
-		s.Replicate, verify, s.Verify, s.Locks, s.Check, s.Listen)
+	return fmt.Sprintf("replicate %s; verify %s %s; renew locks %s; check targets %s; forget %s; prune %s; on %s",
+		s.Replicate, verify, s.Verify, s.Locks, s.Check, s.Forget, s.Prune, s.Listen)
 }
 
 func ruleText(r policy.Rule) string {
@@ -275,5 +275,28 @@ func datasetText(d config.Dataset) string {
 	if d.RTO > 0 {
 		text += "; RTO " + length(d.RTO)
 	}
+	if kept := retentionText(d.Retention); kept != "" {
+		text += "; keep " + kept
+	}
 	return text
+}
+
+// retentionText says what embassy forget keeps; empty: everything.
+func retentionText(r policy.Retention) string {
+	if r.KeepsAll() {
+		return ""
+	}
+	var words []string
+	for _, rule := range []struct {
+		name string
+		n    int
+	}{{"last", r.Last}, {"hourly", r.Hourly}, {"daily", r.Daily}, {"weekly", r.Weekly}, {"monthly", r.Monthly}, {"yearly", r.Yearly}} {
+		if rule.n > 0 {
+			words = append(words, fmt.Sprintf("%s %d", rule.name, rule.n))
+		}
+	}
+	if r.Within > 0 {
+		words = append(words, "within "+length(r.Within))
+	}
+	return strings.Join(append(words, "younger than "+length(r.MinAge)), ", ")
 }

@@ -31,7 +31,7 @@ func holdCommand(con *console, name, text string, held bool) *cli.Command {
 		Description: "For an investigation, or a court. It holds for what every agent backs up of the dataset, from then on, on every\n" +
 			"machine. Only the steward of its compartment may do this; no passphrase is needed. The reason goes into the\n" +
 			"audit log.",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "`TEXT` that says why, for those who read the audit log"}},
+		Flags: []cli.Flag{reasonFlag()},
 		Action: action(con, func(c *cli.Context) (holdOptions, error) {
 			if c.NArg() != 1 {
 				return holdOptions{}, usage("embassy dataset %s takes the name of one dataset", name)
@@ -39,6 +39,10 @@ func holdCommand(con *console, name, text string, held bool) *cli.Command {
 			return holdOptions{c.Args().First(), c.String("reason"), held}, nil
 		}, runHold),
 	}
+}
+
+func reasonFlag() cli.Flag {
+	return &cli.StringFlag{Name: "reason", Usage: "`TEXT` that says why, for those who read the audit log"}
 }
 
 func runHold(ctx context.Context, o holdOptions, con *console) error {

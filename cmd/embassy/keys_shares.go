@@ -305,6 +305,8 @@ func checkShare(file string, home *format.NationKey) (checkedShare, error) {
 	c.Nation, c.Ceremony, c.Held = share.Nation.String(), share.Ceremony.String(), &held
 	c.Number, c.Of, c.Quorum, c.NoHints = share.Number, share.Of, share.Quorum, message(share.HintsFault)
 	switch {
+	case given.Claimed != "" && given.Claimed != c.Fingerprint:
+		c.Error = "altered: its share is whole, but the line for people names another root fingerprint, " + printable(given.Claimed)
 	case home == nil || home.Nation == share.Nation && home.Signer.Fingerprint() == c.Fingerprint:
 		c.Good = true
 	case home.Nation != share.Nation:

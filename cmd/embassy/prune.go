@@ -219,9 +219,12 @@ func share(part, whole uint64) string {
 
 // pruneVerdict says what a run did, and what its exit code means.
 func pruneVerdict(r embassy.PruneReport) string {
-	var waiting uint64
+	var waiting, locked uint64
 	for _, c := range r.Compartments {
 		waiting += c.Marked + c.Waiting + c.Joined + c.Repacked
+	}
+	for _, t := range r.Targets {
+		locked += t.Locked
 	}
 	switch {
 	case r.Exit == 5:
@@ -232,6 +235,8 @@ func pruneVerdict(r embassy.PruneReport) string {
 		return "dry run, nothing was changed"
 	case waiting > 0:
 		return fmt.Sprintf("done; %s for a later run", plural(waiting, "object is marked, and waits", "objects are marked, and wait"))
+	case locked > 0:
+		return fmt.Sprintf("done; %s a lock, as the table says, and a later run deletes them", plural(locked, "copy waits for the end of", "copies wait for the end of"))
 	}
 	return "done; nothing waits"
 }

@@ -10,20 +10,21 @@ import (
 )
 
 type pinOptions struct {
-	id     string
-	pinned bool
+	id, reason string
+	pinned     bool
 }
 
 func pinCommand(con *console, name, text string, pinned bool) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: text, ArgsUsage: "ID",
 		Description: "ID is the start of the snapshot's id, as embassy snapshots shows it. Only the steward of its compartment may\n" +
-			"do this; no passphrase is needed. A pin holds for every machine from then on.",
+			"do this; no passphrase is needed. A pin holds for every machine from then on. The reason goes into the audit log.",
+		Flags: []cli.Flag{reasonFlag()},
 		Action: action(con, func(c *cli.Context) (pinOptions, error) {
 			if c.NArg() != 1 {
 				return pinOptions{}, usage("embassy snapshots %s takes the id of one snapshot", name)
 			}
-			return pinOptions{c.Args().First(), pinned}, nil
+			return pinOptions{c.Args().First(), c.String("reason"), pinned}, nil
 		}, runPin),
 	}
 }
@@ -36,7 +37,7 @@ func runPin(ctx context.Context, o pinOptions, con *console) error {
 	var info embassy.SnapshotInfo
 	err := con.using(limits{}, nil, func(s *site, service *embassy.Service) (err error) {
 		if info, err = service.Pin(ctx, o.id, o.pinned); err == nil {
-			s.record(con, did, "", "dataset", info.Summary.Dataset, "snapshot", info.Hash.String())
+			s.record(con, did, "", "dataset", info.Summary.Dataset, "snapshot", info.Hash.String(), "reason", o.reason)
 		}
 		return s.brief(err)
 	})

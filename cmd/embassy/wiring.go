@@ -113,7 +113,11 @@ type identity struct {
 // neither wraps [embassy.ErrNoState].
 func (s *site) identity() (identity, error) {
 	key, state, err := embassy.Identify(s.config)
-	if errors.Is(err, embassy.ErrNoState) {
+	switch {
+	case !errors.Is(err, embassy.ErrNoState):
+	case s.config.NationKey.Signer != nil:
+		err = fmt.Errorf("%w, or, to join the nation of nation_key, embassy agent request", err)
+	default:
 		err = fmt.Errorf("%w, or, to copy and check only, add the nation_key that embassy config replicator prints on a machine that backs up; with datasets and that key, run embassy agent request", err)
 	}
 	return identity{key, state}, err

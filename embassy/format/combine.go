@@ -15,12 +15,21 @@ type NamedShare struct {
 	Name  string // for people
 	Share *Share
 	Err   error // of ParseShare
+
+	// Claimed is the root fingerprint that the lines for people name; empty:
+	// none. Nothing but the share itself says which it is.
+	Claimed string
 }
 
 // NameShare parses a share.
 func NameShare(name string, text []byte) NamedShare {
 	s, err := ParseShare(text)
-	return NamedShare{name, s, err}
+	n := NamedShare{Name: name, Share: s, Err: err}
+	if _, line, ok := bytes.Cut(text, []byte(fingerprintLine)); ok {
+		line, _, _ = bytes.Cut(line, []byte("\n"))
+		n.Claimed = string(bytes.TrimSpace(line))
+	}
+	return n
 }
 
 // Wipe forgets the secret of the share.

@@ -155,6 +155,9 @@ func decodeCrockford(text string) ([]byte, error) {
 	return b, nil
 }
 
+// fingerprintLine begins the line of a share that tells people whose it is.
+const fingerprintLine = "Root fingerprint:"
+
 // Text prints the share: lines for people, its block, and that of the hints.
 func (s *Share) Text(nationName string) (string, error) {
 	fp, err := s.Fingerprint()
@@ -164,7 +167,7 @@ func (s *Share) Text(nationName string) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "EMBASSY SHARE %d of %d of the root of %s\n\n", s.Number, s.Of, nationName)
 	fmt.Fprintf(&b, "Nation:           %s\n", s.Nation)
-	fmt.Fprintf(&b, "Root fingerprint: %s\n", fp)
+	fmt.Fprintf(&b, "%s %s\n", fingerprintLine, fp)
 	fmt.Fprintf(&b, "Ceremony:         %s\n", s.Ceremony)
 	fmt.Fprintf(&b, "Held:             %s\n\n", s.When().Format(time.RFC3339))
 	fmt.Fprintf(&b, "Any %d of these %d shares together open everything; fewer say nothing. Print this\n"+
