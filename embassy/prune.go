@@ -422,13 +422,3 @@ func (p *prunePlan) relied(at spot, before map[spot][]ancestor, met map[spot]boo
 	}
 	return nil, nil
 }
-
-// name is an agent's name for people.
-func (p *prunePlan) name(agent format.ID) string {
-	for _, n := range p.comp.Part.AgentNames {
-		if n.ID == agent {
-			return cmp.Or(n.Name, agent.String())
-		}
-	}
-	return agent.String()
-}
