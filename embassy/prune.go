@@ -31,7 +31,7 @@ const underWay = 14 * 24 * time.Hour
 
 var (
 	// ErrBlind: not all that was written is known, so nobody can tell what is used.
-	ErrBlind = errors.New("not everything that the agents wrote can be read, so nothing is marked or deleted")
+	ErrBlind = errors.New("not everything that the agents wrote can be read, so nothing is forgotten, marked or deleted")
 	// ErrTooMuch: a prune would remove a large part of a target.
 	ErrTooMuch = errors.New("nothing is deleted there: look at what is to go with --dry-run, and if it is right, raise --max-remove")
 	// ErrLacks: a target lacks what the kept snapshots use.
