@@ -9,9 +9,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"embassy/embassy"
 	"embassy/embassy/format"
+	"embassy/embassy/policy"
 	"embassy/targets"
 )
 
@@ -448,6 +450,28 @@ func TestStewardOfAnOldCharter(t *testing.T) {
 			s.same()
 			s.verified()
 		})
+	}
+}
+
+// A steward that has not seen the charter by which another one took over does not know
+// what that one holds, and forgets nothing.
+func TestForgetByAnOldCharter(t *testing.T) {
+	s := newSite(t, 2, 1)
+	n := s.neighbour()
+	n.runs(20, 1)
+	s.runs(0, 3)
+	s.wrap = s.oldCharters()
+	s.becomes(n)
+	if err := n.start().Hold(t.Context(), "population", true); err != nil {
+		t.Fatal(err)
+	}
+	o := embassy.ForgetOptions{Keep: &policy.Retention{Last: 1}, MinAge: new(time.Duration)}
+	if rep, err := s.start().Forget(t.Context(), o); !errors.Is(err, embassy.ErrBlind) || rep.Forgotten != 0 {
+		t.Errorf("%d forgotten, %v", rep.Forgotten, err)
+	}
+	v, err := n.view(0, 1)
+	if err != nil || len(v.Snapshots("population")) != 3 {
+		t.Errorf("%d snapshots are left: %v", len(v.Snapshots("population")), err)
 	}
 }
 

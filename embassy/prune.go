@@ -31,7 +31,7 @@ const underWay = 14 * 24 * time.Hour
 
 var (
 	// ErrBlind: not all that was written is known, so nobody can tell what is used.
-	ErrBlind = errors.New("not everything that the agents wrote can be read, so nothing is marked or deleted")
+	ErrBlind = errors.New("not everything that the agents wrote can be read, so nothing is forgotten, marked or deleted")
 	// ErrTooMuch: a prune would remove a large part of a target.
 	ErrTooMuch = errors.New("nothing is deleted there: look at what is to go with --dry-run, and if it is right, raise --max-remove")
 	// ErrLacks: a target lacks what the kept snapshots use.
@@ -421,14 +421,4 @@ func (p *prunePlan) relied(at spot, before map[spot][]ancestor, met map[spot]boo
 		}
 	}
 	return nil, nil
-}
-
-// name is an agent's name for people.
-func (p *prunePlan) name(agent format.ID) string {
-	for _, n := range p.comp.Part.AgentNames {
-		if n.ID == agent {
-			return cmp.Or(n.Name, agent.String())
-		}
-	}
-	return agent.String()
 }

@@ -309,15 +309,8 @@ func (p *prunePlan) complete(v *View, c *compartmentView) error {
 			}
 		}
 	}
-	for _, ch := range c.sorted() {
-		if a := p.keys.Charter.Agent(ch.agent); p.r.steward(ch.agent) || a != nil && a.Status == format.AgentRevoked {
-			continue
-		}
-		for _, all := range ch.entries {
-			if slices.ContainsFunc(all, func(e *readEntry) bool { return len(e.Orders) > 0 }) {
-				return fmt.Errorf("%w: agent %s orders, and is no steward by the charter that this machine knows: bring back the targets that have a newer one; if there is none: embassy agent revoke", ErrBlind, p.name(ch.agent))
-			}
-		}
+	if err := p.onlyStewards(c); err != nil {
+		return err
 	}
 	for _, l := range p.r.lines {
 		ch := c.chains[chainKey{l.Agent, l.Chain}]

@@ -93,6 +93,9 @@ func foreign(dataset string, all []*stewardship) error {
 
 func (st *stewardship) forget(ctx context.Context, o ForgetOptions, rep *ForgetReport) (safe bool, err error) {
 	v, c, err := st.view(ctx, ViewOptions{})
+	if err == nil {
+		err = st.onlyStewards(c)
+	}
 	if err != nil {
 		return false, err
 	}

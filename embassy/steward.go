@@ -137,6 +137,34 @@ func (st *stewardship) wholeChains(c *compartmentView) error {
 	return nil
 }
 
+// onlyStewards returns an error if somebody orders who is no steward by the charter
+// that this machine knows: a newer one may be somewhere, and that one may pin and hold.
+func (st *stewardship) onlyStewards(c *compartmentView) error {
+	ch := st.keys.Charter
+	for _, chain := range c.sorted() {
+		a := ch.Agent(chain.agent)
+		if slices.Contains(ch.Compartment(c.ID).Stewards, chain.agent) || a != nil && a.Status == format.AgentRevoked {
+			continue
+		}
+		for _, all := range chain.entries {
+			if slices.ContainsFunc(all, func(e *readEntry) bool { return len(e.Orders) > 0 }) {
+				return fmt.Errorf("%w: agent %s orders, and is no steward by the charter that this machine knows: bring back the targets that have a newer one; if there is none: embassy agent revoke", ErrBlind, st.name(chain.agent))
+			}
+		}
+	}
+	return nil
+}
+
+// name is an agent's name for people.
+func (st *stewardship) name(agent format.ID) string {
+	for _, n := range st.comp.Part.AgentNames {
+		if n.ID == agent {
+			return cmp.Or(n.Name, agent.String())
+		}
+	}
+	return agent.String()
+}
+
 // opened returns the keys of readers for this compartment alone; nil for nil.
 func (st *stewardship) opened(readers *Keys) (*Keys, error) {
 	if readers == nil {
