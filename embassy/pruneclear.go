@@ -23,6 +23,10 @@ const (
 	refusedEnough = 100
 )
 
+// agreedNote, and the target: up to which orders its clearings were not too much for
+// it. What a lock kept then is not weighed again.
+const agreedNote = "agreed"
+
 // clearing deletes on one target what was ordered to go.
 type clearing struct {
 	s     *Service
@@ -32,6 +36,8 @@ type clearing struct {
 	o     PruneOptions
 
 	waste uint64 // bytes of packs that were rewritten, but for what took their place
+
+	agreed map[string]uint64 // by line: the last order to delete that was not too much for the target
 
 	mu      sync.Mutex
 	out     PrunedTarget
@@ -45,6 +51,13 @@ func (c *clearing) run(ctx context.Context) error {
 	if why, err := c.s.distrusted(c.m); err != nil || why != nil {
 		return errors.Join(err, why)
 	}
+	agreed, _, err := readNote[map[string]uint64](c.s.catalog, agreedNote+"/"+c.m.Name)
+	if err != nil {
+		return err
+	}
+	c.agreed = agreed
+	orders := map[string]uint64{} // to agree to now
+	maps.Copy(orders, agreed)
 	var all []lying
 	var errs []error
 	for _, p := range c.plans {
@@ -57,20 +70,29 @@ func (c *clearing) run(ctx context.Context) error {
 			continue
 		}
 		all = append(all, found...)
+		for _, o := range found {
+			key := o.orderedIn(p.comp.ID).noteKey(agreedNote)
+			orders[key] = max(orders[key], o.by.Seq)
+		}
 	}
 	bytes, lost := uint64(0), c.waste
 	for _, o := range all {
 		bytes += o.size
-		if !o.moved {
+		if !o.moved && !o.agreed {
 			lost += o.size
 		}
 	}
-	if share := float64(lost) / float64(max(c.out.Before, 1)); share > c.o.MaxRemove {
-		return errors.Join(append(errs, fmt.Errorf("%d objects, %.0f %% of its bytes, would go, which is more than %.0f %%: %w", len(all), 100*share, 100*c.o.MaxRemove, ErrTooMuch))...)
-	}
 	if c.o.DryRun {
 		c.out.Objects, c.out.Bytes = uint64(len(all)), bytes
+	}
+	if share := float64(lost) / float64(max(c.out.Before, 1)); share > c.o.MaxRemove {
+		return errors.Join(append(errs, fmt.Errorf("%d bytes, %.1f %% of what it has, would go for good, which is more than %.0f %%: %w", lost, 100*share, 100*c.o.MaxRemove, ErrTooMuch))...)
+	}
+	if c.o.DryRun {
 		return errors.Join(errs...)
+	}
+	if err := keepNote(c.s.catalog, agreedNote+"/"+c.m.Name, orders); err != nil {
+		return errors.Join(append(errs, err)...)
 	}
 	return errors.Join(append(errs, c.removeAll(ctx, all))...)
 }
@@ -158,7 +180,9 @@ func (c *clearing) look(ctx context.Context, p *prunePlan) ([]lying, error) {
 			if err != nil {
 				return err
 			}
-			if fate.Deleted.Given() && held[Line{p.comp.ID, fate.Deleted.Agent, fate.Deleted.Chain}] >= fate.Deleted.Seq {
+			o.by = fate.Deleted
+			if l := o.orderedIn(p.comp.ID); o.by.Given() && held[l] >= o.by.Seq {
+				o.agreed = o.by.Seq <= c.agreed[l.noteKey(agreedNote)]
 				found = append(found, o)
 			}
 		}
@@ -194,7 +218,7 @@ func (c *clearing) prove(ctx context.Context, p *prunePlan, found []lying, shown
 		}
 		p.heirs(h, heirs, told)
 		whole := slices.ContainsFunc(p.replaced[h], func(m move) bool { return m.heads == nil && len(m.packs) > 0 }) // joined: all is there
-		if found[i].moved = len(p.replaced[h]) > 0; found[i].moved && !whole {
+		if found[i].moved = len(p.replaced[h]) > 0; found[i].moved && !whole && !found[i].agreed {
 			rewritten += h.size
 		}
 	}

@@ -418,7 +418,14 @@ type lying struct {
 	kind     format.Kind // 0: it is none that entries list
 	size     uint64
 	modified time.Time
-	moved    bool // others took its place
+	moved    bool  // others took its place
+	by       Order // that it goes; zero: none yet
+	agreed   bool  // an earlier run was to delete it, and that was not too much
+}
+
+// orderedIn is the line that orders its deletion.
+func (o lying) orderedIn(compartment format.ID) Line {
+	return Line{compartment, o.by.Agent, o.by.Chain}
 }
 
 // each calls f for everything that a target lists in the compartment. begin is
