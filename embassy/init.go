@@ -46,6 +46,7 @@ type InitReport struct {
 	Agent       format.ID
 	AgentName   string
 	Resumed     bool
+	Succeeds    []string // for people: the stewards whose place this machine took, and where
 	Targets     []TargetResult
 }
 
@@ -107,6 +108,9 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 				return rep, err
 			}
 			did = DidSignCharter
+			if rep.Succeeds, err = succeeds(state, ch); err != nil {
+				return rep, err
+			}
 		}
 		// It goes to the targets with the first backup.
 		if err := s.record(state, did, "", "charter", strconv.FormatUint(ch.Seq, 10), "by", "init"); err != nil {
@@ -120,6 +124,21 @@ func (s *Service) Init(ctx context.Context, o InitOptions) (InitReport, error) {
 	rep.Nation, rep.Fingerprint, rep.Agent = key.Nation, key.Signer.Fingerprint(), state.Agent()
 	rep.Targets = s.publish(ctx, ch, object)
 	return rep, nil
+}
+
+// succeeds names the stewards in whose place the charter puts this machine.
+func succeeds(state *State, ch *format.Charter) (words []string, err error) {
+	keys, err := AgentKeys(ch, state.key)
+	if err != nil {
+		return nil, err
+	}
+	names := keys.Names()
+	for _, k := range ch.Compartments {
+		if n := len(k.Stewards); n > 1 && k.Steward() == state.Agent() {
+			words = append(words, fmt.Sprintf("agent %s in compartment %s", names.Of(k.Stewards[n-2]), names.Of(k.ID)))
+		}
+	}
+	return words, nil
 }
 
 // initRoot returns the nation and the root of the kit, which the caller wipes,

@@ -156,14 +156,7 @@ func (st *stewardship) onlyStewards(c *compartmentView) error {
 }
 
 // name is an agent's name for people.
-func (st *stewardship) name(agent format.ID) string {
-	for _, n := range st.comp.Part.AgentNames {
-		if n.ID == agent {
-			return cmp.Or(n.Name, agent.String())
-		}
-	}
-	return agent.String()
-}
+func (st *stewardship) name(agent format.ID) string { return st.keys.Names().Of(agent) }
 
 // opened returns the keys of readers for this compartment alone; nil for nil.
 func (st *stewardship) opened(readers *Keys) (*Keys, error) {

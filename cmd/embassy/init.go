@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"embassy/embassy"
 	"embassy/embassy/config"
@@ -288,8 +289,9 @@ func printInit(con *console, r embassy.InitReport, cfg *config.Config) error {
 			Shares      string         `json:"shares_dir,omitempty"`
 			Config      string         `json:"config"`
 			Resumed     bool           `json:"resumed"`
+			Succeeds    []string       `json:"succeeds_stewards"`
 			Targets     []targetResult `json:"targets"`
-		}{schemaV1, r.Nation.String(), r.Fingerprint, r.Agent.String(), r.AgentName, foundAt(r, false), foundAt(r, true), cfg.File, r.Resumed, results(r.Targets)}); err != nil {
+		}{schemaV1, r.Nation.String(), r.Fingerprint, r.Agent.String(), r.AgentName, foundAt(r, false), foundAt(r, true), cfg.File, r.Resumed, append([]string{}, r.Succeeds...), results(r.Targets)}); err != nil {
 			return err
 		}
 		return published(r.Targets)
@@ -338,6 +340,10 @@ func advise(con *console, r embassy.InitReport, cfg *config.Config) {
 		con.notef("\nMove the recovery kit off this machine now: print it, or copy it to two safe places, apart\n"+
 			"from its passphrase, and then delete %s.\n"+
 			"Whoever has the kit and the passphrase has everything. Without both, nothing can be restored.", r.KitPath)
+	}
+	if len(r.Succeeds) > 0 {
+		con.notef("\nThis machine is the steward now, which says what is kept and deletes, in the place of %s.\n"+
+			"embassy agent steward gives that back.", printable(strings.Join(r.Succeeds, ", ")))
 	}
 	next := "embassy backup"
 	if len(cfg.Datasets) == 0 {
