@@ -155,8 +155,8 @@ func TestRepackLeavesUnread(t *testing.T) {
 			var bad []string // packs
 			for run := range 2 {
 				for i, a := range []*site{s, n} {
-					for f := range 20 - 10*run {
-						a.write(fmt.Sprintf("f%d", 2*f), random(uint64(100*run+1000*i+f), 300_000))
+					for f := range 20 - 10*run { // every second one changes: some of each pack
+						a.write(fmt.Sprintf("f%02d", f+f*run), random(uint64(100*run+1000*i+f), 300_000))
 					}
 					before := s.objects(0)
 					a.mustBackup(0)

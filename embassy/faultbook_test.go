@@ -74,6 +74,45 @@ func TestVerifyDeniedObject(t *testing.T) {
 	}
 }
 
+// What a repair found lost everywhere, a later look at one copy does not call mendable.
+func TestLostStaysLost(t *testing.T) {
+	s := newSite(t, 3, 1)
+	s.wrap = onlyTo(0, 1)
+	s.fill(1, 4, 30_000)
+	s.mustBackup(0)
+	r := s.replicator()
+	r.wrap = onlyTo(0, 1)
+	r.replicate(4, embassy.ReplicateOptions{})
+	pack := s.one(0, "/pack/")
+	whole := s.fetched(0, pack)
+	for i := range 2 {
+		s.put(i, pack, random(9, len(s.fetched(i, pack))))
+	}
+	told := func(end string) {
+		t.Helper()
+		for i := range 2 {
+			faults, err := r.catalog.Faults(fmt.Sprintf("t%d", i))
+			if err != nil || len(faults) != 1 || !strings.HasSuffix(faults[0].Text, end) {
+				t.Errorf("%+v, %v", faults, err)
+			}
+		}
+	}
+	r.verify(5, embassy.VerifyOptions{Level: embassy.Full, Repair: true})
+	told("no other target that answers has it whole")
+	r.wrap = nil
+	r.verify(5, embassy.VerifyOptions{Level: embassy.Full, Repair: true})
+	told("LOST: no target has it whole")
+	r.replicate(5, embassy.ReplicateOptions{})
+	told("LOST: no target has it whole")
+	for i := range 2 { // and once it is whole again
+		s.put(i, pack, whole)
+	}
+	r.verify(0, embassy.VerifyOptions{Level: embassy.Full, Repair: true})
+	if got := r.kinds(); len(got) != 0 {
+		t.Errorf("faults %v", got)
+	}
+}
+
 // The book keeps its bounds whatever lies on a target, says that there is more,
 // and gets rid of forged names when they are gone.
 func TestFaultsAreBounded(t *testing.T) {

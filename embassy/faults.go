@@ -102,9 +102,13 @@ func (s *Service) enter(f Fault) (fresh bool, err error) {
 	if known, err := s.acknowledged(f); known || err != nil {
 		return false, err
 	}
-	_, known, err := s.catalog.Fault(f.Target, f.Kind, f.Object)
+	before, known, err := s.catalog.Fault(f.Target, f.Kind, f.Object)
 	if err != nil {
 		return false, err
+	}
+	unmended := strings.HasSuffix(before.Text, lostText) || strings.HasSuffix(before.Text, nowhereText)
+	if unmended && strings.HasSuffix(f.Text, remedy) {
+		f.Text = before.Text // who read one copy knows less than who looked at all
 	}
 	if known {
 		return false, s.catalog.AddFault(f)

@@ -30,6 +30,12 @@ import (
 // remedy ends the text of a fault that another target may mend.
 const remedy = "; embassy verify --repair mends it from another target"
 
+// These end the text of a fault that a repair could not mend.
+const (
+	lostText    = "LOST: no target has it whole"
+	nowhereText = "no other target that answers has it whole"
+)
+
 // errHeldBack: an entry is not put back yet.
 var errHeldBack = errors.New("is held back until the target has all that it lists and follows")
 
@@ -236,9 +242,9 @@ func (t *audit) settle(o thing, kind FaultKind, place int, err error) error {
 		return nil
 	case errors.Is(err, errNowhere):
 		lost = t.allAnswer(o)
-		text = errors.New("no other target that answers has it whole")
+		text = errors.New(nowhereText)
 		if lost {
-			text = errors.New("LOST: no target has it whole")
+			text = errors.New(lostText)
 		}
 	case errors.Is(err, errHeldBack), errors.Is(err, ErrDiscards), errors.Is(err, targets.ErrDenied):
 	default:
