@@ -80,7 +80,8 @@ judges:
 
 # These tests, of any package, run once, without the race detector, which makes
 # them many times slower: death at every step, random worlds, sizes, memory,
-# damage. The code that they run, others run under the race detector.
+# damage. The code that they run, others run under the race detector. The packages
+# that take longest begin first.
 ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestPruneCrashAtEveryStep TestBackupCrashAtEveryStep TestVerifyRepairCrashAtEveryStep \
 	TestBackupChangingFile TestBackupKnowsManyTinyFiles TestBackupLargeFile \
@@ -103,7 +104,7 @@ test: tools lint cross ## everything: tools, lint, all tests with the race detec
 		for file in $$found; do dirs="$$dirs ./$${file%/*}"; done; \
 	done; \
 	dirs=$$(printf '%s\n' $$dirs | sort -u); once="^($$(echo $(ONCE) | tr ' ' '|'))\$$"; \
-	set -- $(GO) test $$race -count=1 -timeout 20m -skip "$$once" ./...; echo "$$@"; "$$@"; \
+	set -- $(GO) test $$race -count=1 -timeout 20m -skip "$$once" ./integration ./embassy ./...; echo "$$@"; "$$@"; \
 	set -- $(GO) test -count=1 -timeout 15m -run "$$once" $$dirs; echo "$$@"; "$$@"; \
 	set -- env GODEBUG=fips140=on $(GO) test -count=1 -timeout 15m ./crypto ./chunk ./embassy/format ./cmd/embassy-rescue; echo "$$@"; "$$@"
 
