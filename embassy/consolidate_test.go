@@ -143,6 +143,20 @@ func TestRepack(t *testing.T) {
 	}
 }
 
+// recovers puts objects back on every target, and fails unless each then restores all.
+func (s *site) recovers(whole map[string][]byte) {
+	s.t.Helper()
+	for name, data := range whole {
+		for i := range s.mems {
+			s.put(i, name, data)
+		}
+	}
+	for i := range s.mems {
+		s.restoresAll(i)
+	}
+	s.verified()
+}
+
 // What cannot be read, for damage or because an agent was captured, is left as it is
 // with all that the snapshot uses if it is a tree, and stops the repack of nothing else.
 func TestRepackLeavesUnread(t *testing.T) {
@@ -209,15 +223,7 @@ func TestRepackLeavesUnread(t *testing.T) {
 			if repacked == 0 {
 				t.Error("nothing was rewritten")
 			}
-			for name, data := range whole {
-				for i := range s.mems {
-					s.put(i, name, data)
-				}
-			}
-			for i := range s.mems {
-				s.restoresAll(i)
-			}
-			s.verified()
+			s.recovers(whole)
 			if c := prune(0); c.Repacked == 0 { // now that it can be read
 				t.Errorf("after %d packs: %+v", repacked, c)
 			}
@@ -271,15 +277,7 @@ func TestRepackOfAFolderTwice(t *testing.T) {
 	if err != nil || rep.Exit != 4 || !strings.Contains(fmt.Sprint(rep.Compartments[0].Err), "trees cannot be read, 2 of them") {
 		t.Errorf("%+v, %v", rep, err)
 	}
-	for name, data := range whole {
-		for i := range s.mems {
-			s.put(i, name, data)
-		}
-	}
-	for i := range s.mems {
-		s.restoresAll(i)
-	}
-	s.verified()
+	s.recovers(whole)
 }
 
 // After 100 daily snapshots with 1 % of change each, forgotten but for 7, every

@@ -218,12 +218,11 @@ func TestBothReplace(t *testing.T) {
 	s.verified()
 }
 
-// Two stewards rewrote one pack, and only the order of the second is for the newest
-// snapshot: a machine that learned of the first one's before brings both, whatever
-// becomes of the pack.
-func TestReplacedTwiceLeadsBoth(t *testing.T) {
-	s := newSite(t, 3, 1)
-	n := s.neighbour()
+// rewritten is a site of two agents, of which the second was the steward for a while and
+// rewrote a pack of the first: each writes to a target of its own since.
+func rewritten(t *testing.T) (s, n *site) {
+	s = newSite(t, 3, 1)
+	n = s.neighbour()
 	s.config.PackSize, n.config.PackSize = 16<<20, 16<<20
 	s.wrap, n.wrap = onlyTo(0, 1), onlyTo(0, 1)
 	n.runs(20, 1)
@@ -241,6 +240,14 @@ func TestReplacedTwiceLeadsBoth(t *testing.T) {
 		t.Fatalf("%+v", c)
 	}
 	s.becomes(s)
+	return s, n
+}
+
+// Two stewards rewrote one pack, and only the order of the second is for the newest
+// snapshot: a machine that learned of the first one's before brings both, whatever
+// becomes of the pack.
+func TestReplacedTwiceLeadsBoth(t *testing.T) {
+	s, n := rewritten(t)
 	s.judge(n.agentID(), format.AgentSuspended) // nobody waits for it
 	s.write("more", random(3, 1_036_000))       // in a pack that is not worth it
 	s.mustBackup(0)                             // n does not know of it
@@ -267,25 +274,7 @@ func TestReplacedTwiceLeadsBoth(t *testing.T) {
 // has, is for the newest snapshot. Who knows the order and the deletion of the first, and
 // not that target, would leave the pack out, and what the snapshot needs.
 func TestReplacedTwiceStays(t *testing.T) {
-	s := newSite(t, 3, 1)
-	n := s.neighbour()
-	s.config.PackSize, n.config.PackSize = 16<<20, 16<<20
-	s.wrap, n.wrap = onlyTo(0, 1), onlyTo(0, 1)
-	n.runs(20, 1)
-	s.write("kept", random(1, 60_000))
-	s.write("dead", random(2, 60_000))
-	s.mustBackup(0)
-	if err := os.Remove(filepath.Join(s.src, "dead")); err != nil {
-		t.Fatal(err)
-	}
-	s.mustBackup(0)
-	s.becomes(n)
-	s.forget2(n, 1)
-	s.wrap, n.wrap = onlyTo(0), onlyTo(1)
-	if c := n.gives(1000, true); c.Repacked == 0 {
-		t.Fatalf("%+v", c)
-	}
-	s.becomes(s)
+	s, n := rewritten(t)
 	s.write("more", random(3, 1_036_000)) // in a pack that is not worth it
 	s.mustBackup(0)                       // n does not know of it
 	for _, name := range s.named(0, s.agent()) {

@@ -281,7 +281,15 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 		mark  Order
 		owner format.ID
 	}
-	waits := map[about][]string{}
+	fenced := map[about][]string{}
+	fence := func(mark Order, owner format.ID) (waits []string, err error) { // p.fence, once for each
+		waits, ok := fenced[about{mark, owner}]
+		if !ok {
+			waits, err = p.fence(mark, owner)
+			fenced[about{mark, owner}] = waits
+		}
+		return waits, err
+	}
 	told := map[string]bool{}
 	before := p.ancestors()
 	due := map[format.OrderedKey][]format.Hash{}
@@ -300,18 +308,15 @@ func (p *prunePlan) due() (map[format.OrderedKey][]format.Hash, error) {
 		if !k.Marked.Given() || p.used[k.Hash] {
 			continue
 		}
-		why, ok := waits[about{k.Marked, k.Agent}]
-		if !ok {
-			if why, err = p.fence(k.Marked, k.Agent); err != nil {
-				return nil, err
-			}
-			if end := k.Marked.At.Add(p.o.Grace); end.After(now) {
-				why = append(why, fmt.Sprintf("the end of the grace period, %s", end.UTC().Format("2006-01-02 15:04 UTC")))
-			}
-			waits[about{k.Marked, k.Agent}] = why
+		why, err := fence(k.Marked, k.Agent)
+		if err != nil {
+			return nil, err
+		}
+		if end := k.Marked.At.Add(p.o.Grace); end.After(now) {
+			why = append(slices.Clip(why), fmt.Sprintf("the end of the grace period, %s", end.UTC().Format("2006-01-02 15:04 UTC")))
 		}
 		if len(why) == 0 {
-			if why, err = p.relied(spot{k.Agent, k.Hash}, before, map[spot]bool{}); err != nil {
+			if why, err = p.relied(spot{k.Agent, k.Hash}, before, map[spot]bool{}, fence); err != nil {
 				return nil, err
 			}
 		}
@@ -402,8 +407,8 @@ func (p *prunePlan) ancestors() map[spot][]ancestor {
 
 // relied returns who may still refer to a pack by the name of one whose place it
 // took: who has read that the pack is marked, in the chain of one steward, need not
-// have read that those are, in the chain of another.
-func (p *prunePlan) relied(at spot, before map[spot][]ancestor, met map[spot]bool) (waits []string, err error) {
+// have read that those are, in the chain of another. fence is that of the plan.
+func (p *prunePlan) relied(at spot, before map[spot][]ancestor, met map[spot]bool, fence func(Order, format.ID) ([]string, error)) (waits []string, err error) {
 	for _, a := range before[at] {
 		gone, err := p.s.deleted(p.comp.ID, a.hash)
 		if err != nil {
@@ -413,10 +418,10 @@ func (p *prunePlan) relied(at spot, before map[spot][]ancestor, met map[spot]boo
 			continue
 		}
 		met[a.spot] = true
-		if waits, err = p.fence(a.mark, a.agent); err != nil || len(waits) > 0 {
+		if waits, err = fence(a.mark, a.agent); err != nil || len(waits) > 0 {
 			return waits, err
 		}
-		if waits, err = p.relied(a.spot, before, met); err != nil || len(waits) > 0 {
+		if waits, err = p.relied(a.spot, before, met, fence); err != nil || len(waits) > 0 {
 			return waits, err
 		}
 	}

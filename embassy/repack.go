@@ -76,36 +76,33 @@ func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]b
 	if err != nil {
 		return nil, nil, err
 	}
-	spared, err := p.v.newTable(ctx, p.c, about, false, nil)
-	if err != nil {
-		return nil, nil, err
+	type closed struct {
+		s    committed
+		refs []format.Refs
+		err  error
 	}
-	failed, unread := 0, error(nil)
-	spare := func(s committed, refs []format.Refs, err error) {
-		spared.refer(s, refs)
-		unread, failed = fmt.Errorf("snapshot %.12s: %w: embassy verify --level decrypt tells more", s.hash, err), failed+1
-	}
+	var failed []closed
 	var all []*reading
 	opener := newOpener(p.c)
 	defer opener.close()
 	for _, info := range p.v.snapshots {
-		s, err := p.v.find(info)
-		if err != nil {
-			return nil, nil, err
-		}
 		r, _, err := p.v.openRoot(ctx, info, nil, false)
 		if err == nil {
 			r.close()
 			r.opener, r.table = opener, b.table
-			b.refer(s, r.refs)
+			b.refer(r.s, r.refs)
 			all = append(all, r)
 			continue
 		}
-		_, summary, bad := p.v.snapshot(ctx, s, nil)
+		s, bad := p.v.find(info)
+		var summary format.Summary
+		if bad == nil {
+			_, summary, bad = p.v.snapshot(ctx, s, nil)
+		}
 		if bad != nil || ctx.Err() != nil {
 			return nil, nil, fmt.Errorf("snapshot %.12s: %w", info.Hash, err)
 		}
-		spare(s, summary.Refs, err)
+		failed = append(failed, closed{s, summary.Refs, err})
 	}
 	if _, err := b.build(ctx); err != nil {
 		return nil, nil, err
@@ -118,12 +115,21 @@ func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]b
 		if err := l.folder(ctx, r, r.root.Tree, 0); ctx.Err() != nil {
 			return nil, nil, err
 		} else if err != nil {
-			spare(r.s, r.refs, err)
+			failed = append(failed, closed{r.s, r.refs, err})
 		}
 	}
-	if unread == nil {
+	if len(failed) == 0 {
 		return b.table, l.live, nil
 	}
+	spared, err := p.v.newTable(ctx, p.c, about, false, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range failed {
+		spared.refer(f.s, f.refs)
+	}
+	last := failed[len(failed)-1]
+	unread := fmt.Errorf("snapshot %.12s: %w: embassy verify --level decrypt tells more", last.s.hash, last.err)
 	packs, err := spared.meant(ctx)
 	if err != nil {
 		return nil, nil, errors.Join(unread, err)
@@ -131,7 +137,7 @@ func (p *prunePlan) liveChunks(ctx context.Context) (_ *table, live map[uint64]b
 	for _, pack := range packs {
 		p.taken[p.listed[spot{pack.by.Agent, pack.hash}]] = true
 	}
-	p.unread = fmt.Errorf("not rewritten is what snapshots use whose trees cannot be read, %d of them: %w", failed, unread)
+	p.unread = fmt.Errorf("not rewritten is what snapshots use whose trees cannot be read, %d of them: %w", len(failed), unread)
 	return b.table, l.live, nil
 }
 
