@@ -98,7 +98,7 @@ func (m *simMachine) checkVerified(h *simHost, seen map[embassy.Line]embassy.See
 		}
 		want := map[string]format.Hash{name: e.hash}
 		for _, a := range e.Adds {
-			if goes, _ := s.goes(a.Hash); goes == nil {
+			if goes, _ := s.goes(a.Hash); len(goes) == 0 {
 				want[e.object(a)] = a.Hash
 			}
 		}

@@ -350,7 +350,7 @@ func (s *sim) lacks(e *simEntry, mem *targets.Mem) string {
 			continue
 		}
 		goes, heirs := s.goes(a.Hash)
-		if goes == nil {
+		if len(goes) == 0 {
 			return e.object(a)
 		}
 		if len(heirs) > 0 && !slices.ContainsFunc(heirs, func(h *simEntry) bool { return has(h.name, 0) }) {

@@ -148,7 +148,8 @@ func (m *simMachine) prune(r *rand.Rand, alone bool) {
 // is kept of the same agent, but for a new host, on its way: what was ordered to go
 // before it came, nobody could bring.
 func (s *sim) checkRetired(h *simHost, v *embassy.View, c simCommit) {
-	if gone := s.going[c.hash]; gone != nil && h == s.hosts[len(s.hosts)-1] && gone.When().Before(s.added) {
+	before := func(e *simEntry) bool { return e.When().Before(s.added) }
+	if h == s.hosts[len(s.hosts)-1] && slices.ContainsFunc(s.going[c.hash], before) {
 		return
 	}
 	claims := slices.Contains(s.claiming(c.hash, (*simHost).honest), h)
@@ -186,16 +187,16 @@ func (s *sim) ordered(e *simEntry) {
 				case format.OrderRetire:
 					s.retired[h] = true
 				case format.OrderDelete:
-					s.going[h] = e
+					s.going[h] = append(s.going[h], e)
 				}
 			}
 		}
 	}
 }
 
-// goes returns the entry by which an object is to be deleted, or nil, and those that
-// replace it.
-func (s *sim) goes(h format.Hash) (by *simEntry, heirs []*simEntry) {
+// goes returns the entries by which an object is to be deleted, those of two stewards
+// among them, and those that replace it.
+func (s *sim) goes(h format.Hash) (by, heirs []*simEntry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.going[h], s.moved[h]
@@ -211,7 +212,7 @@ func (h *simHost) deleting(name string) {
 	if err != nil || !h.honest() {
 		return
 	}
-	if e, _ := h.s.goes(hash); e == nil || !h.has(e.name) {
+	if by, _ := h.s.goes(hash); !slices.ContainsFunc(by, func(e *simEntry) bool { return h.has(e.name) }) {
 		h.s.violate("%s is deleted on %s, and no entry there orders it", name, h.name)
 	}
 }

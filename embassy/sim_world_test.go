@@ -172,7 +172,7 @@ type sim struct {
 	rules     int                           // the agent that is the steward of the first compartment
 	ruled     [2]bool                       // agents that are, or were
 	retired   map[format.Hash]bool          // snapshots, by entries that were signed
-	going     map[format.Hash]*simEntry     // what such entries say is to be deleted
+	going     map[format.Hash][]*simEntry   // what is to be deleted, and the entries that say so
 	moved     map[format.Hash][]*simEntry   // packs, and the entries that replace them
 	log       []string
 	violation string
@@ -258,7 +258,7 @@ func (s *sim) note(format string, args ...any) {
 func newSim(t *testing.T, n *simNation, keys *embassy.Keys, seed uint64, dir string, sabotage func(targets.Target) targets.Target) *sim {
 	s := &sim{t: t, seed: seed, nation: n, keys: keys, dir: dir, sabotage: sabotage,
 		rng: rand.New(rand.NewPCG(seed, 0)), entries: map[string]*simEntry{}, tally: map[string]int{},
-		orders: map[format.Hash]*format.Order{}, retired: map[format.Hash]bool{}, going: map[format.Hash]*simEntry{}, moved: map[format.Hash][]*simEntry{}}
+		orders: map[format.Hash]*format.Order{}, retired: map[format.Hash]bool{}, going: map[format.Hash][]*simEntry{}, moved: map[format.Hash][]*simEntry{}}
 	s.ruled[0] = true
 	for i := range 4 {
 		s.hosts = append(s.hosts, newSimHost(s, fmt.Sprintf("t%d", i)))
