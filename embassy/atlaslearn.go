@@ -105,18 +105,21 @@ func (l *line) valid() (uint64, error) {
 	return k.Seq, err
 }
 
+// forkNote, and the line: the number from which on it has branches.
+const forkNote = "fork"
+
 // forked freezes the line: what is known of it is kept where it should be, and
 // nothing is learned any more.
 func (l *line) forked(seq uint64) error {
 	l.r.a.s.fault("", FaultFork, l.object(),
 		fmt.Errorf("two entries with number %d are signed by the agent's key: its machine was cloned or captured, or restored from an old copy; both branches are kept, and nothing more of the chain is copied", seq))
-	return l.r.a.s.catalog.Note(l.noteKey("fork"), fmt.Appendf(nil, "%d", seq))
+	return l.r.a.s.catalog.Note(l.noteKey(forkNote), fmt.Appendf(nil, "%d", seq))
 }
 
 // frozen reports whether the line is forked, and books it if it is so since
 // now: somebody shows another entry than a known one, and the agent signed it.
 func (l *line) frozen(ctx context.Context, shown sightings, hashes []format.Hash) (bool, error) {
-	if _, ok, err := l.r.a.s.catalog.Noted(l.noteKey("fork")); err != nil || ok {
+	if _, ok, err := l.r.a.s.catalog.Noted(l.noteKey(forkNote)); err != nil || ok {
 		return ok, err
 	}
 	for i, h := range hashes {

@@ -38,6 +38,7 @@ type site struct {
 	catalog *memCatalog
 	root    *crypto.Root
 	bucket  *legacy // what a dataset with s3 is backed up from; nil: none
+	pays    int     // from so many entries on, look goes by a checkpoint; 0: as everybody
 
 	mu       sync.Mutex
 	findings []embassy.Finding

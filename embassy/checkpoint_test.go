@@ -65,7 +65,7 @@ func longPast(t *testing.T) (s, n *site) {
 
 // copied is the site with copies of its targets, and no agent's machine.
 func (s *site) copied() *site {
-	c := &site{t: s.t, dir: s.dir, config: s.config, root: s.root}
+	c := &site{t: s.t, dir: s.dir, config: s.config, root: s.root, pays: s.pays}
 	for _, m := range s.mems {
 		c.mems = append(c.mems, clone(s.t, m))
 	}
@@ -128,7 +128,7 @@ func (s *site) look(wrap func(i int, t targets.Target) targets.Target, only ...i
 		s.t.Fatal(err)
 	}
 	var f findings
-	v, err := embassy.OpenView(s.t.Context(), embassy.ViewOptions{Keys: keys, Members: members, Warn: f.add})
+	v, err := embassy.OpenView(s.t.Context(), embassy.ViewOptions{Keys: keys, Members: members, Warn: f.add, Checkpoint: s.pays})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -526,4 +526,46 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// A clone's branch lies on a target that is away while the steward prunes and writes
+// a checkpoint. What was forgotten of it is not shown again once it is back, and
+// nothing that the clone may use is deleted meanwhile.
+func TestCheckpointOfAHiddenBranch(t *testing.T) {
+	s := newSite(t, 3, 1)
+	s.pays = 3
+	for seed := range uint64(2) {
+		s.fill(seed, 3, 2000)
+		s.mustBackup(0)
+	}
+	twin := s.clone(t)
+	twin.wrap = onlyTo(2)
+	twin.fill(9, 3, 2000)
+	twin.mustBackup(0)
+	s.wrap = onlyTo(0, 1)
+	s.fill(3, 3, 2000)
+	s.mustBackup(0)
+	s.verify(4, embassy.VerifyOptions{}) // learns its own branch
+	s.wrap = nil
+	s.fill(4, 3, 2000)
+	s.mustBackup(5)
+	s.replicate(5, embassy.ReplicateOptions{})
+	s.forget(1, 4)
+	s.wrap = onlyTo(0, 1)
+	for i := range 2 {
+		rep, err := s.start().Prune(t.Context(), embassy.PruneOptions{MaxRemove: 1, Checkpoint: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := rep.Compartments[0]
+		if i == 0 && c.Marked == 0 || c.Deletable > 0 || i > 0 && !strings.Contains(fmt.Sprint(c.Waits), "a clone of its machine went on") {
+			t.Errorf("with the branch out of sight: %+v", c)
+		}
+	}
+	if s.count(0, "checkpoint") == 0 {
+		t.Fatal("no checkpoint")
+	}
+	s.wrap = nil
+	s.alike(2)
+	s.alike(0, 1, 2)
 }

@@ -143,7 +143,7 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 		ch := &cp.Chains[i]
 		within[Line{p.comp.ID, ch.Agent, ch.Chain}] = ch.Len()
 	}
-	left := map[snapshotKey]bool{}
+	gone := map[snapshotKey]bool{} // not listed any more
 	for i := range cp.Chains {
 		named := cp.Chains[i]
 		said := format.RestatedChain{Agent: named.Agent, Chain: named.Chain}
@@ -162,8 +162,7 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 				by := fate.Deleted
 				if by.Given() && by.Seq <= within[Line{p.comp.ID, by.Agent, by.Chain}] && !p.used[a.Hash] && !p.meant(e, i, a.Hash) {
 					all.Adds[i] = format.Listed{}
-				} else if a.Kind == format.KindSnapshot {
-					left[snapshotKey{e.Agent, a.Hash}] = true
+					gone[snapshotKey{e.Agent, a.Hash}] = true
 				}
 			}
 			said.Add(all, e.hash, named.Size(n))
@@ -175,7 +174,7 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 			for _, e := range es {
 				for _, h := range e.Snapshots {
 					if n > within[Line{p.comp.ID, ch.agent, ch.chain}] {
-						left[snapshotKey{ch.agent, h}] = true
+						delete(gone, snapshotKey{ch.agent, h})
 					}
 				}
 			}
@@ -184,7 +183,7 @@ func (p *prunePlan) restateObjects(cp *format.Checkpoint) error {
 	still := func(which map[snapshotKey]bool) []format.OrderedObject {
 		snapshots := map[format.ID][]format.Hash{}
 		for s := range which {
-			if left[s] {
+			if !gone[s] { // what no target that answers lists, such as a clone's, may be shown by another
 				snapshots[s.agent] = append(snapshots[s.agent], s.hash)
 			}
 		}

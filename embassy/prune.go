@@ -360,7 +360,11 @@ func (p *prunePlan) fence(mark Order, owner format.ID) (waits []string, err erro
 				continue // this machine goes by its own orders: no backup runs beside a prune
 			}
 			key := chainKey{l.Agent, l.Chain}
-			if at, ok := p.ended[key]; ok && l.last <= at && p.c.chains[key].fork == 0 {
+			_, forked, err := p.s.catalog.Noted(l.noteKey(forkNote)) // also where no target that answers shows it
+			if err != nil {
+				return nil, err
+			}
+			if at, ok := p.ended[key]; ok && l.last <= at && !forked && p.c.chains[key].fork == 0 {
 				continue // another chain took its place, and nobody goes on with it
 			}
 			h := p.heeds[l.Line][mark.Chain.String()]

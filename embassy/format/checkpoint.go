@@ -29,7 +29,7 @@ type Checkpoint struct {
 	Agent       ID              `cbor:"4,keyasint"`           // the steward
 	Time        int64           `cbor:"5,keyasint"`           // unix nanoseconds by its clock
 	Chains      []RestatedChain `cbor:"6,keyasint,omitempty"` // ascending by agent, then chain
-	Retired     []OrderedObject `cbor:"7,keyasint,omitempty"` // snapshots that are retired, and that some entry still lists
+	Retired     []OrderedObject `cbor:"7,keyasint,omitempty"` // snapshots that are retired; may leave out those that no entry of Chains lists any more because they are deleted
 	Pinned      []OrderedObject `cbor:"8,keyasint,omitempty"` // snapshots
 	Held        []byte          `cbor:"9,keyasint,omitempty"` // Writer.DatasetName end to end, ascending
 }
