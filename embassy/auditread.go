@@ -117,7 +117,7 @@ func (k *Keys) at(id format.ID) *Compartment {
 // that are no sound records. An agent that is not enrolled any more, and so has
 // no keys, still has its log verified.
 func (s *Service) auditHere(rep *AuditReport) (*State, *Keys, map[uint64]bool, error) {
-	state, err := OpenState(s.site.StateDir)
+	state, err := s.state()
 	if err != nil {
 		return nil, nil, nil, err
 	}

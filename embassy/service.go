@@ -141,10 +141,20 @@ func (s *Service) named(names []string) ([]*Member, error) {
 	return slices.DeleteFunc(slices.Clone(s.order), func(m *Member) bool { return !slices.Contains(names, m.Name) }), nil
 }
 
+// state opens the state directory of an agent; ErrKeyless where there is none, and
+// need not be.
+func (s *Service) state() (*State, error) {
+	state, err := OpenState(s.site.StateDir)
+	if errors.Is(err, ErrNoState) && s.site.Keyless() {
+		return nil, ErrKeyless
+	}
+	return state, err
+}
+
 // AgentKeys opens what the newest charter, of this machine and of the
 // answering targets, gives to this machine's agent.
 func (s *Service) AgentKeys(ctx context.Context) (*Keys, error) {
-	state, err := OpenState(s.site.StateDir)
+	state, err := s.state()
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,9 @@ import (
 // ErrNoState says that this machine was never made an agent of a nation.
 var ErrNoState = errors.New("this machine is not set up: no nation in the state directory; run embassy init")
 
+// ErrKeyless says that this machine copies and checks, and holds no key to read with.
+var ErrKeyless = errors.New("here is no agent's key, only nation_key, which reads nothing: run this on a machine that backs up")
+
 // State is the state directory of one agent:
 //
 //	nation.json    the pinned root keys of the nation, in public form

@@ -31,8 +31,8 @@ func (s *Service) stewarding(ctx context.Context, names []string, do func([]*ste
 		return err
 	}
 	defer s.shared.own.Release(1)
-	state, err := OpenState(s.site.StateDir)
-	if errors.Is(err, ErrNoState) && s.site.Keyless() {
+	state, err := s.state()
+	if errors.Is(err, ErrKeyless) {
 		return fmt.Errorf("here is no agent's key, only nation_key: %w", ErrNotSteward)
 	}
 	if err != nil {

@@ -97,6 +97,7 @@ var exits = []struct {
 	{is(embassy.ErrReduced), 2},
 	{is(embassy.ErrUnknownTarget), 2},
 	{is(embassy.ErrNoReason), 2},
+	{is(embassy.ErrKeyless), 2},
 	{is(embassy.ErrNoPolicy), 2},
 	{is(embassy.ErrOwnKey), 2},
 	{is(embassy.ErrAmbiguous), 2},
