@@ -78,10 +78,10 @@ judges:
 		exit 1; \
 	fi
 
-# These tests, of any package, run once, without the race detector, which makes
-# them many times slower: death at every step, random worlds, sizes, memory,
-# damage. The code that they run, others run under the race detector. The packages
-# that take longest begin first.
+# These tests, of any package, and all of integration, whose programs are built
+# without it, run once, without the race detector, which makes them many times
+# slower: death at every step, random worlds, sizes, memory, damage. The code that
+# they run, others run under it. The packages that take longest begin first.
 ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestPruneCrashAtEveryStep TestBackupCrashAtEveryStep TestVerifyRepairCrashAtEveryStep \
 	TestBackupChangingFile TestBackupKnowsManyTinyFiles TestBackupLargeFile \
@@ -99,13 +99,15 @@ test: tools lint cross ## everything: tools, lint, all tests with the race detec
 		if [ "$$CI" = true ]; then echo "the race detector needs $$missing" >&2; exit 1; fi; \
 		echo "the race detector is skipped: it needs $$missing"; race=; \
 	fi; \
+	ours=$$(sed -n 's/^func \(Test[A-Za-z0-9_]*\)(t .*/\1/p' integration/*_test.go); \
 	dirs=; for name in $(ONCE); do \
 		found=$$(grep -rl --include='*_test.go' "^func $$name(" catalog chunk cmd crypto embassy integration targets) || { echo "ONCE names $$name: no such test" >&2; exit 1; }; \
 		for file in $$found; do dirs="$$dirs ./$${file%/*}"; done; \
 	done; \
-	dirs=$$(printf '%s\n' $$dirs | sort -u); once="^($$(echo $(ONCE) | tr ' ' '|'))\$$"; \
-	set -- $(GO) test $$race -count=1 -timeout 20m -skip "$$once" ./integration ./embassy ./...; echo "$$@"; "$$@"; \
-	set -- $(GO) test -count=1 -timeout 15m -run "$$once" $$dirs; echo "$$@"; "$$@"; \
+	dirs=$$(printf '%s\n' $$dirs | sort -u); rest=$$($(GO) list ./... | grep -vx embassy/integration); \
+	any() { echo "^($$(echo $$* | tr ' ' '|'))\$$"; }; \
+	set -- $(GO) test $$race -count=1 -timeout 20m -skip "$$(any $(ONCE))" ./embassy $$rest; echo "$$@"; "$$@"; \
+	set -- $(GO) test -count=1 -timeout 20m -run "$$(any $(ONCE) $$ours)" ./integration ./embassy $$dirs; echo "$$@"; "$$@"; \
 	set -- env GODEBUG=fips140=on $(GO) test -count=1 -timeout 15m ./crypto ./chunk ./embassy/format ./cmd/embassy-rescue; echo "$$@"; "$$@"
 
 lint: $(TOOLS)/staticcheck ## formatting, vet, staticcheck, go.mod, import rules
