@@ -532,19 +532,8 @@ func (zeros) Read(p []byte) (int, error) {
 // a checkpoint. What was forgotten of it is not shown again once it is back, and
 // nothing that the clone may use is deleted meanwhile.
 func TestCheckpointOfAHiddenBranch(t *testing.T) {
-	s := newSite(t, 3, 1)
+	s := partedSite(t, 3)
 	s.pays = 3
-	for seed := range uint64(2) {
-		s.fill(seed, 3, 2000)
-		s.mustBackup(0)
-	}
-	twin := s.clone(t)
-	twin.wrap = onlyTo(2)
-	twin.fill(9, 3, 2000)
-	twin.mustBackup(0)
-	s.wrap = onlyTo(0, 1)
-	s.fill(3, 3, 2000)
-	s.mustBackup(0)
 	s.verify(4, embassy.VerifyOptions{}) // learns its own branch
 	s.wrap = nil
 	s.fill(4, 3, 2000)

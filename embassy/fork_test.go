@@ -22,9 +22,10 @@ func onlyTo(some ...int) func(int, targets.Target) targets.Target {
 	}
 }
 
-// forkedSite is a site on three targets whose chain forks at entry 3: its own
-// branch, of that length, is on t0 and t1, that of a clone on t2.
-func forkedSite(t *testing.T, length uint64) *site {
+// partedSite is a site on three targets whose chain forks at entry 3: its own
+// branch, of that length, is on t0 and t1, that of a clone on t2. It reaches the first
+// two, and knows nothing of the clone.
+func partedSite(t *testing.T, length uint64) *site {
 	t.Helper()
 	s := newSite(t, 3, 1)
 	for seed := range uint64(2) {
@@ -40,8 +41,15 @@ func forkedSite(t *testing.T, length uint64) *site {
 		s.fill(seed, 3, 2000)
 		s.mustBackup(0)
 	}
+	return s
+}
+
+// forkedSite is a partedSite that learned the branch of the clone first.
+func forkedSite(t *testing.T, length uint64) *site {
+	t.Helper()
+	s := partedSite(t, length)
 	s.wrap = onlyTo(2)
-	s.verify(4, embassy.VerifyOptions{}) // learns the branch of the clone
+	s.verify(4, embassy.VerifyOptions{})
 	s.noFaults()
 	s.wrap = nil
 	return s
