@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,7 @@ func simKeys(t *testing.T, n *simNation) *embassy.Keys {
 // snapshot that was ever called committed restores from every honest target
 // that claims it, and nobody is accused of what did not happen.
 func TestSimulation(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // little lives for long
 	n := newSimNation(t)
 	first, seeds := uint64(1), *simSeeds
 	if seeds == 0 {
