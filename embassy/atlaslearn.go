@@ -116,10 +116,16 @@ func (l *line) forked(seq uint64) error {
 	return l.r.a.s.catalog.Note(l.noteKey(forkNote), fmt.Appendf(nil, "%d", seq))
 }
 
+// everForked reports whether two branches of the line were ever shown.
+func (l *line) everForked() (bool, error) {
+	_, ok, err := l.r.a.s.catalog.Noted(l.noteKey(forkNote))
+	return ok, err
+}
+
 // frozen reports whether the line is forked, and books it if it is so since
 // now: somebody shows another entry than a known one, and the agent signed it.
 func (l *line) frozen(ctx context.Context, shown sightings, hashes []format.Hash) (bool, error) {
-	if _, ok, err := l.r.a.s.catalog.Noted(l.noteKey(forkNote)); err != nil || ok {
+	if ok, err := l.everForked(); err != nil || ok {
 		return ok, err
 	}
 	for i, h := range hashes {

@@ -221,6 +221,7 @@ type prunePlan struct {
 	listed map[spot]*stock
 	used   map[format.Hash]bool     // wherever they lie: what somebody has a copy of is not marked by its hash
 	heeds  map[Line]map[string]heed // what each line said before the plan was made
+	forked map[Line]bool            // that ever were, whatever targets show now
 	tops   map[Line]uint64          // the last known entries of all chains, by then
 	rests  []format.Head            // what retirements rest on
 	ended  map[chainKey]uint64      // the last entry of a chain that another one continues
@@ -360,11 +361,7 @@ func (p *prunePlan) fence(mark Order, owner format.ID) (waits []string, err erro
 				continue // this machine goes by its own orders: no backup runs beside a prune
 			}
 			key := chainKey{l.Agent, l.Chain}
-			_, forked, err := p.s.catalog.Noted(l.noteKey(forkNote)) // also where no target that answers shows it
-			if err != nil {
-				return nil, err
-			}
-			if at, ok := p.ended[key]; ok && l.last <= at && !forked && p.c.chains[key].fork == 0 {
+			if at, ok := p.ended[key]; ok && l.last <= at && !p.forked[l.Line] && p.c.chains[key].fork == 0 {
 				continue // another chain took its place, and nobody goes on with it
 			}
 			h := p.heeds[l.Line][mark.Chain.String()]

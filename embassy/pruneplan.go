@@ -83,9 +83,12 @@ func (p *prunePlan) survey(ctx context.Context, a *atlas) error {
 	if p.r, err = p.region(a); err != nil {
 		return err
 	}
-	p.heeds, p.tops = map[Line]map[string]heed{}, map[Line]uint64{}
+	p.heeds, p.tops, p.forked = map[Line]map[string]heed{}, map[Line]uint64{}, map[Line]bool{}
 	for _, l := range p.r.lines { // before anything is read
 		if p.heeds[l.Line], err = l.heeds(); err != nil {
+			return err
+		}
+		if p.forked[l.Line], err = l.everForked(); err != nil {
 			return err
 		}
 		p.tops[l.Line] = l.last

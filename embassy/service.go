@@ -144,9 +144,9 @@ func (s *Service) named(names []string) ([]*Member, error) {
 // state opens the state directory of an agent; ErrKeyless where there is none, and
 // need not be.
 func (s *Service) state() (*State, error) {
-	state, err := OpenState(s.site.StateDir)
-	if errors.Is(err, ErrNoState) && s.site.Keyless() {
-		return nil, ErrKeyless
+	_, state, err := Identify(s.site)
+	if err == nil && state == nil {
+		err = ErrKeyless
 	}
 	return state, err
 }
