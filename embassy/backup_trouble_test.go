@@ -222,6 +222,37 @@ func TestBackupBlip(t *testing.T) {
 	s.same()
 }
 
+// A run that is cut short while its packs are on their way commits nothing, and
+// leaves nothing that lets the next run commit before its packs are.
+func TestBackupCutShort(t *testing.T) {
+	s := newSite(t, 2, 1)
+	s.fill(1, 10, 3000)
+	for range 30 {
+		ctx, interrupt := context.WithCancel(t.Context())
+		s.wrap = func(_ int, tgt targets.Target) targets.Target {
+			return &targets.Faulty{Target: tgt, Before: func(op targets.Op, name string) error {
+				if op == targets.OpPut && strings.Contains(name, "/pack/") {
+					interrupt()
+					return ctx.Err()
+				}
+				return nil
+			}}
+		}
+		if rep, err := s.backup(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatalf("%+v, %v", rep, err)
+		}
+	}
+	s.wrap = nil
+	s.mustBackup(0)
+	s.same()
+	for i := range s.mems {
+		if n := s.count(i, "snapshot"); n != 1 {
+			t.Errorf("target %d holds %d snapshots, want that of the run that ended", i, n)
+		}
+		s.restore(i)
+	}
+}
+
 // A target that hangs in a call that nobody can cancel holds nobody back.
 func TestBackupHungTarget(t *testing.T) {
 	t.Parallel() // it waits most of the time

@@ -1,6 +1,7 @@
 package embassy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -238,7 +239,8 @@ func (f *fanout) close() {
 	f.signal()
 }
 
-// drain waits until every pack is done; laggards get their grace.
+// drain waits until every pack is done; laggards get their grace. It fails when
+// ctx has ended.
 func (f *fanout) drain(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -247,7 +249,7 @@ func (f *fanout) drain(ctx context.Context) error {
 			return err
 		}
 	}
-	return f.failed
+	return cmp.Or(f.failed, ctx.Err())
 }
 
 // finish frees a parcel's buffer when no lane needs it. A pack that too few
@@ -286,12 +288,13 @@ func (f *fanout) fail(err error) {
 	}
 }
 
-// foster spools the orphans.
+// foster spools the orphans; none of a run that was cut short, which is no fault
+// of the targets.
 func (f *fanout) foster(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
-		for len(f.orphans) == 0 {
+		for len(f.orphans) == 0 || ctx.Err() != nil {
 			if f.over(ctx) || f.wait(ctx, 0) != nil {
 				return
 			}

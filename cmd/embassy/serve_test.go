@@ -199,7 +199,11 @@ func (p *post) start() *station {
 			p.t.Errorf("the daemon ended with %v", err)
 		}
 	})
-	p.t.Cleanup(st.stop)
+	p.t.Cleanup(func() {
+		if st.stop(); p.t.Failed() {
+			p.t.Logf("the log of a daemon:\n%s", log)
+		}
+	})
 	p.eventually("the daemon serves", func() bool {
 		_, after, ok := strings.Cut(log.String(), "listen=")
 		st.web, _, _ = strings.Cut(after, "\n")
@@ -597,6 +601,7 @@ func TestServeTidies(t *testing.T) {
 			t.Fatalf("backup: %d\n%s", code, stderr)
 		}
 	}
+	time.Sleep(time.Second) // then none of them is too young to be forgotten
 
 	configure(`forget: "every: 1s", prune: {every: 2s}`)
 	st := p.start()
