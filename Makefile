@@ -89,7 +89,9 @@ ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestViewBigEntries TestVerifyOutageIsNobodysFault TestVerifyManyNamesAreNoDeadTarget \
 	TestLargeRecordsAreCollected TestCorruptFiles TestSpace TestDestroyCrash \
 	TestBroughtUpAfterReplacement TestCheckpoint TestViewOfMany TestRepack TestRotateRootTwice \
-	TestAgreesWithModel TestFatesMany TestRepackLeavesUnread TestBothReplace
+	TestAgreesWithModel TestFatesMany TestRepackLeavesUnread TestBothReplace \
+	TestKill TestCorruptBlocks TestCorruptManifest TestEmptyLogs TestUnsignedCharterCostsLittle \
+	TestSealReplaced TestSealEntryRefuses TestSealOrders TestTreeBuilderStability TestSampleIsDeterministic
 
 test: tools lint cross ## everything: tools, lint, all tests with the race detector, cross-build
 	@set -e; race=-race; missing=; cc=$$($(GO) env CC); cc=$${cc%% *}; \
