@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -335,13 +336,14 @@ func TestDestroyCrash(t *testing.T) {
 		s.spare()
 		next := s.shared(filepath.Join(s.dir, "next"))
 		ctx, cancel := context.WithCancel(t.Context())
-		writes, arrives := 0, n%2 == 0
+		var writes atomic.Int64
+		arrives := n%2 == 0
 		count := func(when bool) func(targets.Op, string) error {
 			return func(op targets.Op, _ string) error {
 				if op != targets.OpPut && op != targets.OpDelete || when != arrives {
 					return ctx.Err()
 				}
-				if writes++; writes == (n+1)/2 {
+				if writes.Add(1) == int64(n+1)/2 {
 					cancel()
 				}
 				return ctx.Err()
