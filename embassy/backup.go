@@ -127,6 +127,9 @@ func (s *Service) Backup(ctx context.Context, o BackupOptions) ([]BackupReport, 
 			rep, err = s.withHooks(ctx, d, backup)
 		}
 		if ctx.Err() != nil {
+			if !rep.Snapshot.IsZero() {
+				s.warn(Finding{Object: "dataset " + d.Name, Err: fmt.Errorf("its snapshot %s was made before the interruption: the next backup, or embassy replicate on this machine, brings the targets what they lack of it", rep.Snapshot.String()[:12])})
+			}
 			return reports, ctx.Err()
 		}
 		if err != nil {

@@ -223,15 +223,17 @@ func TestBackupBlip(t *testing.T) {
 }
 
 // A run that is cut short while its packs are on their way commits nothing, and
-// leaves nothing that lets the next run commit before its packs are.
+// leaves nothing that lets the next run commit before its packs are. One that is cut
+// short after its commit says so.
 func TestBackupCutShort(t *testing.T) {
 	s := newSite(t, 2, 1)
 	s.fill(1, 10, 3000)
-	for range 30 {
+	cut := func(at string) {
+		t.Helper()
 		ctx, interrupt := context.WithCancel(t.Context())
 		s.wrap = func(_ int, tgt targets.Target) targets.Target {
 			return &targets.Faulty{Target: tgt, Before: func(op targets.Op, name string) error {
-				if op == targets.OpPut && strings.Contains(name, "/pack/") {
+				if op == targets.OpPut && strings.Contains(name, at) {
 					interrupt()
 					return ctx.Err()
 				}
@@ -241,16 +243,31 @@ func TestBackupCutShort(t *testing.T) {
 		if rep, err := s.backup(ctx); !errors.Is(err, context.Canceled) {
 			t.Fatalf("%+v, %v", rep, err)
 		}
+		s.wrap = nil
 	}
-	s.wrap = nil
-	s.mustBackup(0)
-	s.same()
-	for i := range s.mems {
-		if n := s.count(i, "snapshot"); n != 1 {
-			t.Errorf("target %d holds %d snapshots, want that of the run that ended", i, n)
+	want := func(snapshots int) {
+		t.Helper()
+		s.mustBackup(0)
+		s.same()
+		for i := range s.mems {
+			if n := s.count(i, "snapshot"); n != snapshots {
+				t.Errorf("target %d holds %d snapshots, want %d", i, n, snapshots)
+			}
+			s.restore(i)
 		}
-		s.restore(i)
 	}
+	for range 30 {
+		cut("/pack/")
+	}
+	if len(s.findings) > 0 {
+		t.Error(s.findings)
+	}
+	want(1)
+	cut("/snapshot/")
+	if len(s.findings) != 1 || !strings.Contains(s.findings[0].String(), "dataset population: its snapshot ") {
+		t.Error(s.findings)
+	}
+	want(3)
 }
 
 // A target that hangs in a call that nobody can cancel holds nobody back.
