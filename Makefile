@@ -80,8 +80,9 @@ judges:
 
 # These tests, of any package, and all of integration, whose programs are built
 # without it, run once, without the race detector, which makes them many times
-# slower: death at every step, random worlds, sizes, memory, damage. The code that
-# they run, others run under it. The packages that take longest begin first.
+# slower: death at every step, random worlds, sizes, memory, damage, long sums of one
+# goroutine. The code that they run, others run under it. The packages that take
+# longest begin first.
 ONCE := TestScripts TestSimulation TestAnyTree TestYear \
 	TestPruneCrashAtEveryStep TestBackupCrashAtEveryStep TestVerifyRepairCrashAtEveryStep \
 	TestBackupChangingFile TestBackupKnowsManyTinyFiles TestBackupLargeFile \

@@ -288,16 +288,18 @@ func (f *fanout) fail(err error) {
 	}
 }
 
-// foster spools the orphans; none of a run that was cut short, which is no fault
-// of the targets.
+// foster spools the orphans.
 func (f *fanout) foster(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
-		for len(f.orphans) == 0 || ctx.Err() != nil {
+		for len(f.orphans) == 0 {
 			if f.over(ctx) || f.wait(ctx, 0) != nil {
 				return
 			}
+		}
+		if ctx.Err() != nil {
+			return // they are orphans because the run was cut short
 		}
 		p := f.orphans[0]
 		f.orphans = f.orphans[1:]
